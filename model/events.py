@@ -1,0 +1,114 @@
+"""What a training run tells its caller, and what the caller may ask: the contract upward.
+
+`train(config, …)` is a generator of these events. The model's code knows a work folder, never a job id,
+a database or a heartbeat; the trainer process sends events on as JSON lines (runner/trainer.py).
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Phase(StrEnum):
+    """What the run is busy with; the supervisor's watchdog has a limit for each."""
+
+    START = "start"
+    """Reading or preparing the data, building the model, loading a checkpoint."""
+    COMPILE = "compile"
+    """The first step, where kernels are built."""
+    STEP = "step"
+    EVALUATE = "evaluate"
+    SAVE = "save"
+
+
+class Request(StrEnum):
+    """What a caller may send into the generator; it is served at the next update boundary."""
+
+    SAVE = "save"
+    """Write a checkpoint and go on."""
+    STOP = "stop"
+    """Write a checkpoint and return, without `Finished`."""
+    CANCEL = "cancel"
+    """Return at once, without a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The first event: where the run starts from. Rows past `step` belong to a lost past."""
+
+    step: int
+    """0 for a run that starts from nothing."""
+    path: str | None = None
+    """The checkpoint, None when starting from nothing."""
+    exact: bool = True
+    """False when the checkpoint was written in another numeric environment: not the same bits."""
+    refused: list[str] = field(default_factory=list)
+    """Newer checkpoints that were not usable, each with the reason."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """The run is alive, in this phase, at this step; sent at every step and evaluation batch."""
+
+    phase: Phase
+    step: int
+    loss: float | None = None
+    """Last training loss that was read, nats per token."""
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Values at a step. `split` is train, val or test; test values stay sealed."""
+
+    step: int
+    split: str
+    values: dict[str, float]
+    expert_counts: list[list[int]] | None = None
+    """Assignments by layer (rows) and expert (columns); a row sums to tokens × top_k."""
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint is on the disk, whole and flushed, at an update boundary."""
+
+    step: int
+    path: str
+    sha256: str
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event: the run's wide row, named as the columns of the table `results`."""
+
+    step: int
+    results: dict[str, float | int | None]
+
+
+Event = Resumed | Progressed | Measured | Checkpointed | Finished
+
+_KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (Resumed, Progressed, Measured, Checkpointed, Finished)
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a JSON object that names its kind."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def from_json(message: dict[str, Any]) -> Event:
+    """The inverse of `to_json`.
+
+    Raises:
+        KeyError: the message names no known event.
+    """
+    values = dict(message)
+    event = _KINDS[values.pop("event")](**values)
+    assert isinstance(event, Event)
+    return event

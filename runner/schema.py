@@ -1,0 +1,246 @@
+"""The tables and views of jobs.db; docs/schema.md explains them to outside readers.
+
+Instants are seconds since 1970 (UTC) by the database's clock. CHECK constraints restate the rules that
+runner/jobs.py follows, so that no other program can leave a job half-way. SQLite tables are STRICT.
+Changing anything here needs a migration in runner/migrations/versions/ and a new HEAD.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+HEAD = "0001"
+"""The newest schema version; the row of `alembic_version` must say the same."""
+
+STATUSES = ("queued", "running", "done", "failed", "cancelled")
+OUTCOMES = ("done", "failed", "lost", "preempted", "cancelled")
+CAUSES = ("bug", "bad_config", "diverged", "oom", "stalled", "lost", "device", "infrastructure")
+
+metadata = MetaData()
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(v) for v in values)})"
+
+
+def _table(name: str, *parts: object, **options: object) -> Table:
+    return Table(name, metadata, *parts, sqlite_strict=True, **options)  # type: ignore[arg-type]
+
+
+meta = _table(
+    "meta",
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+studies = _table(
+    "studies",
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("grid", Text, nullable=False),  # JSON: question, factors, primary, baseline, margins, claims
+    Column("protocol", Text, nullable=False),
+    Column("corpus", Text, nullable=False),
+    Column("corpus_id", Text, nullable=False),
+    Column("imported_from", Text),  # the file, for results that were not computed here
+    Column("held", Integer, nullable=False, server_default="0"),
+    Column("created_at", Float, nullable=False),
+    Column("test_revealed_at", Float),  # until then the test split's rows are sealed
+    CheckConstraint("held IN (0, 1)", name="held_is_a_flag"),
+)
+
+jobs = _table(
+    "jobs",
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("studies.id"), nullable=False),
+    Column("config_hash", Text, nullable=False),
+    Column("config", Text, nullable=False),  # canonical JSON of the whole RunConfig
+    Column("cell", Text, nullable=False),  # JSON: the factors' values, in the grid's order
+    Column("seed", Integer, nullable=False),
+    Column("status", Text, nullable=False, server_default="queued"),
+    Column("held", Integer, nullable=False, server_default="0"),
+    Column("priority", Integer, nullable=False, server_default="0"),  # higher goes first
+    Column("attempt", Integer, nullable=False, server_default="0"),  # the fence: grows with every claim
+    Column("failures", Integer, nullable=False, server_default="0"),  # the attempts that were charged
+    Column("max_failures", Integer, nullable=False, server_default="3"),
+    Column("run_after", Float),  # back-off: not claimed before
+    Column("owner", Text),  # the worker's UUID, while running
+    Column("lease_expires_at", Float),
+    Column("heartbeat_at", Float),
+    Column("cancel_requested", Integer, nullable=False, server_default="0"),
+    Column("progress_step", Integer, nullable=False, server_default="0"),
+    Column("total_steps", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    UniqueConstraint("study_id", "config_hash", name="one_job_a_configuration"),
+    CheckConstraint(_one_of("status", STATUSES), name="known_status"),
+    CheckConstraint(
+        "(status = 'running') = (owner IS NOT NULL) AND (status = 'running') = (lease_expires_at IS NOT NULL)",
+        name="running_means_owned",
+    ),
+    CheckConstraint(
+        "(status IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="final_has_an_end"
+    ),
+    CheckConstraint("attempt >= 0 AND failures >= 0 AND max_failures >= 1", name="counts_are_counts"),
+    CheckConstraint("held IN (0, 1) AND cancel_requested IN (0, 1)", name="flags_are_flags"),
+    CheckConstraint("progress_step >= 0 AND total_steps >= 0", name="steps_are_counts"),
+)
+# The claim's order: a queue of a million jobs is read from one end of this index.
+Index("jobs_claim", jobs.c.status, jobs.c.priority.desc(), jobs.c.id)
+
+attempts = _table(
+    "attempts",
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("outcome", Text),  # NULL while it runs
+    Column("cause", Text),
+    Column("message", Text),  # one line for people
+    Column("traceback", Text),
+    Column("charged", Integer, nullable=False, server_default="0"),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("exit_code", Integer),  # of the trainer process, where it ended; negative for a signal
+    Column("resumed_from_step", Integer),
+    Column("exact", Integer, nullable=False, server_default="1"),  # 0: resumed in another environment
+    Column("log_path", Text),
+    Column("provenance", Text),  # JSON: git, packages, device, numeric environment
+    UniqueConstraint("job_id", "number", name="numbers_are_the_fence"),
+    CheckConstraint(_one_of("outcome", OUTCOMES), name="known_outcome"),
+    CheckConstraint(_one_of("cause", CAUSES), name="known_cause"),
+    CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="ended_has_an_outcome"),
+    CheckConstraint("charged IN (0, 1) AND exact IN (0, 1)", name="flags_are_flags"),
+)
+
+workers = _table(
+    "workers",
+    Column("id", Text, primary_key=True),  # the owner's UUID
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("heartbeat_at", Float, nullable=False),
+    Column("stopped_at", Float),
+    Column("exit_code", Integer),
+)
+
+metrics = _table(
+    "metrics",
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("split", Text, primary_key=True),  # train, val, test (sealed)
+    Column("name", Text, primary_key=True),
+    Column("value", Float),
+    Column("nonfinite", Text),  # nan, inf or -inf, where value is NULL
+    CheckConstraint("(value IS NULL) = (nonfinite IS NOT NULL)", name="null_says_why"),
+    CheckConstraint(_one_of("nonfinite", ("nan", "inf", "-inf")), name="known_nonfinite"),
+    CheckConstraint(_one_of("split", ("train", "val", "test")), name="known_split"),
+    sqlite_with_rowid=False,
+)
+
+expert_counts = _table(
+    "expert_counts",
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("split", Text, primary_key=True),
+    Column("layer", Integer, primary_key=True, autoincrement=False),
+    Column("expert", Integer, primary_key=True, autoincrement=False),
+    Column("tokens", Integer, nullable=False),  # top-k assignments: a layer's sum is tokens × k
+    CheckConstraint("tokens >= 0", name="tokens_are_a_count"),
+    CheckConstraint(_one_of("split", ("train", "val", "test")), name="known_split"),
+    sqlite_with_rowid=False,
+)
+
+results = _table(
+    "results",
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),  # at most one result a job
+    Column("attempt", Integer, nullable=False),
+    Column("recorded_at", Float, nullable=False),
+    Column("exact", Integer, nullable=False, server_default="1"),
+    Column("val_loss", Float, nullable=False),  # nats a token, final held-out pass
+    Column("val_perplexity", Float, nullable=False),
+    Column("val_accuracy", Float),
+    Column("val_bits_per_byte", Float),
+    Column("best_val_loss", Float),  # lowest over all evaluations: biased low
+    Column("best_val_perplexity", Float),
+    Column("expert_usage_cv", Float),  # counts summed over layers, population sd / mean
+    Column("expert_usage_cv_layer_mean", Float),
+    Column("expert_usage_cv_layer_sd", Float),  # population sd over layers
+    Column("expert_usage_cv_layer_max", Float),
+    Column("train_loss_last_100", Float),  # means over the last 100 steps
+    Column("aux_loss_last_100", Float),  # as added to the loss
+    Column("unweighted_aux_loss_last_100", Float),
+    Column("clipped_share", Float),
+    Column("max_grad_norm", Float),
+    Column("loss_spikes", Integer),
+    Column("steps_to_loss", Integer),  # until the declared train loss; NULL when never, or none declared
+    Column("train_loss_tail_sd", Float),
+    Column("training_seconds", Float),
+    Column("evaluation_seconds", Float),
+    Column("compile_seconds", Float),
+    Column("waiting_seconds", Float),  # data, start-up and checkpoints
+    Column("tokens_per_second", Float),
+    Column("peak_memory_bytes", Integer),
+    Column("tokens_seen", Integer),
+    Column("unique_tokens", Integer),
+    Column("parameters_total", Integer),
+    Column("parameters_active", Integer),
+    CheckConstraint("exact IN (0, 1)", name="exact_is_a_flag"),
+)
+
+checkpoints = _table(
+    "checkpoints",  # the files that exist: a row goes when its file is pruned
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("path", Text, nullable=False),  # relative to the run folder
+    Column("sha256", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("job_id", "attempt", "step", name="one_file_a_step"),
+)
+
+events = _table(
+    "events",  # append-only: every transition, and what else a morning-after reader needs
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("job_id", ForeignKey("jobs.id")),
+    Column("attempt", Integer),
+    Column("owner", Text),
+    Column("kind", Text, nullable=False),
+    Column("detail", Text),
+)
+Index("events_of_job", events.c.job_id)
+
+VIEWS = {
+    "v_runs": """
+        SELECT j.id AS job_id, s.name AS study, j.seed, j.cell, j.status, j.attempt AS attempts, j.failures,
+               j.progress_step, j.total_steps, r.val_loss, r.val_perplexity, r.val_accuracy,
+               r.val_bits_per_byte, r.best_val_perplexity, r.expert_usage_cv, r.aux_loss_last_100,
+               r.training_seconds, r.tokens_per_second, r.peak_memory_bytes, j.config_hash
+        FROM jobs j JOIN studies s ON s.id = j.study_id LEFT JOIN results r ON r.job_id = j.id
+    """,
+    "v_cells": """
+        SELECT s.name AS study, j.cell, COUNT(*) AS jobs, COUNT(r.job_id) AS n,
+               AVG(r.val_loss) AS mean_val_loss, AVG(r.val_perplexity) AS mean_val_perplexity,
+               AVG(r.expert_usage_cv) AS mean_expert_usage_cv, SUM(r.training_seconds) AS training_seconds
+        FROM jobs j JOIN studies s ON s.id = j.study_id LEFT JOIN results r ON r.job_id = j.id
+        GROUP BY s.id, s.name, j.cell
+    """,
+}
