@@ -7,10 +7,13 @@ Changing anything here needs a migration in runner/migrations/versions/ and a ne
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
+    REAL,
     CheckConstraint,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -19,6 +22,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.schema import SchemaItem
 
 HEAD = "0001"
 """The newest schema version; the row of `alembic_version` must say the same."""
@@ -29,13 +33,15 @@ CAUSES = ("bug", "bad_config", "diverged", "oom", "stalled", "lost", "device", "
 
 metadata = MetaData()
 
+Number = Double().with_variant(REAL(), "sqlite")  # STRICT tables know REAL; elsewhere that is 32 bits
+
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(v) for v in values)})"
 
 
-def _table(name: str, *parts: object, **options: object) -> Table:
-    return Table(name, metadata, *parts, sqlite_strict=True, **options)  # type: ignore[arg-type]
+def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
+    return Table(name, metadata, *parts, sqlite_strict=True, **options)
 
 
 meta = _table(
@@ -54,8 +60,8 @@ studies = _table(
     Column("corpus_id", Text, nullable=False),
     Column("imported_from", Text),  # the file, for results that were not computed here
     Column("held", Integer, nullable=False, server_default="0"),
-    Column("created_at", Float, nullable=False),
-    Column("test_revealed_at", Float),  # until then the test split's rows are sealed
+    Column("created_at", Number, nullable=False),
+    Column("test_revealed_at", Number),  # until then the test split's rows are sealed
     CheckConstraint("held IN (0, 1)", name="held_is_a_flag"),
 )
 
@@ -73,19 +79,20 @@ jobs = _table(
     Column("attempt", Integer, nullable=False, server_default="0"),  # the fence: grows with every claim
     Column("failures", Integer, nullable=False, server_default="0"),  # the attempts that were charged
     Column("max_failures", Integer, nullable=False, server_default="3"),
-    Column("run_after", Float),  # back-off: not claimed before
+    Column("run_after", Number),  # back-off: not claimed before
     Column("owner", Text),  # the worker's UUID, while running
-    Column("lease_expires_at", Float),
-    Column("heartbeat_at", Float),
+    Column("lease_expires_at", Number),
+    Column("heartbeat_at", Number),
     Column("cancel_requested", Integer, nullable=False, server_default="0"),
     Column("progress_step", Integer, nullable=False, server_default="0"),
     Column("total_steps", Integer, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("finished_at", Float),
+    Column("created_at", Number, nullable=False),
+    Column("finished_at", Number),
     UniqueConstraint("study_id", "config_hash", name="one_job_a_configuration"),
     CheckConstraint(_one_of("status", STATUSES), name="known_status"),
     CheckConstraint(
-        "(status = 'running') = (owner IS NOT NULL) AND (status = 'running') = (lease_expires_at IS NOT NULL)",
+        "(status = 'running') = (owner IS NOT NULL)"
+        " AND (status = 'running') = (lease_expires_at IS NOT NULL)",
         name="running_means_owned",
     ),
     CheckConstraint(
@@ -109,8 +116,8 @@ attempts = _table(
     Column("message", Text),  # one line for people
     Column("traceback", Text),
     Column("charged", Integer, nullable=False, server_default="0"),
-    Column("started_at", Float, nullable=False),
-    Column("ended_at", Float),
+    Column("started_at", Number, nullable=False),
+    Column("ended_at", Number),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("device", Text, nullable=False),
@@ -132,9 +139,9 @@ workers = _table(
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("device", Text, nullable=False),
-    Column("started_at", Float, nullable=False),
-    Column("heartbeat_at", Float, nullable=False),
-    Column("stopped_at", Float),
+    Column("started_at", Number, nullable=False),
+    Column("heartbeat_at", Number, nullable=False),
+    Column("stopped_at", Number),
     Column("exit_code", Integer),
 )
 
@@ -144,7 +151,7 @@ metrics = _table(
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("split", Text, primary_key=True),  # train, val, test (sealed)
     Column("name", Text, primary_key=True),
-    Column("value", Float),
+    Column("value", Number),
     Column("nonfinite", Text),  # nan, inf or -inf, where value is NULL
     CheckConstraint("(value IS NULL) = (nonfinite IS NOT NULL)", name="null_says_why"),
     CheckConstraint(_one_of("nonfinite", ("nan", "inf", "-inf")), name="known_nonfinite"),
@@ -169,31 +176,31 @@ results = _table(
     "results",
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),  # at most one result a job
     Column("attempt", Integer, nullable=False),
-    Column("recorded_at", Float, nullable=False),
+    Column("recorded_at", Number, nullable=False),
     Column("exact", Integer, nullable=False, server_default="1"),
-    Column("val_loss", Float, nullable=False),  # nats a token, final held-out pass
-    Column("val_perplexity", Float, nullable=False),
-    Column("val_accuracy", Float),
-    Column("val_bits_per_byte", Float),
-    Column("best_val_loss", Float),  # lowest over all evaluations: biased low
-    Column("best_val_perplexity", Float),
-    Column("expert_usage_cv", Float),  # counts summed over layers, population sd / mean
-    Column("expert_usage_cv_layer_mean", Float),
-    Column("expert_usage_cv_layer_sd", Float),  # population sd over layers
-    Column("expert_usage_cv_layer_max", Float),
-    Column("train_loss_last_100", Float),  # means over the last 100 steps
-    Column("aux_loss_last_100", Float),  # as added to the loss
-    Column("unweighted_aux_loss_last_100", Float),
-    Column("clipped_share", Float),
-    Column("max_grad_norm", Float),
+    Column("val_loss", Number, nullable=False),  # nats a token, final held-out pass
+    Column("val_perplexity", Number, nullable=False),
+    Column("val_accuracy", Number),
+    Column("val_bits_per_byte", Number),
+    Column("best_val_loss", Number),  # lowest over all evaluations: biased low
+    Column("best_val_perplexity", Number),
+    Column("expert_usage_cv", Number),  # counts summed over layers, population sd / mean
+    Column("expert_usage_cv_layer_mean", Number),
+    Column("expert_usage_cv_layer_sd", Number),  # population sd over layers
+    Column("expert_usage_cv_layer_max", Number),
+    Column("train_loss_last_100", Number),  # means over the last 100 steps
+    Column("aux_loss_last_100", Number),  # as added to the loss
+    Column("unweighted_aux_loss_last_100", Number),
+    Column("clipped_share", Number),
+    Column("max_grad_norm", Number),
     Column("loss_spikes", Integer),
     Column("steps_to_loss", Integer),  # until the declared train loss; NULL when never, or none declared
-    Column("train_loss_tail_sd", Float),
-    Column("training_seconds", Float),
-    Column("evaluation_seconds", Float),
-    Column("compile_seconds", Float),
-    Column("waiting_seconds", Float),  # data, start-up and checkpoints
-    Column("tokens_per_second", Float),
+    Column("train_loss_tail_sd", Number),
+    Column("training_seconds", Number),
+    Column("evaluation_seconds", Number),
+    Column("compile_seconds", Number),
+    Column("waiting_seconds", Number),  # data, start-up and checkpoints
+    Column("tokens_per_second", Number),
     Column("peak_memory_bytes", Integer),
     Column("tokens_seen", Integer),
     Column("unique_tokens", Integer),
@@ -211,15 +218,15 @@ checkpoints = _table(
     Column("path", Text, nullable=False),  # relative to the run folder
     Column("sha256", Text, nullable=False),
     Column("size_bytes", Integer, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("created_at", Float, nullable=False),
+    Column("seconds", Number, nullable=False),
+    Column("created_at", Number, nullable=False),
     UniqueConstraint("job_id", "attempt", "step", name="one_file_a_step"),
 )
 
 events = _table(
     "events",  # append-only: every transition, and what else a morning-after reader needs
     Column("id", Integer, primary_key=True),
-    Column("at", Float, nullable=False),
+    Column("at", Number, nullable=False),
     Column("job_id", ForeignKey("jobs.id")),
     Column("attempt", Integer),
     Column("owner", Text),
