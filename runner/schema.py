@@ -23,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine
 
 HEAD = "0001"
 """The newest schema version; the row of `alembic_version` must say the same."""
@@ -33,7 +34,8 @@ CAUSES = ("bug", "bad_config", "diverged", "oom", "stalled", "lost", "device", "
 
 metadata = MetaData()
 
-Number = Double().with_variant(REAL(), "sqlite")  # STRICT tables know REAL; elsewhere that is 32 bits
+# STRICT tables know REAL; on other databases REAL would be 32 bits.
+Number: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
