@@ -1,0 +1,394 @@
+"""A job's whole life: every statement that moves a job from one state to another, and why each is safe.
+
+    queued ──claim──► running ──finish──► done
+      ▲  ▲               │ ├────fail────► failed     (final cause, or too many failures)
+      │  └────retry──────┼─┼─────────────┘
+      └──release, fail, requeue_lost       cancel──► cancelled
+
+This module alone writes `jobs.status`. Each function takes an open write transaction (`Store.write`), so
+that a caller may join several in one. What a running attempt measures is written by runner/records.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from model.config import RunConfig, canonical_json
+from runner import attempts as attempt_log
+from runner.attempts import FINAL_CAUSES, SECOND_IS_FINAL
+from runner.schema import attempts, checkpoints, jobs, results, studies, workers
+from runner.store import now
+
+BACKOFF_SECONDS = 10.0
+"""A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
+BACKOFF_LIMIT_SECONDS = 600.0
+
+
+class LeaseLost(Exception):
+    """The job is another's now, or over: nothing of this attempt may be written any more."""
+
+
+class UnknownJob(Exception):
+    """No such job, or it is not in a state that allows this; the message says which."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who claims: `owner` is a UUID a start, never a host or pid, which come back after a reboot."""
+
+    owner: str
+    host: str
+    pid: int
+    device: str
+    lease_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job in hand. (job_id, attempt, owner) fences every later write."""
+
+    job_id: int
+    attempt: int
+    owner: str
+    study: str
+    cell: dict[str, Any]
+    seed: int
+    total_steps: int
+    config_json: str
+    """As it was submitted; parsed by the trainer, where a bad one fails this job alone."""
+    checkpoints: tuple[tuple[str, str], ...]
+    """(path, SHA-256), newest first."""
+
+    @property
+    def label(self) -> str:
+        """How people name the job."""
+        cell = [f"{name}={value}" for name, value in self.cell.items()]
+        return f"job {self.job_id} ({', '.join([*cell, f'seed={self.seed}'])})"
+
+
+# --- into the queue ---------------------------------------------------------------------------------------
+
+
+def submit(
+    connection: sa.Connection,
+    study_id: int,
+    runs: Iterable[tuple[Mapping[str, Any], RunConfig]],
+    max_failures: int = 3,
+    priority: int = 0,
+) -> int:
+    """Queue one job for each (cell, config) that the study does not hold yet; returns how many were added.
+
+    Safe to repeat: what is there is read under the write lock, and (study_id, config_hash) is unique.
+    """
+    held = set(connection.scalars(sa.select(jobs.c.config_hash).where(jobs.c.study_id == study_id)))
+    new = {config.hash: (cell, config) for cell, config in runs if config.hash not in held}
+    rows = [
+        {
+            "study_id": study_id,
+            "config_hash": config_hash,
+            "config": canonical_json(config.to_dict()),
+            "cell": json.dumps(dict(cell)),
+            "seed": config.seed,
+            "total_steps": config.train.steps,
+            "max_failures": max_failures,
+            "priority": priority,
+        }
+        for config_hash, (cell, config) in new.items()
+    ]
+    if rows:
+        connection.execute(jobs.insert().values(created_at=now()), rows)
+        attempt_log.note(connection, "submitted", detail={"study_id": study_id, "jobs": len(rows)})
+    return len(rows)
+
+
+# --- queued → running -------------------------------------------------------------------------------------
+
+
+def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
+    """Take the next due job, after giving back those whose lease has expired; None when there is none.
+
+    Safe because it is one UPDATE under the write lock (BEGIN IMMEDIATE; on PostgreSQL the inner select locks
+    its row and skips locked ones): no other claim can see the row between choice and change. `attempt` grows
+    with every claim and is never reset, so an earlier holder's writes match nothing from here on.
+    """
+    requeue_lost(connection)
+    free_studies = sa.select(studies.c.id).where(studies.c.held == 0)
+    candidate = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.status == "queued",
+            jobs.c.held == 0,
+            sa.or_(jobs.c.run_after.is_(None), jobs.c.run_after <= now()),
+            jobs.c.study_id.in_(free_studies),
+        )
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    taken = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == candidate.scalar_subquery(), jobs.c.status == "queued")
+        .values(
+            status="running",
+            attempt=jobs.c.attempt + 1,
+            owner=worker.owner,
+            lease_expires_at=now() + worker.lease_seconds,
+            heartbeat_at=now(),
+            run_after=None,
+        )
+        .returning(*jobs.c)
+    ).first()
+    if taken is None:
+        return None
+    attempt_log.begin(
+        connection, taken.id, taken.attempt, worker.owner, worker.host, worker.pid, worker.device
+    )
+    files = connection.execute(
+        sa.select(checkpoints.c.path, checkpoints.c.sha256)
+        .where(checkpoints.c.job_id == taken.id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
+    )
+    return Claim(
+        job_id=taken.id,
+        attempt=taken.attempt,
+        owner=worker.owner,
+        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == taken.study_id)) or "",
+        cell=json.loads(taken.cell),
+        seed=taken.seed,
+        total_steps=taken.total_steps,
+        config_json=taken.config,
+        checkpoints=tuple((row.path, row.sha256) for row in files),
+    )
+
+
+# --- while running ----------------------------------------------------------------------------------------
+
+
+def fence(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
+    """Change the job's row only while it is ours, and hold the row for the rest of the transaction.
+
+    Raises:
+        LeaseLost: id, attempt, owner and status do not all match. Status alone would not do: the job may be
+            running again in another's hands.
+    """
+    matched = connection.execute(
+        sa.update(jobs)
+        .where(
+            jobs.c.id == claimed.job_id,
+            jobs.c.attempt == claimed.attempt,
+            jobs.c.owner == claimed.owner,
+            jobs.c.status == "running",
+        )
+        .values(**(values or {"owner": claimed.owner}))
+    )
+    if matched.rowcount != 1:
+        raise LeaseLost(f"job {claimed.job_id}: attempt {claimed.attempt} no longer holds it")
+
+
+def heartbeat(connection: sa.Connection, claimed: Claim, lease_seconds: float, step: int) -> bool:
+    """Renew the lease and note the progress; True when someone asked to cancel the job.
+
+    An expired lease that nobody has taken is renewed: the fence is the attempt, not the time.
+    """
+    fence(
+        connection,
+        claimed,
+        lease_expires_at=now() + lease_seconds,
+        heartbeat_at=now(),
+        progress_step=step,
+    )
+    connection.execute(sa.update(workers).where(workers.c.id == claimed.owner).values(heartbeat_at=now()))
+    wanted = connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == claimed.job_id))
+    return bool(wanted)
+
+
+# --- running → done ---------------------------------------------------------------------------------------
+
+
+def finish(connection: sa.Connection, claimed: Claim, values: Mapping[str, Any]) -> None:
+    """Record the result and end the job in one transaction: a result exists exactly for a done job.
+
+    Raises:
+        LeaseLost: the job is another's; its result is not ours to record.
+    """
+    fence(connection, claimed, progress_step=claimed.total_steps, **_ending("done"))
+    exact = connection.scalar(
+        sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == claimed.job_id)
+    )
+    connection.execute(
+        results.insert().values(
+            job_id=claimed.job_id, attempt=claimed.attempt, recorded_at=now(), exact=exact, **values
+        )
+    )
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, "done")
+
+
+def is_finished_by(connection: sa.Connection, claimed: Claim) -> bool:
+    """Whether our own finish was committed: for a connection that was lost during COMMIT."""
+    recorded = connection.scalar(sa.select(results.c.attempt).where(results.c.job_id == claimed.job_id))
+    return recorded == claimed.attempt
+
+
+# --- running → queued or failed ---------------------------------------------------------------------------
+
+
+def fail(
+    connection: sa.Connection,
+    claimed: Claim,
+    cause: str,
+    message: str,
+    traceback: str | None = None,
+    exit_code: int | None = None,
+) -> str:
+    """End the attempt with its cause; the job is queued again or failed, as the cause decides.
+
+    Returns the job's new status.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, claimed)
+    return _end_badly(
+        connection, claimed.job_id, claimed.attempt, "failed", cause, message, traceback, exit_code
+    )
+
+
+def release(connection: sa.Connection, claimed: Claim, message: str) -> None:
+    """Give the job back unharmed (a signal, a time limit): nothing is charged, it may be claimed at once.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, claimed, **_BACK_IN_QUEUE)
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, "preempted", message=message)
+
+
+def requeue_lost(connection: sa.Connection) -> list[int]:
+    """Take back every running job whose lease has expired; returns their ids.
+
+    Safe beside a stale holder: the next claim grows `attempt`, and until then the owner is gone from the row,
+    so that the holder's fence matches nothing in either case.
+    """
+    expired = connection.execute(
+        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner)
+        .where(jobs.c.status == "running", jobs.c.lease_expires_at < now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    for job in expired:
+        _end_badly(
+            connection, job.id, job.attempt, "lost", "lost", f"worker {job.owner} stopped renewing its lease"
+        )
+    return [job.id for job in expired]
+
+
+def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> None:
+    """Give back what a broken device cost these jobs: this owner's failures, as though not attempted."""
+    charged = sa.and_(attempts.c.owner == owner, attempts.c.charged == 1, attempts.c.job_id.in_(job_ids))
+    for job_id in connection.scalars(sa.select(attempts.c.job_id).where(charged)).all():
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.status.in_(("queued", "failed")))
+            .values(failures=jobs.c.failures - 1, run_after=None, **_BACK_IN_QUEUE)
+        )
+    connection.execute(sa.update(attempts).where(charged).values(charged=0, cause="device"))
+    for job_id in job_ids:
+        attempt_log.note(
+            connection, "uncharged", job_id, owner=owner, detail={"reason": "device failed its canary"}
+        )
+
+
+# --- asked for by people ----------------------------------------------------------------------------------
+
+
+def cancel(connection: sa.Connection, job_id: int) -> str:
+    """Cancel a queued job at once; ask a running one's worker to stop it. Returns cancelled or requested.
+
+    Raises:
+        UnknownJob: no such job, or it is over.
+    """
+    queued = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status == "queued")
+    if connection.execute(queued.values(**_ending("cancelled"))).rowcount:
+        attempt_log.note(connection, "cancelled", job_id)
+        return "cancelled"
+    running = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status == "running")
+    if connection.execute(running.values(cancel_requested=1)).rowcount:
+        attempt_log.note(connection, "cancel requested", job_id)
+        return "requested"
+    raise UnknownJob(
+        f"job {job_id}: {_status(connection, job_id)}; only queued and running jobs are cancelled"
+    )
+
+
+def end_cancelled(connection: sa.Connection, claimed: Claim) -> None:
+    """The worker's answer to a requested cancel: the job ends, and what it measured stays.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, claimed, **_ending("cancelled"))
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, "cancelled")
+
+
+def retry(connection: sa.Connection, job_id: int) -> None:
+    """Queue a failed or cancelled job again, with a clean count of failures; attempts stay as they were.
+
+    Raises:
+        UnknownJob: no such job, or it is neither failed nor cancelled.
+    """
+    over = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(("failed", "cancelled")))
+    values = {**_BACK_IN_QUEUE, "failures": 0, "run_after": None}
+    if not connection.execute(over.values(**values)).rowcount:
+        status = _status(connection, job_id)
+        raise UnknownJob(f"job {job_id}: {status}; only failed and cancelled jobs are retried")
+    attempt_log.note(connection, "retried", job_id)
+
+
+# --- what the transitions share ---------------------------------------------------------------------------
+
+_UNOWNED: dict[str, Any] = {"owner": None, "lease_expires_at": None, "cancel_requested": 0}
+_BACK_IN_QUEUE: dict[str, Any] = {"status": "queued", "finished_at": None, **_UNOWNED}
+
+
+def _ending(status: str) -> dict[str, Any]:
+    return {"status": status, "finished_at": now(), **_UNOWNED}
+
+
+def _end_badly(
+    connection: sa.Connection,
+    job_id: int,
+    number: int,
+    outcome: str,
+    cause: str,
+    message: str,
+    traceback: str | None = None,
+    exit_code: int | None = None,
+) -> str:
+    job = connection.execute(
+        sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
+    ).one()
+    charged = not attempt_log.advanced(connection, job_id, number, cause)
+    failures = job.failures + charged
+    final = (
+        cause in FINAL_CAUSES
+        or failures >= job.max_failures
+        or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
+    )
+    attempt_log.end(connection, job_id, number, outcome, cause, message, traceback, exit_code, charged)
+    if job.cancel_requested:
+        status, values = "cancelled", _ending("cancelled")
+    elif final:
+        status, values = "failed", _ending("failed")
+    else:
+        wait = min(BACKOFF_SECONDS * 2 ** max(0, failures - 1), BACKOFF_LIMIT_SECONDS)
+        status, values = "queued", {**_BACK_IN_QUEUE, "run_after": now() + wait}
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(failures=failures, **values))
+    return status
+
+
+def _status(connection: sa.Connection, job_id: int) -> str:
+    return connection.scalar(sa.select(jobs.c.status).where(jobs.c.id == job_id)) or "not in this database"
