@@ -19,6 +19,8 @@ from typing import Any
 class ConfigError(ValueError):
     """The field, its value, and the remedy, in one line."""
 
+    exit_code = 65
+
 
 def _whole(default: int, low: int, high: int) -> Any:
     return field(default=default, metadata={"type": int, "low": low, "high": high})

@@ -47,6 +47,8 @@ class Resumed:
     """False when the checkpoint was written in another numeric environment: not the same bits."""
     refused: list[str] = field(default_factory=list)
     """Newer checkpoints that were not usable, each with the reason."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """The numeric environment: what the bits depend on beside the configuration."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def from_json(message: dict[str, Any]) -> Event:
         KeyError: the message names no known event.
     """
     values = dict(message)
+    if "phase" in values:
+        values["phase"] = Phase(values["phase"])
     event = _KINDS[values.pop("event")](**values)
     assert isinstance(event, Event)
     return event

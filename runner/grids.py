@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, RunConfig, full_key
+from model.config import ConfigError, DataConfig, RunConfig, full_key
 
 SHIPPED = Path(__file__).parent / "grids"
 MAX_FILE_BYTES = 1_000_000
@@ -98,6 +98,11 @@ class Grid:
                 config = self.base.with_values({**cell, "seed": seed})
                 yield {name: config.value(name) for name in cell}, config
 
+    def with_data(self, data: DataConfig, vocab_size: int) -> Grid:
+        """The grid on a resolved corpus; the model's vocabulary follows the tokenizer."""
+        model = replace(self.base.model, vocab_size=vocab_size)
+        return replace(self, base=replace(self.base, data=data, model=model))
+
     def describe(self) -> dict[str, Any]:
         """What the study's row keeps of the grid, for the report and against a clash."""
         cells = [cell for cell, _ in replace(self, seeds=self.seeds[:1]).runs()]
@@ -151,7 +156,7 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
     if "protocol" in content:
         base = base.with_values({"protocol": content["protocol"]})
     grid = Grid(
-        name=_name(content.get("name", default_name)),
+        name=checked_name(content.get("name", default_name)),
         question=str(content.get("question", "")),
         base=base,
         factors=_factors(_table(content, "factors")),
@@ -272,7 +277,12 @@ def _seeds(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _name(value: Any) -> str:
+def checked_name(value: Any) -> str:
+    """A name that is safe in a file name, a table and a terminal.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if not isinstance(value, str) or not re.fullmatch(r"[\w.-]{1,80}", value):
         raise ConfigError(f"name = {value!r}: use up to 80 letters, digits, '-', '_' and '.'")
     return value

@@ -36,6 +36,8 @@ class LeaseLost(Exception):
 class UnknownJob(Exception):
     """No such job, or it is not in a state that allows this; the message says which."""
 
+    exit_code = 65
+
 
 @dataclass(frozen=True)
 class Worker:

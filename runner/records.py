@@ -37,7 +37,15 @@ def rewind(connection: sa.Connection, claimed: Claim, event: Resumed) -> None:
     for table in (metrics, expert_counts):
         past = sa.and_(table.c.job_id == claimed.job_id, table.c.step > event.step)
         connection.execute(sa.delete(table).where(past))
-    _update_attempt(connection, claimed, resumed_from_step=event.step, exact=int(event.exact))
+    provenance = json.loads(connection.scalar(_attempt(claimed, attempts.c.provenance)) or "{}")
+    provenance["numeric_environment"] = event.environment
+    _update_attempt(
+        connection,
+        claimed,
+        resumed_from_step=event.step,
+        exact=int(event.exact),
+        provenance=json.dumps(provenance),
+    )
     detail = {"step": event.step, "exact": event.exact}
     attempt_log.note(connection, "started", claimed.job_id, claimed.attempt, claimed.owner, detail)
     for reason in event.refused:
@@ -102,6 +110,10 @@ def _forget(connection: sa.Connection, job_id: int, keep: int) -> list[str]:
     superfluous = files[keep:]
     connection.execute(sa.delete(checkpoints).where(checkpoints.c.id.in_([file.id for file in superfluous])))
     return [file.path for file in superfluous]
+
+
+def _attempt(claimed: Claim, column: sa.Column[Any]) -> sa.Select[Any]:
+    return sa.select(column).where(attempts.c.job_id == claimed.job_id, attempts.c.number == claimed.attempt)
 
 
 def _update_attempt(connection: sa.Connection, claimed: Claim, **values: Any) -> None:

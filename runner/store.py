@@ -45,15 +45,21 @@ _NETWORK_FILE_SYSTEMS = {
 
 
 class StoreRefused(Exception):
-    """The database must not be used as it is: schema, format or location. Exit code 78."""
+    """The database must not be used as it is: schema, format or location."""
+
+    exit_code = 78
 
 
 class StoreUnreachable(Exception):
-    """There is no database there, or it went away. Exit code 69."""
+    """There is no database there, or it went away."""
+
+    exit_code = 69
 
 
 class StoreUnavailable(Exception):
     """Not now: locked by another connection, or no room on the disk. Trying again is right."""
+
+    exit_code = 69
 
 
 class now(FunctionElement[float]):
@@ -186,6 +192,33 @@ def open_store(db: str, create: bool = False) -> Store:
     return Store(path, engine, reader, str(database_id), (found.st_dev, found.st_ino))
 
 
+def upgrade_store(db: str) -> tuple[str, str]:
+    """Bring the database to this program's schema; returns the version before and after.
+
+    Raises:
+        StoreUnreachable: nothing is there.
+        StoreRefused: not a database of this program, or newer than it.
+    """
+    path = database_path(db)
+    if not path.exists():
+        raise StoreUnreachable(f"{path}: no database there")
+    refuse_network_file_system(path)
+    engine = _engine(path, begin="BEGIN IMMEDIATE", query_only=False)
+    try:
+        before = _schema_version(engine)
+        if before is None or before > HEAD:
+            _refuse_schema(path, before)
+        if before != HEAD:
+            from runner.migrations import upgrade
+
+            upgrade(engine)
+        return str(before), HEAD
+    except sa.exc.DatabaseError as error:
+        raise _refusal(error, path) from error
+    finally:
+        engine.dispose()
+
+
 def database_path(db: str) -> Path:
     """The file of a path or a sqlite:/// URL.
 
@@ -265,23 +298,30 @@ def _set_journal_mode(cursor: Any, mode: str) -> None:
 
 
 def _check_schema(engine: sa.Engine, path: Path, create: bool) -> None:
-    with engine.connect() as connection:
-        tables = set(sa.inspect(connection).get_table_names())
-        version = None
-        if "alembic_version" in tables:
-            version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    if version == HEAD:
-        return
-    if not tables and create:
+    version = _schema_version(engine)
+    if version == "" and create:
         from runner.migrations import upgrade  # Alembic is needed only here: half a second of imports
 
         upgrade(engine)
-    elif version is None:
+    elif version != HEAD:
+        _refuse_schema(path, version)
+
+
+def _schema_version(engine: sa.Engine) -> str | None:
+    """The version; "" for a file without tables, None for another program's tables."""
+    with engine.connect() as connection:
+        tables = set(sa.inspect(connection).get_table_names())
+        if "alembic_version" in tables and "jobs" in tables:
+            return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
+    return None if tables else ""
+
+
+def _refuse_schema(path: Path, version: str | None) -> None:
+    if not version:
         raise StoreRefused(f"{path}: not a Nightshift database; name another file with --db")
-    elif str(version) < HEAD:
+    if version < HEAD:
         raise StoreRefused(f"{path}: schema {version}, older than {HEAD}; run `python cli.py db upgrade`")
-    else:
-        raise StoreRefused(f"{path}: schema {version}, newer than this program's {HEAD}; update the program")
+    raise StoreRefused(f"{path}: schema {version}, newer than this program's {HEAD}; update the program")
 
 
 def _refusal(error: sa.exc.DatabaseError, path: Path) -> Exception:

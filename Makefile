@@ -1,0 +1,32 @@
+# Two commands do everything: make run, make test. Both make .venv first, with PYTHON (3.11 or newer).
+
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: run test quick check clean
+
+run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their report.
+	$(BIN)/python cli.py enqueue --grid factorial --scale smoke --corpus bundled
+	$(BIN)/python cli.py work
+	$(BIN)/python cli.py report --study factorial-smoke > experiment_results.md
+	@echo "report: $(CURDIR)/experiment_results.md"
+
+test: check  ## Everything that must hold.
+	$(BIN)/python -m pytest
+
+quick: check  ## The inner loop: without the tests that take minutes.
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+clean:  ## Removes what is built; never jobs.db or runs/.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,203 @@
+"""The numbers behind the report: pure functions on arrays, no database, no text.
+
+Each docstring says the shapes, sample or population, paired or not. scipy has the distributions; what is
+written here by hand is held to scipy and statsmodels in tests/test_statistics.py.
+Who calls it: reports/aggregate.py, reports/contrasts.py, reports/behaviour.py.
+Shapes: S seeds, L layers, E experts, M tests of one family.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Std = Literal["sample", "population"]
+Claim = Literal["less", "greater", "differs"]
+Verdict = Literal["SUPPORTED", "CONTRADICTED", "EQUIVALENT", "INCONCLUSIVE", "NOT TESTED"]
+Array = npt.NDArray[np.float64]
+
+DDOF: dict[str, int] = {"sample": 1, "population": 0}
+"""What is taken from n in the denominator of the variance."""
+ALPHA = 0.05
+CONFIDENCE = 0.95
+_ROUNDING = 1e-12
+"""Values that differ by less than this share of their size differ by rounding alone."""
+
+
+def finite(values: npt.ArrayLike) -> Array:
+    """The values that are numbers, in their order. Shape: any length → as many or fewer."""
+    numbers: Array = np.asarray(values, dtype=float)
+    return numbers[np.isfinite(numbers)]
+
+
+def spread(values: npt.ArrayLike, std: Std) -> float:
+    """Standard deviation, unpaired, sample (n - 1) or population (n); NaN where one value has no spread.
+
+    Shape: (S,). A population sd of one value would be 0, which reads as certainty: NaN as well.
+    """
+    numbers = finite(values)
+    return float(np.std(numbers, ddof=DDOF[std])) if numbers.size >= 2 else math.nan
+
+
+def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's t interval of a mean, from the sample sd, unpaired. Shape: (S,).
+
+    NaN below two values, and where the values are equal: no spread was observed, so none is estimated.
+    """
+    numbers = finite(values)
+    if numbers.size < 2 or not _varies(numbers, numbers):
+        return math.nan, math.nan
+    return _t_interval(float(numbers.mean()), spread(numbers, "sample"), numbers.size, confidence)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A paired comparison of two conditions over n seeds; NaN where there is nothing to estimate."""
+
+    n: int
+    difference: float
+    """Mean over seeds of (treated - baseline)."""
+    sd: float
+    """Sample standard deviation of the differences."""
+    low: float
+    high: float
+    p: float
+    """Two-sided paired t test against 0."""
+
+
+def paired_contrast(
+    treated: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = CONFIDENCE
+) -> Contrast:
+    """Compare two conditions, paired by seed. Shapes: (S,) and (S,), the same seeds in the same order.
+
+    A pair with a value missing or not finite is dropped. Two pairs are needed for an interval, and the
+    differences must vary: without spread the t statistic is undefined, not infinite.
+    """
+    differences, size = _paired(treated, baseline)
+    n = differences.size
+    mean = float(differences.mean()) if n else math.nan
+    if n < 2 or not _varies(differences, size):
+        return Contrast(n, mean, spread(differences, "sample"), math.nan, math.nan, math.nan)
+    sd = spread(differences, "sample")
+    low, high = _t_interval(mean, sd, n, confidence)
+    p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
+    return Contrast(n, mean, sd, low, high, float(p))
+
+
+def equivalence(treated: npt.ArrayLike, baseline: npt.ArrayLike, margin: float) -> float:
+    """The p of two one-sided paired t tests against ±margin (TOST; Schuirmann 1987). Shapes: (S,), (S,).
+
+    NaN below two complete pairs, without spread, or without a positive margin.
+    """
+    differences, size = _paired(treated, baseline)
+    n = differences.size
+    if n < 2 or not _varies(differences, size) or not margin > 0:
+        return math.nan
+    error = spread(differences, "sample") / math.sqrt(n)
+    mean = float(differences.mean())
+    above_low = stats.t.sf((mean + margin) / error, n - 1)
+    below_high = stats.t.cdf((mean - margin) / error, n - 1)
+    return float(max(above_low, below_high))
+
+
+def holm(p_values: npt.ArrayLike) -> Array:
+    """Holm's step-down p values, monotone, within one family (Holm 1979). Shape: (M,) → (M,).
+
+    NaN stays NaN and does not count: a test that was not done takes nothing from the others.
+    """
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full_like(p, math.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * np.arange(order.size, 0, -1)
+    # The running maximum keeps the order: a larger p never gets a smaller adjusted one.
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def verdict(claim: Claim, contrast: Contrast, holm_p: float, equivalence_p: float = math.nan) -> Verdict:
+    """The one word for a claim about (treated - baseline): the only words that prose may use.
+
+    `differs` has no direction, so nothing but an equivalence speaks against it.
+    """
+    if contrast.n < 2 or math.isnan(contrast.p):
+        return "NOT TESTED"
+    if holm_p < ALPHA and not contrast.low <= 0 <= contrast.high:
+        wanted = {"less": contrast.difference < 0, "greater": contrast.difference > 0, "differs": True}
+        return "SUPPORTED" if wanted[claim] else "CONTRADICTED"
+    return "EQUIVALENT" if equivalence_p < ALPHA else "INCONCLUSIVE"
+
+
+def variation(counts: npt.ArrayLike) -> float:
+    """Coefficient of variation over experts: population sd / mean. Shape: (E,). NaN without any tokens."""
+    numbers = np.asarray(counts, dtype=float)
+    return float(np.std(numbers) / numbers.mean()) if numbers.sum() > 0 else math.nan
+
+
+def global_variation(counts: npt.ArrayLike) -> float:
+    """CV of the counts summed over layers, the published definition. Shape: (L, E).
+
+    Layers that are unbalanced in opposite ways cancel here; `layer_variation` does not let them.
+    """
+    return variation(np.asarray(counts, dtype=float).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class LayerVariation:
+    """The CVs of the layers of one run: their mean, population sd and largest value."""
+
+    mean: float
+    sd: float
+    max: float
+
+
+def layer_variation(counts: npt.ArrayLike) -> LayerVariation:
+    """The CV of each layer, summarised over layers. Shape: (L, E)."""
+    cvs = np.array([variation(layer) for layer in np.asarray(counts, dtype=float)])
+    return LayerVariation(float(cvs.mean()), float(cvs.std()), float(cvs.max()))
+
+
+def max_violation(counts: npt.ArrayLike) -> float:
+    """MaxVio: how far the busiest expert is above its fair share, max / mean - 1. Shape: (E,).
+
+    Source: Wang et al. 2024, "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts".
+    """
+    numbers = np.asarray(counts, dtype=float)
+    return float(numbers.max() / numbers.mean() - 1) if numbers.sum() > 0 else math.nan
+
+
+def load_entropy(counts: npt.ArrayLike) -> float:
+    """Entropy in nats of the experts' shares of the assignments; ln E when balanced. Shape: (E,)."""
+    numbers = np.asarray(counts, dtype=float)
+    if not numbers.sum() > 0:
+        return math.nan
+    shares = numbers[numbers > 0] / numbers.sum()
+    return float(-(shares * np.log(shares)).sum()) + 0.0  # + 0.0: no negative zero for one busy expert
+
+
+def dead_experts(counts: npt.ArrayLike) -> int:
+    """Experts that received no token. Shape: (E,)."""
+    return int((np.asarray(counts) == 0).sum())
+
+
+def _paired(treated: npt.ArrayLike, baseline: npt.ArrayLike) -> tuple[Array, Array]:
+    # Differences of the complete pairs, and the values they came from, which set the size of rounding.
+    first, second = np.asarray(treated, dtype=float), np.asarray(baseline, dtype=float)
+    if first.shape != second.shape:
+        raise ValueError(f"pairs: {first.size} and {second.size} values; give both the same seeds in order")
+    complete = np.isfinite(first) & np.isfinite(second)
+    return first[complete] - second[complete], np.concatenate([first[complete], second[complete]])
+
+
+def _varies(values: Array, size: Array) -> bool:
+    return bool(np.ptp(values) > _ROUNDING * np.abs(size).max())
+
+
+def _t_interval(mean: float, sd: float, n: int, confidence: float) -> tuple[float, float]:
+    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
+    return mean - reach, mean + reach

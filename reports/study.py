@@ -1,0 +1,74 @@
+"""A study as it was declared: question, factors, seeds, primary metric and margin, from its grid.
+
+Pure data; reports/frames.py reads it from the database.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Cell = tuple[Any, ...]
+"""The factors' values of a condition, in the grid's order."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A row of `studies`, with its grid parsed; what the grid does not say is empty."""
+
+    id: int
+    name: str
+    grid: Mapping[str, Any]
+    protocol: str
+    corpus: str
+    corpus_id: str
+    imported_from: str | None
+    held: bool
+    created_at: float
+    test_revealed_at: float | None
+
+    @property
+    def factors(self) -> dict[str, list[Any]]:
+        """Factor → its levels, in the grid's order."""
+        return dict(self.grid.get("factors") or {})
+
+    @property
+    def primary(self) -> str:
+        return str(self.grid.get("primary") or "val_loss")
+
+    @property
+    def margin(self) -> float | None:
+        """Differences of the primary metric below it count as none; ln 1.005 on the loss if not declared."""
+        declared = (self.grid.get("margins") or {}).get(self.primary)
+        if declared is not None:
+            return float(declared)
+        return math.log(1.005) if self.primary == "val_loss" else None  # 0.5 % of the perplexity
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.grid.get("seeds") or [])
+
+    def cell(self, values: Mapping[str, Any]) -> Cell:
+        """The values of a job's `cell` as a key that can be compared and looked up."""
+        return tuple(_hashable(values.get(factor)) for factor in self.factors)
+
+    def values(self, cell: Cell) -> dict[str, Any]:
+        """Factor → value of a condition."""
+        return dict(zip(self.factors, cell, strict=True))
+
+    def cells(self) -> list[Cell]:
+        """Every condition of the grid, the first factor outermost."""
+        levels = [[_hashable(level) for level in levels] for levels in self.factors.values()]
+        return list(itertools.product(*levels))
+
+    def label(self, cell: Cell) -> str:
+        """`noise_std=0.0, load_balancing_weight=0.01`."""
+        return ", ".join(f"{factor}={value}" for factor, value in self.values(cell).items()) or "all runs"
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,82 @@
+"""What `work` shows on stderr: a live bar on a terminal, plain lines elsewhere. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model.events import Phase, Progressed, Resumed
+from runner.jobs import Claim
+
+LINE_SECONDS = 10.0
+"""Between progress lines where there is no terminal."""
+
+
+class Display:
+    """Notes and progress of one worker."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live = self.console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total} {task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[queue]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bars.add_task("", total=None, visible=False, state="", queue="")
+        self._said_at = 0.0
+        self._last_note = ""
+        self._queue = ""
+
+    def start(self) -> None:
+        if self._live:
+            self._bars.start()
+
+    def stop(self) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """A line that stays; the same line again at once is said once."""
+        if text != self._last_note:
+            self.console.print(escape(text), highlight=False, soft_wrap=True)
+        self._last_note = text
+
+    def queue(self, left: int, eta_seconds: float | None) -> None:
+        """How much is left in the whole queue, and for how long."""
+        eta = f", ETA {timedelta(seconds=round(eta_seconds))}" if eta_seconds is not None else ""
+        self._queue = f"{left} left{eta}"
+        self._bars.update(self._task, queue=self._queue)
+
+    def claimed(self, claim: Claim) -> None:
+        self.note(f"{claim.label}: attempt {claim.attempt}")
+        self._said_at = time.monotonic()
+        self._bars.update(
+            self._task, description=f"job {claim.job_id}", total=claim.total_steps, completed=0, visible=True
+        )
+
+    def resumed(self, claim: Claim, event: Resumed) -> None:
+        for reason in event.refused:
+            self.note(f"{claim.label}: checkpoint refused: {reason}")
+        if event.step:
+            self.note(f"{claim.label}: resumes from step {event.step}{'' if event.exact else ' (not exact)'}")
+
+    def progress(self, claim: Claim, event: Progressed) -> None:
+        loss = f" loss {event.loss:.3f}" if event.loss is not None else ""
+        speed = f" {event.tokens_per_second:,.0f} tok/s" if event.tokens_per_second else ""
+        state = f"{'' if event.phase is Phase.STEP else event.phase}{loss}{speed}"
+        self._bars.update(self._task, completed=event.step, state=state)
+        if not self._live and time.monotonic() - self._said_at >= LINE_SECONDS:
+            self._said_at = time.monotonic()
+            self.note(f"{claim.label}: step {event.step}/{claim.total_steps} {state.strip()} · {self._queue}")
+
+    def idle(self) -> None:
+        self._bars.update(self._task, visible=False)
