@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 250
 """Short, so that waiting is a loop in Python which still serves signals."""
+_BUSY, _NO_ROOM, _DAMAGED = (5, 6), (10, 13), (11, 26)
+"""SQLite's primary result codes: BUSY and LOCKED, IOERR and FULL, CORRUPT and NOTADB."""
 _FIRST_SAFE_WAL = (3, 51, 3)
 """Earlier versions can corrupt a WAL database that two connections write (the WAL-reset bug)."""
 _NETWORK_FILE_SYSTEMS = {
@@ -158,11 +160,9 @@ class Store:
 
 
 def _unavailable(error: sa.exc.OperationalError) -> StoreUnavailable | None:
-    # The low byte of SQLite's extended code: 5 BUSY, 6 LOCKED, 10 IOERR, 13 FULL.
-    code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in (5, 6):
+    if _code(error) in _BUSY:
         return StoreUnavailable("the database is locked by another program")
-    if code in (10, 13):
+    if _code(error) in _NO_ROOM:
         return StoreUnavailable("the database could not be written: is the disk full?")
     return None
 
@@ -183,8 +183,15 @@ def open_store(db: str, create: bool = False) -> Store:
     engine = _engine(path, begin="BEGIN IMMEDIATE", query_only=False)
     reader = _engine(path, begin="BEGIN", query_only=True)
     try:
-        _check_schema(engine, path, create)
-        with engine.connect() as connection:
+        # Looked at before the writing engine connects: that would change another program's journal mode.
+        version = _schema_version(reader)
+        if version == "" and create:
+            from runner.migrations import upgrade  # Alembic is needed only here: half a second of imports
+
+            upgrade(engine)
+        elif version != HEAD:
+            _refuse_schema(path, version)
+        with reader.begin() as connection:
             database_id = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "database_id"))
     except sa.exc.DatabaseError as error:
         raise _refusal(error, path) from error
@@ -203,10 +210,11 @@ def upgrade_store(db: str) -> tuple[str, str]:
     if not path.exists():
         raise StoreUnreachable(f"{path}: no database there")
     refuse_network_file_system(path)
+    reader = _engine(path, begin="BEGIN", query_only=True)
     engine = _engine(path, begin="BEGIN IMMEDIATE", query_only=False)
     try:
-        before = _schema_version(engine)
-        if before is None or before > HEAD:
+        before = _schema_version(reader)
+        if not before or before > HEAD:
             _refuse_schema(path, before)
         if before != HEAD:
             from runner.migrations import upgrade
@@ -216,6 +224,7 @@ def upgrade_store(db: str) -> tuple[str, str]:
     except sa.exc.DatabaseError as error:
         raise _refusal(error, path) from error
     finally:
+        reader.dispose()
         engine.dispose()
 
 
@@ -274,37 +283,31 @@ def _engine(path: Path, begin: str, query_only: bool) -> sa.Engine:
         else:
             cursor.execute(f"PRAGMA synchronous = {synchronous}")
             if cursor.execute("PRAGMA journal_mode").fetchone()[0].upper() != mode:
-                _set_journal_mode(cursor, mode)
+                # Changing the mode needs the file alone, and SQLite does not wait for that by itself.
+                _patiently(cursor.execute, f"PRAGMA journal_mode = {mode}")
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
         connection.exec_driver_sql(begin)
+        if query_only:
+            # Take the read lock here, where waiting is safe: a last writer may be folding the log back.
+            _patiently(connection.exec_driver_sql, "SELECT 1 FROM sqlite_master LIMIT 1")
 
     return engine
 
 
-def _set_journal_mode(cursor: Any, mode: str) -> None:
-    # Changing the mode needs the file alone, and SQLite does not wait for that: the loop does.
+def _patiently(execute: Callable[[str], Any], statement: str) -> None:
+    """Execute what SQLite answers with "locked" although nothing is wrong, for at most 30 s."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            cursor.execute(f"PRAGMA journal_mode = {mode}")
+            execute(statement).fetchall()
             return
-        except sqlite_driver().OperationalError:
-            if time.monotonic() > deadline:
+        except (sqlite_driver().OperationalError, sa.exc.OperationalError) as error:
+            if _code(error) not in _BUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
-
-
-def _check_schema(engine: sa.Engine, path: Path, create: bool) -> None:
-    version = _schema_version(engine)
-    if version == "" and create:
-        from runner.migrations import upgrade  # Alembic is needed only here: half a second of imports
-
-        upgrade(engine)
-    elif version != HEAD:
-        _refuse_schema(path, version)
+            time.sleep(0.02)
 
 
 def _schema_version(engine: sa.Engine) -> str | None:
@@ -324,10 +327,14 @@ def _refuse_schema(path: Path, version: str | None) -> None:
     raise StoreRefused(f"{path}: schema {version}, newer than this program's {HEAD}; update the program")
 
 
+def _code(error: Exception) -> int:
+    """SQLite's primary result code of an error, SQLAlchemy's or the driver's; 0 where it has none."""
+    return (getattr(getattr(error, "orig", error), "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def _refusal(error: sa.exc.DatabaseError, path: Path) -> Exception:
-    code = (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in (11, 26):  # CORRUPT, NOTADB
+    if _code(error) in _DAMAGED:
         return StoreRefused(f"{path}: damaged, or not a SQLite database; restore a copy or name another --db")
-    if code in (5, 6):
+    if _code(error) in _BUSY:
         return StoreUnreachable(f"{path}: locked by another program; close it and try again")
     return StoreUnreachable(f"{path}: cannot be opened ({error.orig}); check the folder and its permissions")

@@ -1,0 +1,155 @@
+"""Fixtures: a database in each state that a test begins from, and tiny real runs.
+
+Every test has its own folder and database; only the prepared corpus is shared, since it is read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from runner import grids, jobs, schema, studies
+from runner.store import Store, open_store
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+TINY_GRID = """
+name = "tiny"
+question = "Does it run?"
+seeds = [42, 43]
+
+[factors]
+noise_std = [0.0, 0.5]
+
+[baseline]
+noise_std = 0.0
+
+[base.model]
+d_model = 16
+n_layers = 1
+n_heads = 2
+d_ff = 16
+n_experts = 4
+
+[base.train]
+steps = 40
+batch_size = 2
+seq_len = 32
+accumulate = 2
+eval_every = 20
+
+[base.data]
+documents = 60
+tokens = 6000
+held_out_tokens = 512
+"""
+"""Four runs of a second or so each: real text, real training, every event."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty database."""
+    opened = open_store(str(tmp_path / "jobs.db"), create=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def worker() -> jobs.Worker:
+    return jobs.Worker(owner="worker-1", host="here", pid=1, device="cpu")
+
+
+@pytest.fixture
+def tiny_grid(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_GRID)
+    return path
+
+
+@pytest.fixture
+def queued(store: Store, tiny_grid: Path) -> Store:
+    """A database with the four jobs of the tiny grid, queued."""
+    grid = grids.load_grid(str(tiny_grid))
+    store.write(lambda c: studies.enqueue(c, "tiny", grid))
+    return store
+
+
+@pytest.fixture
+def claimed(queued: Store, worker: jobs.Worker) -> jobs.Claim:
+    """Job 1 in the hands of worker-1."""
+    found = queued.write(lambda c: jobs.claim(c, worker))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared corpora, shared: read-only, and verified by hash at each load."""
+    return tmp_path_factory.mktemp("data_cache")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, cache_dir: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command as a user does, in the test's folder; returns exit code, stdout and stderr."""
+
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments, cache_dir=cache_dir),
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def command(*arguments: str, cache_dir: Path) -> list[str]:
+    """The command line; commands that read a corpus get the shared cache."""
+    cache = ["--cache-dir", str(cache_dir)] if arguments[0] in ("enqueue", "work") else []
+    threads = ["--threads", "1"] if arguments[0] == "work" and "--threads" not in arguments else []
+    return [sys.executable, str(PROJECT / "cli.py"), *arguments, *cache, *threads]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("JOBS_DB", "PYTHONPATH")}
+    return {**kept, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+
+
+def row(store: Store, table: str, **where: Any) -> dict[str, Any]:
+    """The one row of a table that matches."""
+    found = rows(store, table, **where)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def rows(store: Store, table: str, **where: Any) -> list[dict[str, Any]]:
+    target = schema.metadata.tables[table]
+    with store.read() as connection:
+        statement = sa.select(target).where(*(target.c[name] == value for name, value in where.items()))
+        return [dict(found._mapping) for found in connection.execute(statement)]
+
+
+def results_bits(store: Store) -> str:
+    """Everything that must not depend on interruptions: results, metrics, counts; no times, no speeds."""
+    timing = ("seconds", "tokens_per_second", "peak_memory")
+    with store.read() as connection:
+        found = [dict(r._mapping) for r in connection.execute(sa.select(schema.results).order_by("job_id"))]
+        for result in found:
+            for name in list(result):
+                if name in ("attempt", "recorded_at") or any(part in name for part in timing):
+                    del result[name]
+        metrics = sa.select(schema.metrics).where(schema.metrics.c.name != "tokens_per_second")
+        series = [tuple(r) for r in connection.execute(metrics.order_by("job_id", "step", "split", "name"))]
+        counts = [tuple(r) for r in connection.execute(sa.select(schema.expert_counts))]
+    return json.dumps([found, series, sorted(counts)])
