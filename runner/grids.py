@@ -259,7 +259,9 @@ def _factors(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
             raise ConfigError(f"factors.{name} = {levels!r}: must list at least one level")
         if full_key(name) in ("seed", "protocol") or full_key(name).startswith("data."):
             raise ConfigError(f"factors.{name}: cannot vary within a study; make a study for each")
-        if any(level in levels[:index] for index, level in enumerate(levels)):
+        if not all(isinstance(level, (int, float, str)) for level in levels):
+            raise ConfigError(f"factors.{name}: levels must be numbers or texts")
+        if len(set(levels)) < len(levels):
             raise ConfigError(f"factors.{name} = {levels!r}: a level stands there twice; remove one")
         factors[name] = tuple(levels)
     return factors

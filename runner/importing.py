@@ -33,7 +33,7 @@ FACTORS = ("noise_std", "load_balancing_weight")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows of the file, checked: {"cell", "seed", "results"} each.
+    """The rows of the file, checked: {"cell", "seed", "config_hash", "results"} each.
 
     Raises:
         ConfigError: no such file, a column that is missing, or a value that is not a number; names the line.
@@ -50,7 +50,13 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"{path}: no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
     if not rows:
         raise ConfigError(f"{path}: no rows under its header")
-    return [_row(f"{path} line {number}", row) for number, row in enumerate(rows, start=2)]
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=2):
+        parsed = _row(f"{path} line {number}", row)
+        if parsed["config_hash"] in found:
+            raise ConfigError(f"{path} line {number}: seed {parsed['seed']} of this cell stands there twice")
+        found[parsed["config_hash"]] = parsed
+    return list(found.values())
 
 
 def _row(where: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +79,12 @@ def _row(where: str, row: dict[str, Any]) -> dict[str, Any]:
     seed = number("seed")
     if seed is None or seed != int(seed):
         raise ConfigError(f"{where}: seed = {row['seed']!r}: must be a whole number")
-    return {"cell": {name: number(name) for name in FACTORS}, "seed": int(seed), "results": values}
+    cell = {name: number(name) for name in FACTORS}
+    try:
+        config = RunConfig().with_values({**cell, "seed": int(seed)})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return {"cell": cell, "seed": config.seed, "config_hash": config.hash, "results": values}
 
 
 def import_results(connection: sa.Connection, path: Path, study: str) -> int:
@@ -116,12 +127,11 @@ def import_results(connection: sa.Connection, path: Path, study: str) -> int:
 
 
 def _insert(connection: sa.Connection, study_id: int, row: dict[str, Any]) -> None:
-    config = RunConfig().with_values({**row["cell"], "seed": row["seed"]})
     job_id = connection.execute(
         jobs.insert()
         .values(
             study_id=study_id,
-            config_hash=config.hash,
+            config_hash=row["config_hash"],
             config=canonical_json({"routing": row["cell"], "seed": row["seed"]}),
             cell=json.dumps(row["cell"]),
             seed=row["seed"],
