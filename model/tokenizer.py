@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer that treats special tokens in a text as plain text."""
+    """A tokenizer that takes `<|endoftext|>` in a text for text, unless its model has it as a piece."""
 
     backend: tokenizers.Tokenizer
     vocabulary: int

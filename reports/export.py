@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from reports.aggregate import GB
 from reports.frames import choose_study, runs
 from reports.study import Study
+from reports.tables import plain
 from runner.schema import results
 
 PUBLISHED_COLUMNS = (
@@ -31,7 +32,7 @@ _FURTHER = (
     *("peak_memory_bytes", "tokens_seen", "unique_tokens", "parameters_total", "parameters_active"),
 )
 _WHOLE = {column.name for column in results.c if isinstance(column.type, sa.Integer)}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def export_csv(connection: sa.Connection, study: str | None = None) -> str:
@@ -78,5 +79,6 @@ def _shown(column: str, value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    # One line, whatever the name holds: a bare carriage return would start a row for some readers.
+    text = plain(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text

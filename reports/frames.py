@@ -142,7 +142,9 @@ def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
     frame["cell"] = _objects(study.cell(values) for values in given)
     for factor in study.factors:
         if factor not in frame:
-            frame[factor] = [values.get(factor) for values in given]
+            levels = [values.get(factor) for values in given]
+            numeric = all(isinstance(level, int | float) for level in levels)
+            frame[factor] = pd.Series(levels) if numeric else _objects(levels)
     return frame
 
 

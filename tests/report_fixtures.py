@@ -10,6 +10,8 @@ import csv
 import itertools
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ PROVENANCE = {
     "host": "here",
     "numeric_environment": {"blas": "openblas"},
 }
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[sa.Connection]:
+    """A connection to a new, empty database."""
+    engine = new_database(folder)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
 
 
 def new_database(folder: Path) -> sa.Engine:

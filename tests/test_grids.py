@@ -170,7 +170,7 @@ def test_missing_grid_names_the_shipped_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="shipped grids: .*factorial"):
+    with pytest.raises(ConfigError, match=r"shipped grids: .*factorial"):
         load_grid(name)
 
 

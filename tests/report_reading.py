@@ -1,0 +1,37 @@
+"""Reading a report back: its sections, tables and facts, for the tests of reports/."""
+
+from __future__ import annotations
+
+import re
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a ## heading."""
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """Every table of a markdown text, a dict a row, as a renderer reads it."""
+    found, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not line.startswith("|"):
+            inside = False
+        elif not inside:
+            found.append([cells])
+            inside = True
+        elif set(line) - set("|-: "):
+            found[-1].append(cells)
+    return [[dict(zip(rows[0], row, strict=True)) for row in rows[1:]] for rows in found]
+
+
+def aggregate(text: str) -> dict[tuple[float, ...], dict[str, str]]:
+    """Condition → row of the aggregate table."""
+    rows = tables(section(text, "Results by condition"))[0]
+    return {(float(row["noise_std"]), float(row["load_balancing_weight"])): row for row in rows}
+
+
+def fact(text: str, label: str) -> str:
+    found = re.search(rf"^- \*\*{label}:\*\* (.*)$", text, re.MULTILINE)
+    assert found, f"no {label} in the banner"
+    return found[1]
