@@ -137,7 +137,7 @@ def report(
         chosen, others = choose_study(connection, study)
         if study is None and others:
             _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
-        text = render(connection, chosen.name, std.value)
+        text = render(connection, chosen.name, std.value, db=db)
     print(text, end="")
 
 

@@ -170,7 +170,7 @@ class RunningJob:
         self._flushed_at = now
         self.store.check_identity()
         self._try(self._write_outbox)
-        if awake_seconds() - self._confirmed_at > self.lease_seconds * FENCE_SHARE:
+        if not self.lost and awake_seconds() - self._confirmed_at > self.lease_seconds * FENCE_SHARE:
             self.ask(Request.STOP)
 
     def _try(self, transaction: Any) -> bool:

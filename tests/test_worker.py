@@ -64,7 +64,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -
         time.sleep(0.01)
 
 
-def enqueue_long(cli: Cli, tiny_grid: Path, steps: int = 600, seeds: str = "42") -> None:
+def enqueue_long(cli: Cli, tiny_grid: Path, steps: int = 320, seeds: str = "42") -> None:
     """Jobs that are long enough to be interrupted: noise 0.0 and 0.5, for each seed."""
     sizes = [f"--set=train.steps={steps}", f"--set=train.eval_every={steps // 4}"]
     done = cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--seeds", seeds, *sizes)
@@ -252,7 +252,7 @@ def test_killed_supervisor_takes_its_trainer_along(
     assert alive(trainer)
     worker.kill()
     wait_for(lambda: not alive(trainer), "the trainer's end", seconds=10)
-    assert cli("work", "--jobs", "1").returncode == 0
+    assert cli("work").returncode == 0
     assert rows(store, "attempts", job_id=1)[0]["outcome"] == "lost"
 
 
@@ -309,7 +309,8 @@ def test_stopped_worker_is_taken_over_and_stays_out(
     for pid in (row(store, "attempts", job_id=1, number=1)["pid"], sleeper.pid):
         os.kill(pid, signal.SIGCONT)
     assert rescuer.wait(timeout=300) == 0
-    assert sleeper.wait(timeout=300) == 0
+    _, errors = sleeper.communicate(timeout=300)
+    assert (sleeper.returncode, "no longer holds it" in errors) == (0, True), errors
     assert len(rows(store, "results")) == 2
     assert row(store, "results", job_id=1)["attempt"] == 2
     assert results_bits(store) == undisturbed
@@ -504,8 +505,6 @@ def test_replaced_database_is_never_written(two_jobs: Store, tmp_path: Path) -> 
     swap = tmp_path / "swap.db"
     swap.write_bytes(b"")
     job = f"os.replace({str(swap)!r}, {str(two_jobs.path)!r}); time.sleep(600)"
-    options_lease = "runner.worker.Options.lease_seconds"
-    assert options_lease
     with pytest.raises(StoreUnreachable, match="replaced"):
         work_with(two_jobs, tmp_path, job)
     assert two_jobs.path.read_bytes() == b""
