@@ -7,10 +7,12 @@ What goes in and comes out: model/state.py.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -84,7 +86,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> Written:
     try:
         save_file(plain, beside, metadata={"nightshift": header})
     except SafetensorError as error:  # the writer's word for a full disk or a missing permission
-        raise OSError(f"{beside}: {error}") from error
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, _one_line(error), str(beside)) from error
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,6 +35,8 @@ TRAIN_VALUES = (
     "tokens_per_second",
 )
 """What is recorded of each update, in the order of the series' columns."""
+CLOCKS = ("waiting", "compile", "training", "evaluation")
+_FORCE = {Request.SAVE: 1, Request.STOP: 2, Request.CANCEL: 3}
 
 
 @dataclass
@@ -95,10 +97,6 @@ class Run:
     def peak_memory_bytes(self) -> int:
         """The run's peak over all processes that it has been in."""
         return max(self.earlier_peak_bytes, peak_memory_bytes(self.device))
-
-
-CLOCKS = ("waiting", "compile", "training", "evaluation")
-_FORCE = {Request.SAVE: 1, Request.STOP: 2, Request.CANCEL: 3}
 
 
 def start(

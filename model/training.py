@@ -93,15 +93,16 @@ def _serve(run: Run, workdir: Path, checkpoint_seconds: float) -> Generator[Even
 
 def _update(run: Run) -> Events:
     """One optimizer update: `accumulate` forward and backward passes, then a step of Muon and AdamW."""
-    train = run.config.train
-    losses, counts_LE = torch.zeros(2, device=run.device), 0
+    train, model = run.config.train, run.config.model
+    losses = torch.zeros(2, device=run.device)
+    counts_LE = torch.zeros(model.n_layers, model.n_experts, dtype=torch.int64, device=run.device)
     for _ in range(train.accumulate):
         last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
         phase = Phase.STEP if run.warm else Phase.COMPILE
         run.heed((yield Progressed(phase, run.step, last_loss, speed)))
         step_losses, step_counts_LE = _forward_backward(run)
         losses += step_losses / train.accumulate
-        counts_LE = counts_LE + step_counts_LE
+        counts_LE += step_counts_LE
         _book_step(run)
     rate, norm = run.optimizers.step(run.updates - 1, counts_LE)
     run.unread.append((rate, torch.cat([losses, norm.view(1)])))

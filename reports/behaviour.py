@@ -12,18 +12,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from reports.aggregate import condition, done_of_all
-from reports.frames import StudyData
-from reports.statistics import (
-    Array,
-    Std,
+from reports.expert_load import (
     dead_experts,
-    finite,
     global_variation,
     layer_variation,
     load_entropy,
     max_violation,
     variation,
 )
+from reports.frames import StudyData
+from reports.statistics import Array, Std, finite
 from reports.study import Cell
 from reports.tables import DASH, Section, Table, mean_spread, number
 

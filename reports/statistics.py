@@ -2,8 +2,8 @@
 
 Each docstring says the shapes, sample or population, paired or not. scipy has the distributions; what is
 written here by hand is held to scipy and statsmodels in tests/test_statistics.py.
-Who calls it: reports/aggregate.py, reports/contrasts.py, reports/behaviour.py.
-Shapes: S seeds, L layers, E experts, M tests of one family.
+Expert load has its own file, reports/expert_load.py; the analysis of variance is in reports/variance.py.
+Shapes: S seeds, M tests of one family.
 """
 
 from __future__ import annotations
@@ -131,58 +131,6 @@ def verdict(claim: Claim, contrast: Contrast, holm_p: float, equivalence_p: floa
         wanted = {"less": contrast.difference < 0, "greater": contrast.difference > 0, "differs": True}
         return "SUPPORTED" if wanted[claim] else "CONTRADICTED"
     return "EQUIVALENT" if equivalence_p < ALPHA else "INCONCLUSIVE"
-
-
-def variation(counts: npt.ArrayLike) -> float:
-    """Coefficient of variation over experts: population sd / mean. Shape: (E,). NaN without any tokens."""
-    numbers = np.asarray(counts, dtype=float)
-    return float(np.std(numbers) / numbers.mean()) if numbers.sum() > 0 else math.nan
-
-
-def global_variation(counts: npt.ArrayLike) -> float:
-    """CV of the counts summed over layers, the published definition. Shape: (L, E).
-
-    Layers that are unbalanced in opposite ways cancel here; `layer_variation` does not let them.
-    """
-    return variation(np.asarray(counts, dtype=float).sum(axis=0))
-
-
-@dataclass(frozen=True)
-class LayerVariation:
-    """The CVs of the layers of one run: their mean, population sd and largest value."""
-
-    mean: float
-    sd: float
-    max: float
-
-
-def layer_variation(counts: npt.ArrayLike) -> LayerVariation:
-    """The CV of each layer, summarised over layers. Shape: (L, E)."""
-    cvs = np.array([variation(layer) for layer in np.asarray(counts, dtype=float)])
-    return LayerVariation(float(cvs.mean()), float(cvs.std()), float(cvs.max()))
-
-
-def max_violation(counts: npt.ArrayLike) -> float:
-    """MaxVio: how far the busiest expert is above its fair share, max / mean - 1. Shape: (E,).
-
-    Source: Wang et al. 2024, "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts".
-    """
-    numbers = np.asarray(counts, dtype=float)
-    return float(numbers.max() / numbers.mean() - 1) if numbers.sum() > 0 else math.nan
-
-
-def load_entropy(counts: npt.ArrayLike) -> float:
-    """Entropy in nats of the experts' shares of the assignments; ln E when balanced. Shape: (E,)."""
-    numbers = np.asarray(counts, dtype=float)
-    if not numbers.sum() > 0:
-        return math.nan
-    shares = numbers[numbers > 0] / numbers.sum()
-    return float(-(shares * np.log(shares)).sum()) + 0.0  # + 0.0: no negative zero for one busy expert
-
-
-def dead_experts(counts: npt.ArrayLike) -> int:
-    """Experts that received no token. Shape: (E,)."""
-    return int((np.asarray(counts) == 0).sum())
 
 
 def _paired(treated: npt.ArrayLike, baseline: npt.ArrayLike) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError, DataConfig, RunConfig, full_key
+from runner.claims import Claim, parse_claims
 
 SHIPPED = Path(__file__).parent / "grids"
 MAX_FILE_BYTES = 1_000_000
@@ -59,7 +60,8 @@ _OPTIONS = {
 }
 """Keys that have an option of their own, because more hangs on them."""
 
-_KEYS = {"name", "question", "protocol", "primary", "baseline", "margins", "base", "factors", "seeds"}
+_DESIGN = {"primary", "baseline", "margins", "claims", "base", "factors", "seeds"}
+_KEYS = {"name", "question", "protocol", *_DESIGN}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,10 @@ class Grid:
     primary: str = "val_loss"
     baseline: tuple[tuple[str, Any], ...] = ()
     margins: tuple[tuple[str, float], ...] = ()
+    claims: tuple[Claim, ...] = ()
     scale: str = "full"
+    source: str = ""
+    """What --grid named: a shipped grid or a file."""
 
     @property
     def size(self) -> int:
@@ -116,7 +121,9 @@ class Grid:
             "primary": self.primary,
             "baseline": dict(self.baseline),
             "margins": dict(self.margins),
+            "claims": [claim.describe() for claim in self.claims],
             "scale": self.scale,
+            "source": self.source,
         }
 
 
@@ -139,7 +146,7 @@ def load_grid(name_or_path: str) -> Grid:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     try:
-        return parse_grid(content, default_name=path.stem)
+        return replace(parse_grid(content, default_name=path.stem), source=name_or_path)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -155,19 +162,22 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
     base = RunConfig().with_values(flatten(_table(content, "base")))
     if "protocol" in content:
         base = base.with_values({"protocol": content["protocol"]})
+    factors, baseline = _factors(_table(content, "factors")), _table(content, "baseline")
+    for name, level in baseline.items():
+        if level not in factors.get(name, ()):
+            raise ConfigError(f"baseline.{name} = {level!r}: not one of the factor's levels")
+    margins, primary = _margins(_table(content, "margins")), str(content.get("primary", "val_loss"))
     grid = Grid(
         name=checked_name(content.get("name", default_name)),
         question=str(content.get("question", "")),
         base=base,
-        factors=_factors(_table(content, "factors")),
+        factors=factors,
         seeds=_seeds(content.get("seeds", [base.seed])),
-        primary=str(content.get("primary", "val_loss")),
-        baseline=tuple(_table(content, "baseline").items()),
-        margins=tuple((key, float(value)) for key, value in _table(content, "margins").items()),
+        primary=primary,
+        baseline=tuple(baseline.items()),
+        margins=tuple(margins.items()),
+        claims=parse_claims(content.get("claims", []), factors, baseline, margins, primary),
     )
-    for name, level in grid.baseline:
-        if level not in grid.factors.get(name, ()):
-            raise ConfigError(f"baseline.{name} = {level!r}: not one of the factor's levels")
     return _checked(grid)
 
 
@@ -265,6 +275,14 @@ def _factors(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
             raise ConfigError(f"factors.{name} = {levels!r}: a level stands there twice; remove one")
         factors[name] = tuple(levels)
     return factors
+
+
+def _margins(table: Mapping[str, Any]) -> dict[str, float]:
+    for metric, value in table.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise ConfigError(f"margins.{metric} = {value!r}: must be a number above 0, in the metric's unit")
+    return {metric: float(value) for metric, value in table.items()}
 
 
 def _seeds(values: Any) -> tuple[int, ...]:

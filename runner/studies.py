@@ -6,13 +6,16 @@ A study holds one corpus, one protocol and one set of fixed values; only its fac
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import sqlalchemy as sa
 
 from model.config import ConfigError, full_key
+from runner import attempts as attempt_log
 from runner import jobs
-from runner.grids import Grid, flatten
+from runner.grids import Grid, adjust, flatten, load_grid
+from runner.schema import jobs as jobs_table
 from runner.schema import studies
 from runner.store import now
 
@@ -37,6 +40,57 @@ def enqueue(
         _refuse_clash(name, held, wanted)
         _extend(connection, study_id, held, wanted)
     return jobs.submit(connection, study_id, grid.runs(), max_failures, priority)
+
+
+def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py test") -> bool:
+    """Open a study's sealed test split for good; True the first time, False when it was open already.
+
+    The event keeps when and by which command, so that a report can say that the scores have been seen.
+
+    Raises:
+        ConfigError: no study of that name, or one whose results were not computed here.
+    """
+    row = connection.execute(sa.select(studies).where(studies.c.name == study)).first()
+    if row is None:
+        raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
+    if row.imported_from:
+        raise ConfigError(f"study {study!r}: imported results; they have no test split")
+    if row.test_revealed_at is not None:
+        return False
+    connection.execute(sa.update(studies).where(studies.c.id == row.id).values(test_revealed_at=now()))
+    attempt_log.note(connection, "test revealed", detail={"study_id": row.id, "command": command})
+    return True
+
+
+def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | None:
+    """The command that adds `seeds` to every condition of a study; None where its grid is not to be had.
+
+    What was changed with --set is found by holding the study's base values against its grid's.
+
+    Raises:
+        ConfigError: no study of that name.
+    """
+    row = connection.execute(sa.select(studies).where(studies.c.name == study)).first()
+    if row is None:
+        raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
+    held = json.loads(row.grid)
+    source, scale = held.get("source") or held["name"], held.get("scale", "full")
+    try:
+        grid = adjust(load_grid(source), scale)
+    except ConfigError:
+        return None
+    words = ["enqueue", "--grid", source, "--scale", scale, "--study", study, "--seeds", seeds]
+    config = connection.scalar(sa.select(jobs_table.c.config).where(jobs_table.c.study_id == row.id).limit(1))
+    data = json.loads(config or "{}").get("data", {})
+    words += ["--corpus", row.corpus]
+    if row.corpus not in ("bundled", "smollm") and data.get("tokenizer"):
+        words += ["--tokenizer", data["tokenizer"]]
+    had, has = flatten(held["base"]), flatten(grid.base.identity())
+    own = {"seed", "model.vocab_size", *(full_key(factor) for factor in held["factors"])}
+    for key in sorted(had.keys() - own):
+        if not key.startswith(("data.corpus", "data.tokenizer")) and had[key] != has.get(key):
+            words += ["--set", f"{key}={had[key]}"]
+    return f"python cli.py {shlex.join(words)}"
 
 
 def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, Any]) -> int:

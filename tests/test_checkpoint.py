@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+import resource
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -356,6 +358,20 @@ def test_an_unwritable_folder_is_an_os_error(tmp_path: Path) -> None:
     started, _ = state.start(TINY, tmp_path, "cpu", ())
     with pytest.raises(OSError, match="file"):
         state.save(started, tmp_path / "file")
+
+
+def test_a_write_that_fails_says_why_as_the_system_does(tmp_path: Path) -> None:
+    """With a limit on the size of files, as a full disk would: the errno decides what becomes of the job."""
+    started, _ = state.start(TINY, tmp_path, "cpu", ())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
+        with pytest.raises(OSError, match="step-0") as caught:
+            state.save(started, tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert not (tmp_path / "a" / "step-0.safetensors").exists()
 
 
 def test_facts_survive_the_header(tmp_path: Path) -> None:

@@ -37,6 +37,29 @@ def test_factorial_is_the_published_design_under_the_sound_protocol() -> None:
     assert (published.protocol, published.train.eval_every) == ("published", 0)
 
 
+def test_factorial_declares_the_research_plans_hypotheses() -> None:
+    declared = load_grid("factorial").describe()["claims"]
+    kinds = [(claim["kind"], claim["metric"]) for claim in declared]
+    assert kinds == [
+        ("not_worse", "val_loss"),
+        ("greater", "val_loss"),
+        ("less", "expert_usage_cv"),
+        ("less", "val_loss"),
+        ("equivalent", "val_loss"),
+        ("equivalent", "val_loss"),
+    ]
+    assert declared[1]["compare"] == {"noise_std": 0.5}
+    assert declared[4]["interaction"] == {"load_balancing_weight": (0.0, 0.01)}
+    assert load_grid("factorial-published").describe()["claims"] == declared
+
+
+def test_a_claim_without_against_is_about_the_baseline() -> None:
+    entry = {"name": "a", "kind": "less", "compare": {"noise_std": 0.1}}
+    grid = parse_grid({**GOOD, "baseline": {"noise_std": 0.0}, "claims": [entry]})
+    claim = grid.claims[0]
+    assert (claim.against, claim.metric, claim.margin) == ({"noise_std": 0.0}, "val_loss", None)
+
+
 def test_blocks_come_whole() -> None:
     seeds = [config.seed for _, config in load_grid("factorial").runs()]
     assert seeds == [42] * 6 + [43] * 6 + [44] * 6
@@ -143,6 +166,67 @@ def test_bad_grid_names_the_key_the_value_and_the_remedy(change: dict[str, objec
     with pytest.raises(ConfigError, match=named) as refusal:
         parse_grid({**GOOD, **change})
     assert "\n" not in str(refusal.value)
+
+
+TWO = {"factors": {"noise_std": [0.0, 0.1], "top_k": [1, 2]}, "margins": {"val_loss": 0.005}}
+CLAIM = {"name": "a", "kind": "less", "compare": {"noise_std": 0.1}, "against": {"noise_std": 0.0}}
+INTERACTION = "name one factor and two levels"
+
+
+@pytest.mark.parametrize(
+    ("claims", "named"),
+    [
+        ({}, "must be a list of tables"),
+        ([1], "must be a list of tables"),
+        ([CLAIM] * 51, "claims: 51, more than 50"),
+        ([CLAIM, CLAIM], "claims 2: name = 'a' stands there twice"),
+        ([{**CLAIM, "kin": "less"}], "claims 1: 'kin': no such key; keys: name, kind"),
+        ([{**CLAIM, "name": ""}], "claims 1: name = ''"),
+        ([{**CLAIM, "name": "a\nb"}], "say in one line"),
+        (
+            [{**CLAIM, "kind": "better"}],
+            "kind = 'better': choose one of less, greater, equivalent, not_worse",
+        ),
+        ([{**CLAIM, "kind": ["less"]}], "choose one of less"),
+        ([{**CLAIM, "metric": "ppl"}], "metric = 'ppl': choose one of val_loss"),
+        ([{**CLAIM, "compare": {}}], "compare = {}: name a level"),
+        (
+            [{**CLAIM, "compare": {"noise": 0.1}}],
+            "compare.noise: not a factor of this grid; factors: noise_std",
+        ),
+        (
+            [{**CLAIM, "compare": {"noise_std": 0.7}}],
+            "compare.noise_std = 0.7: not one of the factor's levels",
+        ),
+        ([{**CLAIM, "compare": {"noise_std": [0.1]}}], "not one of the factor's levels"),
+        ([{**CLAIM, "compare": {"noise_std": 0.0}}], "compare and against are the same"),
+        ([{**CLAIM, "compare": {"top_k": 2}}], "compare names top_k, against noise_std; name the same"),
+        ([{"name": "a", "kind": "less", "compare": {"noise_std": 0.1}}], "against = {}: name a level"),
+        ([{**CLAIM, "interaction": 3}], INTERACTION),
+        ([{**CLAIM, "interaction": {"top_k": [1, 2], "noise_std": [0.0, 0.1]}}], INTERACTION),
+        ([{**CLAIM, "interaction": {"top_k": [1]}}], "give two levels"),
+        ([{**CLAIM, "interaction": {"top_k": [1, 1]}}], "give two levels"),
+        ([{**CLAIM, "interaction": {"top_k": [1, 3]}}], "interaction.top_k = 3: not one of"),
+        ([{**CLAIM, "interaction": {"noise_std": [0.0, 0.1]}}], "compare names this factor already"),
+        ([{**CLAIM, "margin": -1}], "margin = -1: must be a number above 0"),
+        ([{**CLAIM, "margin": "1%"}], "margin = '1%': must be a number above 0"),
+        (
+            [{**CLAIM, "kind": "equivalent", "metric": "val_accuracy"}],
+            "equivalent on val_accuracy needs a margin; add margin here, or val_accuracy under",
+        ),
+    ],
+)
+def test_bad_claims_name_the_claim_the_key_and_the_remedy(claims: object, named: str) -> None:
+    assert len(parse_grid({**GOOD, **TWO, "claims": [CLAIM]}).claims) == 1
+    with pytest.raises(ConfigError, match=named) as refusal:
+        parse_grid({**GOOD, **TWO, "claims": claims})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("margin", [0, -0.1, "0.5%", True, float("nan"), float("inf")])
+def test_bad_margins_are_refused(margin: object) -> None:
+    with pytest.raises(ConfigError, match=r"margins\.val_loss = .*a number above 0"):
+        parse_grid({**GOOD, "margins": {"val_loss": margin}})
 
 
 def test_a_factor_may_need_another_to_be_valid() -> None:

@@ -18,6 +18,7 @@ from model.config import RunConfig
 from model.corpus import resolve
 from model.evaluation import Tally, batches
 from model.events import Checkpointed, Event, Finished, Measured, Phase, Progressed, Request, Resumed
+from model.optimizer import Optimizers
 from model.streams import stream_seed
 from model.training import Diverged, train
 from model.transformer import build
@@ -82,6 +83,25 @@ def test_the_first_update_is_the_mean_gradient_of_its_batches(numbers: None, tmp
     assert column(events, "aux_loss") == [pytest.approx(0.5 * mean_aux.item(), rel=1e-6)]
     assert column(events, "gradient_norm") == [pytest.approx(norm, rel=1e-5)]
     assert column(events, "learning_rate") == [0.01]
+
+
+def test_an_update_skips_experts_by_its_own_counts(
+    numbers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all of the update's batches and no other's: what Muon gets is tokens × top_k × accumulate."""
+    seen: list[torch.Tensor] = []
+    original = Optimizers.step
+
+    def noted(self: Optimizers, update: int, counts_LE: torch.Tensor) -> Any:
+        seen.append(counts_LE.clone())
+        return original(self, update, counts_LE)
+
+    monkeypatch.setattr(Optimizers, "step", noted)
+    run(TINY, tmp_path)
+    assert len(seen) == 16
+    for counts_LE in seen:
+        assert counts_LE.shape == (2, 4)
+        assert counts_LE.sum(1).tolist() == [2 * 8 * 2 * 2] * 2
 
 
 def test_evaluation_scores_each_target_once_without_dropout(numbers: None, tmp_path: Path) -> None:
