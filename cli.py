@@ -222,6 +222,15 @@ def import_(
     print(f"{name}: {count} results imported")
 
 
+@db_app.command("backup")
+def db_backup(file: Path, db: Db = "jobs.db") -> None:
+    """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
+    from runner.store import backup_store
+
+    backup_store(db, file)
+    print(f"{db} → {file}")
+
+
 @db_app.command("upgrade")
 def db_upgrade(db: Db = "jobs.db") -> None:
     """Bring an older database to this program's schema.   Example: python cli.py db upgrade"""

@@ -85,6 +85,14 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class NotSaved:
+    """A checkpoint could not be written (a full disk, say); the one before still stands, the run goes on."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The last event: the run's wide row, named as the columns of the table `results`."""
 
@@ -92,10 +100,10 @@ class Finished:
     results: dict[str, float | int | None]
 
 
-Event = Resumed | Progressed | Measured | Checkpointed | Finished
+Event = Resumed | Progressed | Measured | Checkpointed | NotSaved | Finished
 
 _KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Resumed, Progressed, Measured, Checkpointed, Finished)
+    kind.__name__: kind for kind in (Resumed, Progressed, Measured, Checkpointed, NotSaved, Finished)
 }
 
 

@@ -192,7 +192,7 @@ def _restore(run: Run, saved: dict[str, Tensor], facts: Facts) -> None:
         raise CheckpointRefused("the series does not have a row for each update")
     if set(facts.seconds) != set(CLOCKS) or not all(math.isfinite(s) for s in facts.seconds.values()):
         raise CheckpointRefused("the timings are not those of a run")
-    states = _stream_states(run, saved, facts.step)
+    states = _stream_states(run, saved, facts)
 
     with torch.no_grad():
         for name, tensor in tensors(run).items():
@@ -205,15 +205,18 @@ def _restore(run: Run, saved: dict[str, Tensor], facts: Facts) -> None:
     run.seconds, run.earlier_peak_bytes = dict(facts.seconds), facts.peak_memory_bytes
 
 
-def _stream_states(run: Run, saved: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+def _stream_states(run: Run, saved: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:
     """The streams' states, tried first on spare generators.
 
     Another kind of device has other generators: there the streams start anew, seeded by this step.
     """
     states = {}
     for name in run.streams:
-        trial = torch.Generator(run.device).manual_seed(stream_seed(run.config.seed, f"{name}:{step}"))
+        trial = torch.Generator(run.device)
+        trial.manual_seed(stream_seed(run.config.seed, f"{name}:{facts.step}"))
         state = saved.get(_stream_name(name, run.device))
+        if state is None and facts.environment.get("device_type") == run.device.type:
+            raise CheckpointRefused(f"the {name} stream's state is missing")
         try:
             if state is not None:
                 trial.set_state(state.clone())

@@ -19,7 +19,7 @@ from torch import Tensor
 from model import state
 from model.config import RunConfig
 from model.evaluation import Evaluation, Tally, batches, perplexity
-from model.events import Checkpointed, Event, Finished, Measured, Phase, Progressed, Request
+from model.events import Checkpointed, Event, Finished, Measured, NotSaved, Phase, Progressed, Request
 from model.results import load, mean_of_last_steps, stability
 from model.state import TRAIN_VALUES, Run
 
@@ -178,14 +178,19 @@ def _require_convergence(losses: list[float], first: int, accumulate: int) -> No
 
 
 def _save(run: Run, workdir: Path) -> Events:
-    """Write a checkpoint at an update boundary."""
+    """Write a checkpoint at an update boundary; a full disk costs the checkpoint, not the run."""
     yield from _read_series(run)
     run.lap("training")
     run.heed((yield Progressed(Phase.SAVE, run.step)))
     began = time.perf_counter()
-    written = state.save(run, workdir)
     run.saved_step, run.saved_at = run.step, time.monotonic()
-    run.lap("waiting")
+    try:
+        written = state.save(run, workdir)
+    except OSError as error:
+        run.heed((yield NotSaved(run.step, f"{error}")))
+        return
+    finally:
+        run.lap("waiting")
     seconds = run.lap_at - began
     run.heed((yield Checkpointed(run.step, str(written.path), written.sha256, written.size_bytes, seconds)))
 

@@ -8,54 +8,54 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import numpy.typing as npt
 import pandas as pd
 
 from reports.frames import StudyData
+from reports.load import RunLoad, dead
+from reports.measures import ACCURACY, AUX_LOSS, BEST_PERPLEXITY, BITS, LOAD, LOSS, PERPLEXITY, Measure
 from reports.statistics import Std, finite, mean_interval
 from reports.study import Cell
-from reports.tables import DASH, Section, Table, interval, mean_spread, minutes, number, plain, whole
+from reports.tables import (
+    DASH,
+    Section,
+    Table,
+    condition,
+    done_of_all,
+    interval,
+    mean_spread,
+    minutes,
+    number,
+    plain,
+    whole,
+)
 
 GB = 1e9
 """Bytes in a GB, here and in the exported CSV."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A column of `results` that is shown as mean ± sd."""
-
-    column: str
-    label: str
-    decimals: int
+MEASURES = (PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, LOAD, AUX_LOSS)
 
 
-LOSS = Measure("val_loss", "Val loss", 4)
-PERPLEXITY = Measure("val_perplexity", "Val PPL", 2)
-LOAD = Measure("expert_usage_cv", "Expert Usage CV", 4)
-MEASURES = (
-    PERPLEXITY,
-    Measure("best_val_perplexity", "Best Val PPL", 2),
-    Measure("val_accuracy", "Accuracy", 4),
-    Measure("val_bits_per_byte", "Bits per byte", 4),
-    LOAD,
-    Measure("aux_loss_last_100", "Aux loss, last 100 steps", 5),
-)
-
-
-def aggregate(data: StudyData, std: Std) -> Section:
+def aggregate(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:
     """The table that answers first: a row a condition, means over its seeds."""
     labels = (LOSS.label, "95 % interval", *(m.label for m in MEASURES))
+    load = ("Mean layer CV", "MaxVio", "Dead experts")
     cost = ("Avg time (min)", "Tokens/s", "Peak memory (GB)")
-    rows = tuple(_aggregate_row(data, cell, std) for cell in data.cells)
+    rows = tuple(_aggregate_row(data, cell, std, loads) for cell in data.cells)
     return Section(
         "Results by condition",
-        tables=(Table((*data.study.factors, "n", *labels, *cost), rows),),
+        tables=(Table((*data.study.factors, "n", *labels, *load, *cost), rows),),
         notes=(
             f"± is the {std} standard deviation over seeds; n is finished runs of all runs of the condition; "
             "(n=…) behind a value counts the runs that have it.",
             "The interval is Student's t for the mean of the loss, from the sample standard deviation.",
-            "Lower is better for loss, PPL and bits per byte. A lower expert usage CV is a more even load.",
+            "Lower is better for loss, PPL and bits per byte. Best Val PPL is the lowest of a run's "
+            "evaluations, and biased low; the final loss is primary.",
+            "Expert Usage CV is of the counts summed over layers, mean layer CV of each layer's own; lower "
+            "is a more even load. MaxVio is max / mean - 1, the mean over layers. Dead experts are counted "
+            "over all layers and runs.",
             "Time and tokens/s are means; peak memory is the largest of the condition, in 10^9 bytes.",
         ),
     )
@@ -74,16 +74,6 @@ def per_seed(data: StudyData) -> Section:
     return Section("Results by seed", tables=tuple(tables))
 
 
-def done_of_all(runs: pd.DataFrame) -> str:
-    """`2/3`: finished runs of all runs."""
-    return f"{int((runs['status'] == 'done').sum())}/{len(runs)}"
-
-
-def condition(cell: Cell) -> tuple[str, ...]:
-    """The factors' values as table cells."""
-    return tuple(str(value) for value in cell)
-
-
 def summary(data: StudyData, std: Std = "sample", width: int = 80) -> str:
     """Means and standard deviations by condition as plain text, at most `width` columns wide."""
     measures = (LOSS, PERPLEXITY, LOAD)
@@ -100,15 +90,19 @@ def summary(data: StudyData, std: Std = "sample", width: int = 80) -> str:
     return "\n".join(lines)
 
 
-def _aggregate_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
+def _aggregate_row(data: StudyData, cell: Cell, std: Std, loads: dict[int, RunLoad]) -> tuple[str, ...]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
+    found = [loads[job] for job in done["job_id"] if job in loads]
     return (
         *condition(cell),
         done_of_all(runs),
         _shown(done, LOSS, std),
         interval(*mean_interval(done[LOSS.column]), LOSS.decimals),
         *(_shown(done, measure, std) for measure in MEASURES),
+        mean_spread([float(run.cv.mean()) for run in found], 4, std, len(done)),
+        _mean([float(run.violation.mean()) for run in found], number),
+        dead(found),
         _mean(done["training_seconds"], minutes),
         _mean(done["tokens_per_second"], whole),
         number(done["peak_memory_bytes"].max() / GB, 2),
@@ -119,7 +113,7 @@ def _shown(done: pd.DataFrame, measure: Measure, std: Std) -> str:
     return mean_spread(done[measure.column], measure.decimals, std, len(done))
 
 
-def _mean(values: pd.Series, shown: Callable[[float], str]) -> str:
+def _mean(values: npt.ArrayLike, shown: Callable[[float], str]) -> str:
     numbers = finite(values)
     return shown(float(numbers.mean())) if numbers.size else DASH
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from reports.environment import NOT_RECORDED, Environment, distinct
 from reports.frames import StudyData
-from reports.study import Study
+from reports.study import Study, Target
 from reports.tables import DASH, instant, number, whole
 
 Fact = tuple[str, str]
@@ -37,13 +37,15 @@ _PUBLISHED = (
 )
 
 
-def facts(data: StudyData, environment: Environment) -> tuple[Fact, ...]:
+def facts(data: StudyData, environment: Environment, target: Target) -> tuple[Fact, ...]:
     """The labelled lines of the banner, in the order in which a reader asks."""
     study = data.study
     return (
         ("Question", str(study.grid.get("question") or "none declared")),
         ("Design", _design(data)),
         ("Primary metric", _primary(study)),
+        *_target(study, target),
+        ("Declared before the runs", _declared(study)),
         ("Runs", _progress(data)),
         ("Corpus", _corpus(study)),
         ("Protocol", _PROTOCOLS.get(study.protocol, study.protocol)),
@@ -54,7 +56,7 @@ def facts(data: StudyData, environment: Environment) -> tuple[Fact, ...]:
         ("Code", _code(environment)),
         ("Packages", _packages(environment)),
         ("Exactness", _exactness(data, environment)),
-        ("Test split", _test_split(study)),
+        ("Test split", _test_split(data)),
         ("Database", f"{data.database_id}, newest record {instant(newest_record(data))}"),
     )
 
@@ -105,10 +107,29 @@ def _seeds(seeds: list[int]) -> str:
 
 def _primary(study: Study) -> str:
     unit = " (final held-out loss, nats per token; lower is better)" if study.primary == "val_loss" else ""
-    declared = study.primary in (study.grid.get("margins") or {})
-    kind = "declared with the study" if declared else "by default: 0.5 % of the perplexity"
-    margin = f"{study.margin:.4g} ({kind})" if study.margin is not None else "none"
-    return f"{study.primary}{unit}; margin of equivalence {margin}"
+    return f"{study.primary}{unit}; margin of equivalence {_margin(study.target())}"
+
+
+def _margin(target: Target) -> str:
+    return "none" if target.margin is None else f"{target.margin:.4g} ({target.origin})"
+
+
+def _target(study: Study, target: Target) -> tuple[Fact, ...]:
+    """What the command line put in the place of the declared target, said as such."""
+    if target == study.target():
+        return ()
+    return (("Compared here", f"{target.metric}, margin {_margin(target)}; asked for on the command line"),)
+
+
+def _declared(study: Study) -> str:
+    if study.imported_from is not None:
+        return "nothing that is known: the results were imported"
+    claims = study.claims
+    named = f"{len(claims)} claim{'s' * (len(claims) != 1)}" if claims else "no claims"
+    return (
+        f"factors, seeds, baseline, primary metric, margins and {named}, in the grid "
+        f"{study.grid.get('name') or NOT_RECORDED}, {instant(study.created_at)}; seeds may have been added"
+    )
 
 
 def _progress(data: StudyData) -> str:
@@ -239,12 +260,14 @@ def _not_finite(data: StudyData) -> list[str]:
     return lines + ([f"Not finite values in {len(by_job) - 10} more runs."] if len(by_job) > 10 else [])
 
 
-def _test_split(study: Study) -> str:
+def _test_split(data: StudyData) -> str:
+    study = data.study
     if study.imported_from is not None:
         return NOT_RECORDED
     if study.test_revealed_at is None:
         return "sealed: not read for this report"
-    return f"revealed {instant(study.test_revealed_at)}"
+    by = f" by {data.revealed_by}" if data.revealed_by else ""
+    return f"revealed {instant(study.test_revealed_at)}{by}"
 
 
 def _comma(values: Iterable[object]) -> str:

@@ -1,7 +1,7 @@
-"""Each condition against the baseline, paired by seed: what the differences are and what they carry.
+"""Paired contrasts in named families: what the differences are and what they carry.
 
-One family: all conditions against one baseline on the primary metric; Holm's correction is within it.
-The mathematics: reports/statistics.py.
+Which comparisons there are: reports/families.py. The mathematics: reports/statistics.py. Holm's correction
+is within a family; a table is a family.
 """
 
 from __future__ import annotations
@@ -9,121 +9,144 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
-from reports.aggregate import condition
+from reports.blocks import Blocks, blocks, usable
+from reports.families import (
+    MAX_TESTS,
+    Comparison,
+    Family,
+    against_baseline,
+    baseline_cell,
+    factor_families,
+)
 from reports.frames import StudyData
-from reports.statistics import Contrast, Verdict, equivalence, holm, paired_contrast, verdict
-from reports.study import Cell
-from reports.tables import DASH, Section, Table, interval, number, probability
+from reports.measures import measure
+from reports.statistics import Contrast, Verdict, equivalence, holm, verdict
+from reports.study import Target
+from reports.tables import DASH, Section, Table, interval, number, probability, signed
 
-HEADING = "Paired contrasts against the baseline"
-_DECIMALS = 4
+HEADING = "Paired contrasts"
+BASELINE_ROWS = 200
+"""A longer family against the baseline is cut there, and says so."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One condition against the baseline: the contrast, its p within the family, and the word for it."""
+class Tested:
+    """One comparison: its contrast, its p within the family, and the word for it."""
 
-    cell: Cell
+    comparison: Comparison
     contrast: Contrast
     holm_p: float
     equivalence_p: float
     verdict: Verdict
 
 
-def baseline_cell(data: StudyData) -> tuple[Cell, str]:
-    """The condition that the grid names as baseline, else its first one with a remark that says so."""
-    declared = dict(data.study.grid.get("baseline") or {})
-    named = [cell for cell in data.cells if declared.items() <= data.study.values(cell).items()]
-    if declared and len(named) == 1:
-        return named[0], ""
-    reason = "the one declared is not one condition" if declared else "none was declared"
-    return data.cells[0], f" ({reason}: this is the first of the grid)"
+@dataclass(frozen=True)
+class TestedFamily:
+    """A family with its results, in the family's order."""
+
+    family: Family
+    tested: tuple[Tested, ...]
+    metric: str
 
 
-def compare(data: StudyData, baseline: Cell) -> list[Comparison]:
-    """Every other condition against the baseline on the primary metric, as one family."""
-    cells = [cell for cell in data.cells if cell != baseline]
-    pairs = [_paired(data, cell, baseline) for cell in cells]
-    contrasts = [paired_contrast(pair["treated"], pair["baseline"]) for pair in pairs]
-    margin = data.study.margin or math.nan
-    same = [equivalence(pair["treated"], pair["baseline"], margin) for pair in pairs]
-    adjusted = holm([contrast.p for contrast in contrasts])
-    return [
-        Comparison(cell, contrast, float(p), q, verdict("differs", contrast, float(p), q))
-        for cell, contrast, p, q in zip(cells, contrasts, adjusted, same, strict=True)
-    ]
+def tested_families(data: StudyData, target: Target) -> list[TestedFamily]:
+    """Every family of the study on one metric; empty where there is nothing to compare."""
+    if not usable(data, target.metric) or len(data.cells) < 2:
+        return []
+    matrix = blocks(data, target.metric)
+    baseline, _ = baseline_cell(data)
+    families = [against_baseline(data, baseline), *factor_families(data.study, baseline)]
+    return [TestedFamily(family, test(family, matrix, target.margin), target.metric) for family in families]
 
 
-def contrasts(data: StudyData) -> Section:
-    """The family's table, or a sentence on why there is none."""
-    primary = data.study.primary
-    if primary not in data.runs or not pd.api.types.is_float_dtype(data.runs[primary]):
-        return Section(HEADING, (f"The primary metric {primary} is not among the recorded results.",))
-    if len(data.cells) < 2:
+def test(family: Family, matrix: Blocks, margin: float | None) -> tuple[Tested, ...]:
+    """Compute a family: paired t tests, Holm within it, and the TOST of each against ±margin."""
+    found = [matrix.contrast(comparison.weights) for comparison in family.comparisons]
+    adjusted = holm([contrast.p for contrast in found])
+    same = [equivalence(contrast, margin or math.nan) for contrast in found]
+    return tuple(
+        Tested(comparison, contrast, float(p), q, verdict("differs", contrast, float(p), q))
+        for comparison, contrast, p, q in zip(family.comparisons, found, adjusted, same, strict=True)
+    )
+
+
+def contrasts(data: StudyData, target: Target, families: list[TestedFamily]) -> Section:
+    """A table a family, or a sentence on why there is none."""
+    metric = measure(target.metric)
+    if not usable(data, target.metric):
+        return Section(HEADING, (f"The metric {target.metric} is not among the recorded results.",))
+    if not families:
         return Section(HEADING, ("One condition: there is nothing to compare.",))
     baseline, remark = baseline_cell(data)
-    comparisons = compare(data, baseline)
-    columns = (
-        *data.study.factors,
-        *("n", "Difference", "sd of differences", "95 % interval", "t p", "Holm p", "TOST p", "Differs?"),
+    unit = f", {metric.unit}" if metric.unit else ""
+    text = (
+        f"Baseline: {data.study.label(baseline)}{remark}. "
+        f"Difference: first - second in {target.metric}{unit}, paired by seed.",
     )
+    shown = [family for family in families if not family.family.skipped]
+    hidden = [f"{f.family.name}: {f.family.skipped} tests" for f in families if f.family.skipped]
+    notes = [f"Not shown, for more than {MAX_TESTS} tests: {'; '.join(hidden)}."] if hidden else []
     return Section(
         HEADING,
-        (f"Baseline: {data.study.label(baseline)}{remark}. Difference: condition - baseline in {primary}.",),
-        (Table(columns, tuple(_row(comparison) for comparison in comparisons)),),
-        _notes(data, comparisons),
+        text,
+        tuple(_table(family, target) for family in shown),
+        (*notes, *_notes(target), *_flat(families)),
     )
 
 
-def _paired(data: StudyData, cell: Cell, baseline: Cell) -> pd.DataFrame:
-    """Primary metric of both conditions by seed: columns treated, baseline; lone seeds drop out."""
-    treated, other = (_by_seed(data, c) for c in (cell, baseline))
-    return pd.concat({"treated": treated, "baseline": other}, axis=1, join="inner").astype(float)
+def _table(family: TestedFamily, target: Target) -> Table:
+    share = ("% of PPL",) if target.metric == "val_loss" else ()
+    columns = (
+        *("Contrast", "n", "Difference", *share, "sd of differences"),
+        *("95 % interval", "t p", "Holm p", "TOST p", "Differs?"),
+    )
+    rows = tuple(_row(tested, target) for tested in family.tested[:BASELINE_ROWS])
+    cut = len(family.tested) - len(rows)
+    heading = family.family.name + (f" (and {cut} more)" if cut else "")
+    return Table(columns, rows, "l" + "r" * (len(columns) - 2) + "l", heading)
 
 
-def _by_seed(data: StudyData, cell: Cell) -> pd.Series:
-    runs = data.by_cell[cell]
-    done = runs[runs["status"] == "done"].set_index("seed")
-    # Two runs of one seed in one condition (another configuration) make no pair: which one would it be?
-    return done.loc[~done.index.duplicated(keep=False), data.study.primary].sort_index()
-
-
-def _row(comparison: Comparison) -> tuple[str, ...]:
-    contrast = comparison.contrast
+def _row(tested: Tested, target: Target) -> tuple[str, ...]:
+    contrast, decimals = tested.contrast, measure(target.metric).decimals
+    share = (percent_of_perplexity(contrast.difference),) if target.metric == "val_loss" else ()
     return (
-        *condition(comparison.cell),
+        tested.comparison.label,
         str(contrast.n),
-        _signed(contrast.difference),
-        number(contrast.sd, _DECIMALS),
-        interval(contrast.low, contrast.high, _DECIMALS),
+        signed(contrast.difference, decimals),
+        *share,
+        number(contrast.sd, decimals),
+        interval(contrast.low, contrast.high, decimals),
         probability(contrast.p),
-        probability(comparison.holm_p),
-        probability(comparison.equivalence_p),
-        comparison.verdict,
+        probability(tested.holm_p),
+        probability(tested.equivalence_p),
+        tested.verdict,
     )
 
 
-def _signed(value: float) -> str:
-    text = number(value, _DECIMALS)
-    return text if text == DASH or text.startswith("-") else f"+{text}"
+def percent_of_perplexity(nats: float) -> str:
+    """A difference of losses as a change of the perplexity, exp(nats) - 1, in percent."""
+    return DASH if math.isnan(nats) else signed(100 * math.expm1(nats), 2)
 
 
-def _notes(data: StudyData, comparisons: list[Comparison]) -> tuple[str, ...]:
-    tested = sum(not math.isnan(comparison.contrast.p) for comparison in comparisons)
-    margin = data.study.margin
-    within = "no margin was declared" if margin is None else f"within ±{margin:.4g}"
-    notes = [
-        "Differences are paired by seed; n counts the seeds that both conditions have finished. sd is the "
-        "sample standard deviation of the differences, the interval Student's t, whatever --std says.",
-        f"Holm p: corrected for the {tested} tests of this table. TOST p: two one-sided tests for "
-        f"equivalence ({within}), not corrected.",
+def _notes(target: Target) -> tuple[str, ...]:
+    within = "no margin was declared" if target.margin is None else f"±{target.margin:.4g}, {target.origin}"
+    return (
+        "n counts the seeds that have every condition in the contrast. sd is the sample standard deviation "
+        "of the seeds' differences, the interval Student's t, whatever --std says. No bootstrap interval "
+        "below n = 20, no Wilcoxon test: with few seeds neither can say more.",
+        "Holm p: corrected for the tests of its own table, which is one family. TOST p: two one-sided tests "
+        f"for equivalence ({within}), not corrected.",
         "Differs? is SUPPORTED (Holm p below .05 and the interval excludes 0), EQUIVALENT (TOST p below "
-        ".05), INCONCLUSIVE (neither), or NOT TESTED (fewer than 2 pairs, or differences that do not vary).",
+        ".05), INCONCLUSIVE (neither), or NOT TESTED (fewer than 2 seeds, or differences that do not vary).",
+    )
+
+
+def _flat(families: list[TestedFamily]) -> list[str]:
+    flat = [
+        tested.comparison.label
+        for family in families[:1]
+        for tested in family.tested
+        if tested.contrast.n >= 2 and math.isnan(tested.contrast.p)
     ]
-    flat = [c for c in comparisons if c.contrast.n >= 2 and math.isnan(c.contrast.p)]
-    if flat:
-        named = "; ".join(data.study.label(c.cell) for c in flat)
-        notes.append(f"The same difference in every seed, so that no test is possible: {named}.")
-    return tuple(notes)
+    named = "; ".join(flat[:10]) + (f"; and {len(flat) - 10} more" if len(flat) > 10 else "")
+    return [f"The same difference in every seed, so that no test is possible: {named}."] if flat else []

@@ -6,31 +6,43 @@ no clock in it. Sections come from the modules beside it; markdown from reports/
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from reports import aggregate, banner, behaviour, contrasts
-from reports.environment import observe
+from reports import aggregate, banner, behaviour, contrasts, costs, heldout
+from reports.blocks import usable
+from reports.claims import Judged, findings, judge
+from reports.contrasts import TestedFamily, tested_families
+from reports.environment import Environment, observe
+from reports.families import baseline_cell
 from reports.frames import StudyData, choose_study, load
-from reports.statistics import Std
-from reports.study import Study
-from reports.tables import DASH, Section, Table, escape, markdown_section, plain, whole
+from reports.load import RunLoad, run_loads
+from reports.load import load as load_by_layer
+from reports.measures import measured
+from reports.planning import power
+from reports.statistics import Std, finite
+from reports.study import Study, Target
+from reports.tables import Picture, Section, escape, markdown_section, plain
+from reports.units import UnknownOption, parse_difference
+from reports.variance import variance
+
+Drawn = Callable[[StudyData, Target, list[TestedFamily], dict[int, RunLoad]], dict[str, tuple[Picture, ...]]]
+"""What adds pictures to the sections, by heading: reports/figures.py."""
 
 DEFAULT_DB = "jobs.db"
 """Where the command line looks when --db is not given."""
-_MISSING_SHOWN = 30
 _METHOD_HERE = (
     "Seeds are blocks: the conditions of one seed share initialisation, data order and dropout draws, so "
     "that differences are taken within a seed. Whether the ± of two conditions overlap says nothing.",
     "Expert usage CV is the population sd / mean of the experts' token counts, summed over layers.",
     "Aux loss is the load-balancing loss as added to the training loss, 0 where its weight is 0; the "
     "unweighted one stands under training stability.",
-    "The test split is scored in the final pass and stored sealed: no number here was chosen by it.",
+    "The test split is scored in the final pass and stored sealed; it is read only after `cli.py test`.",
 )
 _METHOD_ELSEWHERE = (
     "Seeds are blocks: differences are taken within a seed. What else the runs of one seed shared is not "
@@ -39,10 +51,25 @@ _METHOD_ELSEWHERE = (
 )
 
 
-class UnknownOption(Exception):
-    """An option's value that does not exist; the message names those that do."""
+class NotUniform(Exception):
+    """--strict, and the study is mixed or not exact; the message says in what."""
 
     exit_code = 65
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the reader asked for; all of it stands in the command that makes the report again."""
+
+    std: Std = "sample"
+    metric: str | None = None
+    """Compared instead of the primary metric."""
+    margin: str | None = None
+    """Of equivalence, with its unit, instead of the declared one."""
+    strict: bool = False
+    format: str = "markdown"
+    output: str | None = None
+    db: str = DEFAULT_DB
 
 
 @dataclass(frozen=True)
@@ -54,22 +81,29 @@ class Report:
     facts: tuple[banner.Fact, ...]
     sections: tuple[Section, ...]
     command: str
+    judged: tuple[Judged, ...] = ()
+    families: tuple[TestedFamily, ...] = ()
 
 
 def render(
-    connection: sa.Connection, study: str | None = None, std: str = "sample", *, db: str = DEFAULT_DB
+    connection: sa.Connection,
+    study: str | None = None,
+    std: str = "sample",
+    *,
+    metric: str | None = None,
+    margin: str | None = None,
+    strict: bool = False,
+    db: str = DEFAULT_DB,
 ) -> str:
-    """The report of a study (default: the newest) as markdown.
-
-    `std` is what ± shows, sample or population; `db` is what --db was, for the command that repeats this.
+    """The report of a study (default: the newest) as markdown, without figures.
 
     Raises:
         NoSuchStudy: there is none of that name, or none at all.
-        UnknownOption: `std` is neither.
+        UnknownOption: an option's value does not exist.
+        NotUniform: `strict`, and what made the results is not one thing.
     """
-    kind = check_std(std)
-    chosen, _ = choose_study(connection, study)
-    return markdown(compose(load(connection, chosen), kind, db))
+    options = Options(check_std(std), metric, margin, strict, db=db)
+    return markdown(compose(load(connection, choose_study(connection, study)[0]), options))
 
 
 def summary(connection: sa.Connection, study: str | None = None) -> str:
@@ -94,72 +128,112 @@ def check_std(std: str) -> Std:
     raise UnknownOption(f"--std {std}: no such standard deviation; choose sample or population")
 
 
-def compose(data: StudyData, std: Std, db: str = DEFAULT_DB) -> Report:
-    """Everything that the report says, in its order."""
-    environment = observe(data)
+def compose(data: StudyData, options: Options, draw: Drawn | None = None) -> Report:
+    """Everything that the report says, in its order; `draw` adds pictures to each section, by its heading.
+
+    Raises:
+        UnknownOption: the metric or margin asked for does not exist.
+        NotUniform: `strict`, and what made the results is not one thing.
+    """
+    environment, target = observe(data), choose_target(data, options)
+    if options.strict:
+        _require_uniform(data, environment)
+    sections: tuple[Section, ...] = (Section("Results", ("The study has no runs.",)),)
+    judged = judge(data)
+    families, loads = tested_families(data, target), run_loads(data)
+    if len(data.runs):
+        sections = _sections(data, options.std, target, families, judged, loads)
+    if draw is not None:
+        pictures = draw(data, target, families, loads)
+        sections = tuple(replace(s, pictures=pictures.get(s.heading, ())) for s in sections)
     return Report(
         title=f"Study {data.study.name}" + (f": {title}" if (title := data.study.grid.get("title")) else ""),
         warnings=banner.warnings(data, environment),
-        facts=banner.facts(data, environment),
-        sections=(
-            *_missing(data),
-            *(_tables(data, std) if len(data.runs) else (Section("Results", ("The study has no runs.",)),)),
-            _method(data.study, std),
-        ),
-        command=_command(data, std, db),
+        facts=banner.facts(data, environment, target),
+        sections=(*sections, _method(data.study, options.std)),
+        command=_command(data, options),
+        judged=tuple(judged),
+        families=tuple(families),
     )
 
 
-def markdown(report: Report) -> str:
-    """The report as GitHub-flavoured markdown; whatever came from the database is shown as text."""
+def choose_target(data: StudyData, options: Options) -> Target:
+    """What the comparisons are about, as asked for.
+
+    Raises:
+        UnknownOption: a metric that is not among the results, or a margin that cannot be read.
+    """
+    study = data.study
+    if options.metric is not None and not usable(data, options.metric):
+        known = ", ".join(measured(data.runs))
+        raise UnknownOption(
+            f"--metric {options.metric}: not among the recorded results; choose one of {known}"
+        )
+    margin = None
+    if options.margin is not None:
+        name = options.metric or study.primary
+        margin = parse_difference("--margin", options.margin, name, baseline_perplexity(data))
+    return study.target(options.metric, margin)
+
+
+def baseline_perplexity(data: StudyData) -> float:
+    """The mean perplexity of the baseline's finished runs, NaN where there are none."""
+    if not data.cells:
+        return math.nan
+    values = finite(data.by_cell[baseline_cell(data)[0]]["val_perplexity"])
+    return float(values.mean()) if values.size else math.nan
+
+
+def _require_uniform(data: StudyData, environment: Environment) -> None:
+    reasons = list(environment.mixed)
+    if data.study.imported_from is None and (loose := int((data.done["exact"] == 0).sum())):
+        reasons.append(f"{loose} results are not exact")
+    if reasons:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise NotUniform(
+            f"study {data.study.name}: not uniform: {plain(reasons[0])}{more}; "
+            "the report without --strict shows all of it"
+        )
+
+
+def markdown(report: Report, folder: str | None = None) -> str:
+    """The report as GitHub-flavoured markdown; whatever came from the database is shown as text.
+
+    Pictures are mentioned where `folder` says where they lie.
+    """
     fence = "`" * (2 + max(map(len, re.findall(r"`+", report.command)), default=1))
     blocks = [f"# {escape(report.title)}"]
     blocks += [f"> **Note:** {escape(warning)}" for warning in report.warnings]
     blocks.append("\n".join(f"- **{escape(label)}:** {escape(text)}" for label, text in report.facts))
-    blocks += [markdown_section(section) for section in report.sections]
+    blocks += [markdown_section(section, folder) for section in report.sections]
     blocks.append(f"## This report again\n\n{fence}bash\n{plain(report.command)}\n{fence}")
     return "\n\n".join(blocks) + "\n"
 
 
-def _tables(data: StudyData, std: Std) -> tuple[Section, ...]:
+def _sections(
+    data: StudyData,
+    std: Std,
+    target: Target,
+    families: list[TestedFamily],
+    judged: list[Judged],
+    loads: dict[int, RunLoad],
+) -> tuple[Section, ...]:
+    """From what was found to how it came about: the order in which a reviewer asks."""
     return (
-        aggregate.aggregate(data, std),
-        contrasts.contrasts(data),
+        findings(data, judged, families),
+        aggregate.aggregate(data, std, loads),
+        *costs.missing(data),
+        *heldout.held_out(data, std),
+        contrasts.contrasts(data, target, families),
+        variance(data, target, families),
+        power(families, target, data.study.name),
         behaviour.stability(data, std),
+        behaviour.routing(data, std),
+        load_by_layer(data, std, loads),
         aggregate.per_seed(data),
-        behaviour.load(data, std),
+        costs.timings(data),
+        costs.failures(data),
     )
-
-
-def _missing(data: StudyData) -> tuple[Section, ...]:
-    """The runs without a result, failed ones first, each with the cause of its last attempt that has one."""
-    runs = data.runs[data.runs["status"] != "done"]
-    if runs.empty:
-        return ()
-    told = data.last_causes
-    order = {status: rank for rank, status in enumerate(("failed", "cancelled", "running", "queued"))}
-    rows = [
-        (
-            *(str(run["job_id"]), data.study.label(run["cell"]), str(run["seed"])),
-            run["status"] + (" (held)" if run["held"] else ""),
-            *(str(run["attempt"]), f"{whole(run['progress_step'])} of {whole(run['total_steps'])}"),
-            *_cause(told.loc[run["job_id"]] if run["job_id"] in told.index else {}),
-        )
-        for run in sorted(runs.to_dict("records"), key=lambda run: (order[run["status"]], run["job_id"]))
-    ]
-    columns = ("Job", "Condition", "Seed", "Status", "Attempts", "Step", "Last cause", "Message")
-    more = len(rows) - _MISSING_SHOWN
-    return (
-        Section(
-            "Runs without a result",
-            tables=(Table(columns, tuple(rows[:_MISSING_SHOWN]), "rlrlrrll"),),
-            notes=(f"And {more} more.",) if more > 0 else (),
-        ),
-    )
-
-
-def _cause(attempt: Mapping[str, Any]) -> tuple[str, str]:
-    return attempt.get("cause") or DASH, attempt.get("message") or DASH
 
 
 def _method(study: Study, std: Std) -> Section:
@@ -178,7 +252,14 @@ def _method(study: Study, std: Std) -> Section:
     )
 
 
-def _command(data: StudyData, std: Std, db: str) -> str:
-    words = ["report", "--study", data.study.name, "--std", std]
-    words += ["--db", db] if db != DEFAULT_DB else []
-    return f"python cli.py {shlex.join(words)} > experiment_results.md"
+def _command(data: StudyData, options: Options) -> str:
+    words = ["report", "--study", data.study.name, "--std", options.std]
+    words += ["--metric", options.metric] if options.metric is not None else []
+    words += ["--margin", options.margin] if options.margin is not None else []
+    words += ["--strict"] if options.strict else []
+    words += ["--format", options.format] if options.format != "markdown" else []
+    words += ["--output", options.output] if options.output is not None else []
+    words += ["--db", options.db] if options.db != DEFAULT_DB else []
+    suffix = {"markdown": "md"}.get(options.format, options.format)
+    to = "" if options.output is not None else f" > experiment_results.{suffix}"
+    return f"python cli.py {shlex.join(words)}{to}"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Std = Literal["sample", "population"]
-Claim = Literal["less", "greater", "differs"]
+Kind = Literal["less", "greater", "differs", "equivalent", "not_worse"]
 Verdict = Literal["SUPPORTED", "CONTRADICTED", "EQUIVALENT", "INCONCLUSIVE", "NOT TESTED"]
 Array = npt.NDArray[np.float64]
 
@@ -75,34 +75,73 @@ def paired_contrast(
 ) -> Contrast:
     """Compare two conditions, paired by seed. Shapes: (S,) and (S,), the same seeds in the same order.
 
-    A pair with a value missing or not finite is dropped. Two pairs are needed for an interval, and the
-    differences must vary: without spread the t statistic is undefined, not infinite.
+    A pair with a value missing or not finite is dropped.
     """
-    differences, size = _paired(treated, baseline)
+    first, second = np.asarray(treated, dtype=float), np.asarray(baseline, dtype=float)
+    if first.shape != second.shape:
+        raise ValueError(f"pairs: {first.size} and {second.size} values; give both the same seeds in order")
+    return weighted_contrast(np.stack([first, second], axis=-1), [1.0, -1.0], confidence)
+
+
+def weighted_contrast(
+    values: npt.ArrayLike, weights: npt.ArrayLike, confidence: float = CONFIDENCE
+) -> Contrast:
+    """A weighted sum of conditions within each seed, over seeds. Shapes: (S, C) and (C,).
+
+    Weights 1 and -1 make a paired difference, averages of them a contrast of factor levels, differences of
+    differences an interaction. A seed that lacks a finite value is dropped. Two seeds are needed for an
+    interval, and the sums must vary: without spread the t statistic is undefined, not infinite.
+    """
+    blocks = np.asarray(values, dtype=float)
+    blocks = blocks[np.isfinite(blocks).all(axis=1)]
+    differences = blocks @ np.asarray(weights, dtype=float)
     n = differences.size
     mean = float(differences.mean()) if n else math.nan
-    if n < 2 or not _varies(differences, size):
-        return Contrast(n, mean, spread(differences, "sample"), math.nan, math.nan, math.nan)
     sd = spread(differences, "sample")
+    if n < 2 or not _varies(differences, blocks):
+        return Contrast(n, mean, sd, math.nan, math.nan, math.nan)
     low, high = _t_interval(mean, sd, n, confidence)
     p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
     return Contrast(n, mean, sd, low, high, float(p))
 
 
-def equivalence(treated: npt.ArrayLike, baseline: npt.ArrayLike, margin: float) -> float:
-    """The p of two one-sided paired t tests against ±margin (TOST; Schuirmann 1987). Shapes: (S,), (S,).
+def one_sided(contrast: Contrast, bound: float) -> tuple[float, float]:
+    """The p of two one-sided paired t tests: for a difference below `bound`, and for one above it.
 
-    NaN below two complete pairs, without spread, or without a positive margin.
+    NaN where the contrast could not be tested, or without a bound.
     """
-    differences, size = _paired(treated, baseline)
-    n = differences.size
-    if n < 2 or not _varies(differences, size) or not margin > 0:
+    if math.isnan(contrast.p) or math.isnan(bound):
+        return math.nan, math.nan
+    t = (contrast.difference - bound) / (contrast.sd / math.sqrt(contrast.n))
+    return float(stats.t.cdf(t, contrast.n - 1)), float(stats.t.sf(t, contrast.n - 1))
+
+
+def equivalence(contrast: Contrast, margin: float) -> float:
+    """The p of two one-sided paired t tests against ±margin (TOST; Schuirmann 1987).
+
+    NaN where the contrast could not be tested, or without a positive margin.
+    """
+    if not margin > 0:
         return math.nan
-    error = spread(differences, "sample") / math.sqrt(n)
-    mean = float(differences.mean())
-    above_low = stats.t.sf((mean + margin) / error, n - 1)
-    below_high = stats.t.cdf((mean - margin) / error, n - 1)
-    return float(max(above_low, below_high))
+    return max(one_sided(contrast, -margin)[1], one_sided(contrast, margin)[0])
+
+
+def claim_p(
+    kind: Kind, contrast: Contrast, margin: float, higher_is_better: bool = False
+) -> tuple[float, float]:
+    """The p for a claim and the p for its opposite, before any correction.
+
+    less, greater: the two-sided t test for both, the interval tells the direction. equivalent: TOST; its
+    opposite is a difference beyond the margin, on either side (two-sided: twice the smaller p). not_worse:
+    one-sided against the margin, on the side that is worse; its opposite is worse by more than the margin.
+    """
+    if kind == "equivalent":
+        beyond = 2 * min(one_sided(contrast, margin)[1], one_sided(contrast, -margin)[0])
+        return equivalence(contrast, margin), min(beyond, 1.0)
+    if kind == "not_worse":
+        below, above = one_sided(contrast, -margin if higher_is_better else margin)
+        return (above, below) if higher_is_better else (below, above)
+    return contrast.p, contrast.p
 
 
 def holm(p_values: npt.ArrayLike) -> Array:
@@ -120,26 +159,24 @@ def holm(p_values: npt.ArrayLike) -> Array:
     return adjusted
 
 
-def verdict(claim: Claim, contrast: Contrast, holm_p: float, equivalence_p: float = math.nan) -> Verdict:
+def verdict(
+    kind: Kind, contrast: Contrast, holm_p: float, equivalence_p: float = math.nan, opposite_p: float = 1.0
+) -> Verdict:
     """The one word for a claim about (treated - baseline): the only words that prose may use.
 
-    `differs` has no direction, so nothing but an equivalence speaks against it.
+    `holm_p` and `opposite_p` are the corrected p of `claim_p`; `equivalence_p` is the TOST's, for less,
+    greater and differs. `differs` has no direction, so nothing but an equivalence speaks against it.
     """
-    if contrast.n < 2 or math.isnan(contrast.p):
+    if contrast.n < 2 or math.isnan(contrast.p) or math.isnan(holm_p):
         return "NOT TESTED"
+    if kind in ("equivalent", "not_worse"):
+        if holm_p < ALPHA:
+            return "EQUIVALENT" if kind == "equivalent" else "SUPPORTED"
+        return "CONTRADICTED" if opposite_p < ALPHA else "INCONCLUSIVE"
     if holm_p < ALPHA and not contrast.low <= 0 <= contrast.high:
         wanted = {"less": contrast.difference < 0, "greater": contrast.difference > 0, "differs": True}
-        return "SUPPORTED" if wanted[claim] else "CONTRADICTED"
+        return "SUPPORTED" if wanted[kind] else "CONTRADICTED"
     return "EQUIVALENT" if equivalence_p < ALPHA else "INCONCLUSIVE"
-
-
-def _paired(treated: npt.ArrayLike, baseline: npt.ArrayLike) -> tuple[Array, Array]:
-    # Differences of the complete pairs, and the values they came from, which set the size of rounding.
-    first, second = np.asarray(treated, dtype=float), np.asarray(baseline, dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs: {first.size} and {second.size} values; give both the same seeds in order")
-    complete = np.isfinite(first) & np.isfinite(second)
-    return first[complete] - second[complete], np.concatenate([first[complete], second[complete]])
 
 
 def _varies(values: Array, size: Array) -> bool:

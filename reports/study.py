@@ -10,10 +10,22 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 Cell = tuple[Any, ...]
 """The factors' values of a condition, in the grid's order."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the comparisons are about: a metric, and the margin within which differences count as none."""
+
+    metric: str
+    margin: float | None
+    """In the metric's unit; None where none was declared."""
+    origin: str
+    """Who set the margin: `declared with the study`, by default, or the command line."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,21 @@ class Study:
         return str(self.grid.get("primary") or "val_loss")
 
     @property
-    def margin(self) -> float | None:
-        """Differences of the primary metric below it count as none; ln 1.005 on the loss if not declared."""
-        declared = (self.grid.get("margins") or {}).get(self.primary)
+    def claims(self) -> list[dict[str, Any]]:
+        """What was expected, as the grid declared it before the first run."""
+        return list(self.grid.get("claims") or [])
+
+    def target(self, metric: str | None = None, margin: float | None = None) -> Target:
+        """The primary metric with its declared margin, or what the command line put in their place."""
+        name = metric or self.primary
+        if margin is not None:
+            return Target(name, margin, "given on the command line, not declared")
+        declared = (self.grid.get("margins") or {}).get(name)
         if declared is not None:
-            return float(declared)
-        return math.log(1.005) if self.primary == "val_loss" else None  # 0.5 % of the perplexity
+            return Target(name, float(declared), "declared with the study")
+        if name == "val_loss":
+            return Target(name, math.log(1.005), "by default: 0.5 % of the perplexity")
+        return Target(name, None, "none was declared")
 
     @property
     def seeds(self) -> list[int]:
@@ -62,8 +83,13 @@ class Study:
 
     def cells(self) -> list[Cell]:
         """Every condition of the grid, the first factor outermost."""
+        return [cell for cell, _ in self.conditions]
+
+    @cached_property
+    def conditions(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """Every condition of the grid with its factors' values."""
         levels = [[_hashable(level) for level in levels] for levels in self.factors.values()]
-        return list(itertools.product(*levels))
+        return [(cell, self.values(cell)) for cell in itertools.product(*levels)]
 
     def label(self, cell: Cell) -> str:
         """`noise_std=0.0, load_balancing_weight=0.01`."""

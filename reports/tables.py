@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
+import pandas as pd
 
 from reports.statistics import Std, finite, spread
+from reports.study import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DASH = "–"
 _TURNS_TEXT_AROUND = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -35,13 +41,25 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure that can be drawn: its file's name, what it shows, and what its bars and bands are."""
+
+    name: str
+    alt: str
+    """What a reader who cannot see it must know."""
+    caption: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, tables, and notes under them."""
+    """A heading, paragraphs, tables, notes under them, and pictures."""
 
     heading: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 def plain(value: object) -> str:
@@ -71,12 +89,19 @@ def markdown_table(table: Table) -> str:
     return "\n".join(lines)
 
 
-def markdown_section(section: Section) -> str:
-    """The section as markdown: ## heading, paragraphs, tables, notes as a list."""
+def markdown_section(section: Section, folder: str | None = None) -> str:
+    """The section as markdown: ## heading, paragraphs, tables, notes as a list, pictures from `folder`.
+
+    Without a folder there is nowhere to keep pictures, and none is mentioned.
+    """
     parts = [f"## {escape(section.heading)}", *map(escape, section.text)]
     parts += [markdown_table(table) for table in section.tables]
     if section.notes:
         parts.append("\n".join(f"- {escape(note)}" for note in section.notes))
+    if folder is not None:
+        for picture in section.pictures:
+            parts.append(f"![{escape(picture.alt)}]({folder}/{picture.name}.png)")
+            parts.append(f"Figure ([SVG]({folder}/{picture.name}.svg)). {escape(picture.caption)}")
     return "\n\n".join(parts)
 
 
@@ -94,6 +119,22 @@ def number(value: Any, decimals: int = 4) -> str:
         return f"{value:.4g}"
     text = f"{value:.{decimals}f}"
     return text.removeprefix("-") if float(text) == 0 else text  # -0.00 says nothing
+
+
+def done_of_all(runs: pd.DataFrame) -> str:
+    """`2/3`: finished runs of all runs."""
+    return f"{int((runs['status'] == 'done').sum())}/{len(runs)}"
+
+
+def condition(cell: Cell) -> tuple[str, ...]:
+    """The factors' values as table cells."""
+    return tuple(str(value) for value in cell)
+
+
+def signed(value: Any, decimals: int = 4) -> str:
+    """A difference: a number that shows its sign."""
+    text = number(value, decimals)
+    return text if text == DASH or text.startswith("-") else f"+{text}"
 
 
 def whole(value: Any) -> str:

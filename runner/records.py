@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.events import Checkpointed, Measured, Resumed
+from model.events import Checkpointed, Measured, NotSaved, Resumed
 from runner import attempts as attempt_log
 from runner.jobs import Claim, fence
 from runner.schema import attempts, checkpoints, expert_counts, metrics
@@ -94,6 +94,15 @@ def checkpointed(connection: sa.Connection, claimed: Claim, event: Checkpointed,
         )
     )
     return _forget(connection, claimed.job_id, keep=CHECKPOINTS_KEPT)
+
+
+def not_saved(connection: sa.Connection, claimed: Claim, event: NotSaved) -> None:
+    """Note that a checkpoint could not be written; the job goes on, and is not blamed."""
+    fence(connection, claimed, progress_step=event.step)
+    detail = {"step": event.step, "reason": event.reason}
+    attempt_log.note(
+        connection, "checkpoint not saved", claimed.job_id, claimed.attempt, claimed.owner, detail
+    )
 
 
 def forget_checkpoints(connection: sa.Connection, job_id: int) -> list[str]:

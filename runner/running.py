@@ -20,6 +20,7 @@ from model.events import (
     Event,
     Finished,
     Measured,
+    NotSaved,
     Phase,
     Progressed,
     Request,
@@ -140,6 +141,8 @@ class RunningJob:
             if isinstance(event, Resumed):
                 self.step = event.step
                 self.display.resumed(self.claimed, event)
+            elif isinstance(event, NotSaved):
+                self.display.note(f"{self.claimed.label}: checkpoint not saved: {event.reason}")
 
     def ask(self, request: Request) -> None:
         """Pass a request to the trainer, once; a later cancel overrides an earlier stop."""
@@ -207,6 +210,8 @@ class RunningJob:
                 records.rewind(connection, self.claimed, event)
             elif isinstance(event, Measured):
                 records.record(connection, self.claimed, event)
+            elif isinstance(event, NotSaved):
+                records.not_saved(connection, self.claimed, event)
             elif isinstance(event, Checkpointed):
                 path = str(Path(event.path).relative_to(self.runs))
                 superfluous += records.checkpointed(connection, self.claimed, event, path)

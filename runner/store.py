@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from model.config import ConfigError
 from runner.schema import HEAD, meta
 
 T = TypeVar("T")
@@ -226,6 +227,30 @@ def upgrade_store(db: str) -> tuple[str, str]:
     finally:
         reader.dispose()
         engine.dispose()
+
+
+def backup_store(db: str, target: Path) -> None:
+    """Copy the database to a new file, as it stands at one moment, while others go on writing.
+
+    Raises:
+        StoreUnreachable: there is none, or the copy cannot be written.
+        ConfigError: the target exists; a backup never overwrites.
+    """
+    if target.exists():
+        raise ConfigError(f"{target}: exists already; name a new file")
+    store = open_store(db)
+    beside = target.with_name(target.name + ".part")
+    try:
+        copy = sqlite_driver().connect(str(beside))
+        with store.read() as connection:
+            connection.connection.driver_connection.backup(copy)  # type: ignore[union-attr]
+        copy.close()
+        os.rename(beside, target)
+    except (sqlite_driver().Error, OSError) as error:
+        beside.unlink(missing_ok=True)
+        raise StoreUnreachable(f"{target}: cannot be written ({error}); choose another place") from error
+    finally:
+        store.close()
 
 
 def database_path(db: str) -> Path:

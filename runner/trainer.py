@@ -94,7 +94,7 @@ class Trainer:
         try:
             self._run(message)
         except BaseException as error:
-            cause, text = cause_of(error)
+            cause, text = cause_of(error, self._device)
             traceback.print_exc()
             sys.stdout.flush()
             self._send(event="failed", cause=cause, message=text, traceback=traceback.format_exc())
@@ -147,10 +147,11 @@ def driver_version() -> str | None:
         return None
 
 
-def cause_of(error: BaseException) -> tuple[str, str]:
+def cause_of(error: BaseException, device: str) -> tuple[str, str]:
     """(cause, one line) of what ended a job; the causes are runner.schema.CAUSES."""
     import torch
 
+    from model.memory import peak_memory_bytes
     from model.training import Diverged
 
     line = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -159,7 +160,9 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, Diverged):
         return "diverged", str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return "oom", f"{line}; lower train.batch_size (with a larger train.accumulate) or use another device"
+        peak = peak_memory_bytes(torch.device(device)) / 1e9
+        remedy = "lower train.batch_size (with a larger train.accumulate) or use another device"
+        return "oom", f"{line}; peak {peak:.2f} GB on {device}; {remedy}"
     if "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError":
         return "device", line
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):

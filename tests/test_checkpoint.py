@@ -239,6 +239,7 @@ def test_what_does_not_fit_the_run_is_refused(written: Path, tmp_path: Path) -> 
 
     cases = [
         (drop("model.norm.weight"), "tensor model.norm.weight is missing"),
+        (drop("stream.dropout.cpu"), "the dropout stream's state is missing"),
         (drop("series"), "the series does not have a row for each update"),
         (
             put("model.norm.weight", torch.zeros(17)),

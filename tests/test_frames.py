@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from reports import frames
+from reports import frames, series
 from reports.study import Study
 from runner import schema
 from tests import report_fixtures as made
@@ -83,7 +83,7 @@ def test_runs_of_another_study_stay_out(connection: sa.Connection) -> None:
     study = chosen(connection, "two")
     assert len(frames.runs(connection, study)) == 1
     assert len(frames.attempts(connection, study)) == 1
-    assert set(frames.expert_counts(connection, study)["job_id"]) == {19}
+    assert set(series.expert_counts(connection, study)["job_id"]) == {19}
 
 
 def test_a_study_without_jobs_has_empty_frames(connection: sa.Connection) -> None:
@@ -125,11 +125,11 @@ def test_metrics_are_series_with_their_infinities(connection: sa.Connection) -> 
     for step, value, mark in ((8, None, "inf"), (4, 5.5, None), (12, None, "nan"), (16, None, "-inf")):
         made.add_metric(connection, job, "loss", value, step=step, split="train", nonfinite=mark)
     made.add_metric(connection, job, "aux_loss", 0.1, step=4, split="train")
-    series = frames.metrics(connection, chosen(connection), ["loss"])
-    assert list(series["step"]) == [4, 8, 12, 16]
-    assert list(series["value"][:2]) == [5.5, math.inf]
-    assert math.isnan(series["value"][2])
-    assert series["value"][3] == -math.inf
+    found = series.metrics(connection, chosen(connection), ["loss"])
+    assert list(found["step"]) == [4, 8, 12, 16]
+    assert list(found["value"][:2]) == [5.5, math.inf]
+    assert math.isnan(found["value"][2])
+    assert found["value"][3] == -math.inf
 
 
 def test_counts_are_those_of_the_latest_evaluation(connection: sa.Connection) -> None:
@@ -139,7 +139,7 @@ def test_counts_are_those_of_the_latest_evaluation(connection: sa.Connection) ->
     made.add_counts(connection, job, [[7, 3], [5, 5]], step=400)
     made.add_counts(connection, job, [[9, 9]], step=500, split="test")
     made.add_counts(connection, other, [[2, 2]], step=200)
-    counts = frames.expert_counts(connection, chosen(connection))
+    counts = series.expert_counts(connection, chosen(connection))
     assert list(counts[counts["job_id"] == job]["tokens"]) == [7, 3, 5, 5]
     assert set(counts[counts["job_id"] == other]["step"]) == {200}
 
@@ -149,14 +149,14 @@ def test_the_test_split_is_sealed_until_it_is_revealed(connection: sa.Connection
     made.add_metric(connection, job, "loss", 4.4, split="test")
     made.add_counts(connection, job, [[1, 2]], split="test")
     study = chosen(connection)
-    with pytest.raises(frames.SealedTestSplit, match="test --study factorial"):
-        frames.metrics(connection, study, ["loss"], "test")
-    with pytest.raises(frames.SealedTestSplit):
-        frames.expert_counts(connection, study, "test")
+    with pytest.raises(series.SealedTestSplit, match="test --study factorial"):
+        series.metrics(connection, study, ["loss"], "test")
+    with pytest.raises(series.SealedTestSplit):
+        series.expert_counts(connection, study, "test")
     connection.execute(sa.update(schema.studies).values(test_revealed_at=made.START + 9))
     study = chosen(connection)
-    assert list(frames.metrics(connection, study, ["loss"], "test")["value"]) == [4.4]
-    assert len(frames.expert_counts(connection, study, "test")) == 2
+    assert list(series.metrics(connection, study, ["loss"], "test")["value"]) == [4.4]
+    assert len(series.expert_counts(connection, study, "test")) == 2
 
 
 def test_only_the_latest_evaluation_tells_what_is_not_finite(connection: sa.Connection) -> None:
@@ -165,7 +165,7 @@ def test_only_the_latest_evaluation_tells_what_is_not_finite(connection: sa.Conn
     made.add_metric(connection, job, "accuracy", 0.2, step=400)
     made.add_metric(connection, job, "loss", None, step=400, nonfinite="inf")
     made.add_metric(connection, job, "loss", None, step=400, nonfinite="nan", split="test")
-    found = frames.nonfinite_metrics(connection, chosen(connection))
+    found = series.nonfinite_metrics(connection, chosen(connection))
     assert [tuple(row) for row in found[["name", "nonfinite"]].to_numpy()] == [("loss", "inf")]
 
 
@@ -186,7 +186,7 @@ def test_the_series_tables_are_never_scanned(connection: sa.Connection) -> None:
         connection, "before_cursor_execute", lambda c, k, text, values, *_: asked.append((text, values))
     )
     frames.load(connection, study)
-    assert len([text for text, _ in asked if "expert_counts" in text or "metrics" in text]) == 2
+    assert len([text for text, _ in asked if "expert_counts" in text or "metrics" in text]) == 3  # counts, not finite, router
     for text, values in list(asked):
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
         steps = [str(row[-1]) for row in plan]

@@ -113,7 +113,7 @@ def test_unfinished_studies_say_what_is_missing(connection: sa.Connection) -> No
         "loss is nan",
     )
     assert "| 44 | – | – |" in section(text, "Results by seed")
-    contrasts = tables(section(text, "Paired contrasts against the baseline"))[0]
+    contrasts = tables(section(text, "Paired contrasts"))[0]
     assert {row["n"] for row in contrasts} == {"3", "2", "0"}
     assert [row["Differs?"] for row in contrasts if row["n"] == "0"] == ["NOT TESTED"] * 2
 
@@ -230,7 +230,7 @@ def test_two_runs_of_one_seed_in_one_cell_make_no_pair(connection: sa.Connection
     made.finished_study(connection)
     job = made.add_job(connection, 1, made.cells(made.FACTORS)[0], 42, config_hash="again")
     made.add_result(connection, job)
-    table = tables(section(render(connection), "Paired contrasts against the baseline"))[0]
+    table = tables(section(render(connection), "Paired contrasts"))[0]
     assert [row["n"] for row in table] == ["2", "3", "3", "3", "3"]
 
 
@@ -249,4 +249,4 @@ def test_the_baseline_is_the_declared_one(
     connection: sa.Connection, baseline: dict[str, float], said: str
 ) -> None:
     made.finished_study(connection, grid={"baseline": baseline})
-    assert said in section(render(connection), "Paired contrasts against the baseline")
+    assert said in section(render(connection), "Paired contrasts")
