@@ -1,7 +1,7 @@
 """Faults at an exact line of a real process: a `sitecustomize` that the interpreter runs at its start.
 
-The test writes one into a folder and puts that on PYTHONPATH; supervisor and trainer both run it, and it looks
-at the command line to know which it is in. Each fault strikes once: it leaves a mark beside itself first.
+The test writes one into a folder and puts that on PYTHONPATH; supervisor and trainer both run it, and it
+looks at the command line to know which it is in. Each fault strikes once: it leaves a mark beside itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Faults at the worst line, in real processes: the promise of docs/reliability.md, row by row.
 
-Signals, hangs and crashes of an ordinary night are in tests/test_worker.py; here each fault is injected where it
-hurts most, and the results are compared, bit for bit, with those of an undisturbed study.
+Signals, hangs and crashes of an ordinary night are in tests/test_worker.py; here each fault is injected where
+it hurts most, and the results are compared, bit for bit, with those of an undisturbed study.
 """
 
 from __future__ import annotations
@@ -356,9 +356,9 @@ if TRAINER:
     import resource
     class Hungry:
         def find_spec(self, name, path=None, target=None):
-            if name == "model.training":  # torch is in: from here on, a little more than it holds
+            if name == "model.training":  # torch is in: from here on, 600 MB more than it holds
                 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (held + (60 << 20),) * 2)
+                resource.setrlimit(resource.RLIMIT_AS, (held + (600 << 20),) * 2)
             return None
     sys.meta_path.insert(0, Hungry())
 """
@@ -368,7 +368,13 @@ def test_out_of_memory_is_retried_once_and_says_what_to_do(tmp_path: Path, cache
     folder = Night(tmp_path, cache_dir)
     folder.run("cancel", "1")
     folder.run("cancel", "2")
-    large = ("--study", "large", "--set=train.batch_size=2048", "--set=train.accumulate=2")
+    large = (
+        "--study",
+        "large",
+        "--set=train.batch_size=64",
+        "--set=model.d_model=64",
+        "--set=model.d_ff=65536",
+    )
     folder.run("enqueue", "--grid", "tiny.toml", "--corpus", "bundled", *SIZES, *large)
     folder.run("cancel", "4")
     env = inject(tmp_path / "fault", OUT_OF_MEMORY)
