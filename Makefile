@@ -2,9 +2,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+MINUTES ?= 10
+SEED ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run test quick check clean
+.PHONY: run test quick chaos check clean
 
 run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their report.
 	$(BIN)/python cli.py enqueue --grid factorial --scale smoke --corpus bundled
@@ -17,6 +19,9 @@ test: check  ## Everything that must hold.
 
 quick: check  ## The inner loop: without the tests that take minutes.
 	$(BIN)/python -m pytest -m "not slow"
+
+chaos: .venv/ready  ## A seeded storm of faults over a real study: make chaos MINUTES=10 SEED=1
+	$(BIN)/python tests/chaos.py --minutes $(MINUTES) --seed $(SEED)
 
 check: .venv/ready
 	$(BIN)/ruff check .

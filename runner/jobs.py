@@ -66,6 +66,13 @@ class Claim:
     checkpoints: tuple[tuple[str, str], ...]
     """(path, SHA-256), newest first."""
 
+    def setting(self, key: str, default: Any) -> Any:
+        """A dotted key of the configuration, or the default where it cannot be read."""
+        found: Any = json.loads(self.config_json)
+        for name in key.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        return default if found is None else found
+
     @property
     def label(self) -> str:
         """How people name the job."""
@@ -313,17 +320,18 @@ def cancel(connection: sa.Connection, job_id: int) -> str:
     Raises:
         UnknownJob: no such job, or it is over.
     """
-    queued = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status == "queued")
-    if connection.execute(queued.values(**_ending("cancelled"))).rowcount:
-        attempt_log.note(connection, "cancelled", job_id)
-        return "cancelled"
-    running = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status == "running")
-    if connection.execute(running.values(cancel_requested=1)).rowcount:
-        attempt_log.note(connection, "cancel requested", job_id)
-        return "requested"
-    raise UnknownJob(
-        f"job {job_id}: {_status(connection, job_id)}; only queued and running jobs are cancelled"
-    )
+    cancelled, requested = cancel_all(connection, [job_id])
+    if not cancelled and not requested:
+        status = _status(connection, job_id)
+        raise UnknownJob(f"job {job_id}: {status}; only queued and running jobs are cancelled")
+    return "cancelled" if cancelled else "requested"
+
+
+def cancel_all(connection: sa.Connection, job_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Cancel those that are queued, ask for those that run; returns both, and passes over the rest."""
+    cancelled = _change(connection, job_ids, ("queued",), "cancelled", **_ending("cancelled"))
+    requested = _change(connection, job_ids, ("running",), "cancel requested", cancel_requested=1)
+    return cancelled, requested
 
 
 def end_cancelled(connection: sa.Connection, claimed: Claim) -> None:
@@ -342,22 +350,56 @@ def retry(connection: sa.Connection, job_id: int) -> None:
     Raises:
         UnknownJob: no such job, or it is neither failed nor cancelled.
     """
-    over = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(("failed", "cancelled")))
-    values = {**_BACK_IN_QUEUE, "failures": 0, "run_after": None}
-    if not connection.execute(over.values(**values)).rowcount:
+    if not retry_all(connection, [job_id]):
         status = _status(connection, job_id)
         raise UnknownJob(f"job {job_id}: {status}; only failed and cancelled jobs are retried")
-    attempt_log.note(connection, "retried", job_id)
+
+
+def retry_all(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Queue those that are failed or cancelled again; returns them, and passes over the rest."""
+    values = {**_BACK_IN_QUEUE, "failures": 0, "run_after": None}
+    return _change(connection, job_ids, ("failed", "cancelled"), "retried", **values)
+
+
+def hold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Keep jobs from being claimed. A running one goes on, and is held if it comes back to the queue."""
+    return _change(connection, job_ids, _OPEN, "paused", held=1)
+
+
+def unhold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Let held jobs be claimed again."""
+    return _change(connection, job_ids, _OPEN, "resumed", held=0)
+
+
+def prioritize(connection: sa.Connection, job_ids: Sequence[int], priority: int) -> list[int]:
+    """Set a priority: higher goes first, equal ones by id."""
+    return _change(connection, job_ids, _OPEN, "prioritized", priority=priority)
 
 
 # --- what the transitions share ---------------------------------------------------------------------------
 
+_OPEN = ("queued", "running")
+_CHUNK = 500
+"""Jobs in one statement, below every database's limit of bound values."""
 _UNOWNED: dict[str, Any] = {"owner": None, "lease_expires_at": None, "cancel_requested": 0}
 _BACK_IN_QUEUE: dict[str, Any] = {"status": "queued", "finished_at": None, **_UNOWNED}
 
 
 def _ending(status: str) -> dict[str, Any]:
     return {"status": status, "finished_at": now(), **_UNOWNED}
+
+
+def _change(
+    connection: sa.Connection, job_ids: Sequence[int], statuses: tuple[str, ...], kind: str, **values: Any
+) -> list[int]:
+    """Change those of the jobs that are in one of the states, and note it; returns them in order."""
+    changed: list[int] = []
+    for start in range(0, len(job_ids), _CHUNK):
+        chosen = sa.and_(jobs.c.id.in_(job_ids[start : start + _CHUNK]), jobs.c.status.in_(statuses))
+        updated = connection.execute(sa.update(jobs).where(chosen).values(**values).returning(jobs.c.id))
+        changed += sorted(updated.scalars())
+    attempt_log.note_all(connection, kind, changed)
+    return changed
 
 
 def _end_badly(

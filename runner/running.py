@@ -88,6 +88,9 @@ class RunningJob:
         self.lost = False
         self.step = 0
         self.advanced = False  # it has left a checkpoint behind
+        self.longest_update_seconds = 0.0
+        self._boundary_at: float | None = None
+        self._accumulate = int(claimed.setting("train.accumulate", 1))
         self._phase, self._phase_at = Phase.START, time.monotonic()
         self._outbox: list[Event] = []
         self._asked: Request | None = None
@@ -132,6 +135,8 @@ class RunningJob:
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Progressed):
             self._phase, self.step = event.phase, event.step
+            if event.phase is Phase.STEP and event.step % self._accumulate == 0:
+                self._time_update()
             self.display.progress(self.claimed, event)
         elif isinstance(event, Finished):
             self.ending = Ending("done", results=event.results)
@@ -143,6 +148,13 @@ class RunningJob:
                 self.display.resumed(self.claimed, event)
             elif isinstance(event, NotSaved):
                 self.display.note(f"{self.claimed.label}: checkpoint not saved: {event.reason}")
+
+    def _time_update(self) -> None:
+        """From boundary to boundary, evaluations and saves included: how long a request may have to wait."""
+        now = time.monotonic()
+        if self._boundary_at is not None:
+            self.longest_update_seconds = max(self.longest_update_seconds, now - self._boundary_at)
+        self._boundary_at = now
 
     def ask(self, request: Request) -> None:
         """Pass a request to the trainer, once; a later cancel overrides an earlier stop."""
@@ -221,8 +233,12 @@ class RunningJob:
         """Write the ending with whatever the outbox holds, in one transaction, however long that takes.
 
         Returns what became of the job: done, queued, failed, cancelled or lost.
+
+        Raises:
+            StoreUnreachable: the database file is not the one that was opened.
         """
         while not self.lost:
+            self.store.check_identity()  # a result must not go into a file that nobody will find
             try:
                 if self._try(self._write_ending):
                     return self._became

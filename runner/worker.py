@@ -76,6 +76,7 @@ class Worker:
         self._machine = provenance.of_this_machine()
         self._signal: int | None = None
         self._started_at = awake_seconds()
+        self._slowest_update_seconds = 0.0
         self._quick: list[int] = []
         self._pace: list[tuple[float, int]] = []  # (seconds, steps) of the finished jobs
         self._wake_read, self._wake_write = os.pipe()
@@ -154,6 +155,7 @@ class Worker:
             self._drain_wake()
             running.flush_if_due()
             running.watch()
+            self._slowest_update_seconds = max(self._slowest_update_seconds, running.longest_update_seconds)
             if self._stopping():
                 running.ask(Request.STOP)
         became = running.conclude()
@@ -292,8 +294,8 @@ class Worker:
         return limit is not None and awake_seconds() - self._started_at > limit - self._margin_seconds(limit)
 
     def _margin_seconds(self, limit: float) -> float:
-        """Time kept for finishing an update and saving: a tenth of the limit, at most half a minute."""
-        return min(30.0, 0.1 * limit)
+        """Time kept for finishing an update and saving: a tenth of the limit, or two slow updates."""
+        return max(min(30.0, 0.1 * limit), min(2 * self._slowest_update_seconds, 0.5 * limit))
 
     def _exit_code(self) -> int:
         if self._signal == signal.SIGINT or self.jobs_done == self.options.jobs:

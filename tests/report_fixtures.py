@@ -228,6 +228,22 @@ def finish(connection: sa.Connection, study: int, cell: dict[str, Any], seed: in
     return job
 
 
+def curved_study(connection: sa.Connection, **values: Any) -> int:
+    """The finished factorial with losses over steps, counts at two evaluations, and the router's measures."""
+    study = finished_study(connection, **values)
+    for job in range(1, 19):
+        for step in range(100, 500, 100):
+            loss = 6.0 - step / 400 + job / 200
+            add_metric(connection, job, "loss", loss, step=step, split="train")
+            add_metric(connection, job, "loss", loss + 0.1, step=step)
+        for number, name in enumerate(("router_entropy", "top1_probability", "noisy_agreement")):
+            add_metric(connection, job, name, 0.5 + number / 10 + job / 1000)
+        add_counts(connection, job, layer_counts(job), step=200)
+        for name, value in (("loss", 4.4), ("perplexity", 81.5), ("accuracy", 0.26), ("bits_per_byte", 1.6)):
+            add_metric(connection, job, name, value + job / 1000, split="test")
+    return study
+
+
 def finished_study(connection: sa.Connection, name: str = "factorial", **values: Any) -> int:
     """The factorial with all of its 18 runs done."""
     study = add_study(connection, name, **values)
@@ -260,8 +276,11 @@ def unfinished_study(connection: sa.Connection) -> int:
     return study
 
 
-def published_study(connection: sa.Connection) -> int:
-    """The 18 published results as an import leaves them: a partial configuration, six values, no attempt."""
+def published_study(connection: sa.Connection, **grid: Any) -> int:
+    """The 18 published results as an import leaves them: a partial configuration, six values, no attempt.
+
+    `grid` entries are put into the imported study's grid.
+    """
     study = add_study(
         connection,
         "published",
@@ -269,7 +288,7 @@ def published_study(connection: sa.Connection) -> int:
         corpus="unknown",
         corpus_id="",
         imported_from="published_results.csv",
-        grid={"question": "", "baseline": {}, "margins": {}, "scale": "unknown"},
+        grid={"question": "", "baseline": {}, "margins": {}, "scale": "unknown", **grid},
     )
     with PUBLISHED_CSV.open(newline="") as file:
         for row in csv.DictReader(file):

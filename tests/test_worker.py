@@ -333,15 +333,16 @@ def test_cancelled_running_job_stops_and_keeps_what_it_measured(
     assert rows(store, "results", job_id=1) == []
 
 
-def test_database_that_is_moved_away_stops_the_worker_loudly(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path
+@pytest.mark.parametrize("remove", [lambda path: path.rename(path.with_name("elsewhere.db")), Path.unlink])
+def test_database_that_goes_away_stops_the_worker_loudly(
+    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, remove: Callable[[Path], object]
 ) -> None:
     enqueue_long(cli, tiny_grid)
     store = opened(tmp_path)
     worker = start("--lease-seconds", "6")
     wait_for(lambda: steps_done(store) > 0, "a step")
     store.close()
-    (tmp_path / "jobs.db").rename(tmp_path / "elsewhere.db")
+    remove(tmp_path / "jobs.db")
     _, errors = worker.communicate(timeout=60)
     assert worker.returncode == 69
     assert "moved, deleted or replaced" in errors
@@ -408,6 +409,22 @@ def two_jobs(store: Store, tiny_grid: Path) -> Store:
 
 
 FIRST = "f'{os.sep}1{os.sep}a' in message['workdir']"
+
+
+def test_error_that_sticks_to_the_process_does_not_reach_the_next_job(
+    two_jobs: Store, tmp_path: Path
+) -> None:
+    """A CUDA context stays broken after an error: the process is replaced, whatever it says of itself."""
+    job = "send(event='failed', cause='device', message='CUDA error: illegal address', traceback='')"
+    code, _ = work_with(
+        two_jobs, tmp_path, f"broken = {FIRST} or globals().get('broken'); {job} if broken else finish()"
+    )
+    assert code == DRAINED
+    assert [j["status"] for j in rows(two_jobs, "jobs")] == ["failed", "done"]
+    assert {a["cause"] for a in rows(two_jobs, "attempts", job_id=1)} == {"device"}
+    broken = [a["pid"] for a in rows(two_jobs, "attempts", job_id=1)]
+    assert len(set(broken)) == 3
+    assert row(two_jobs, "attempts", job_id=2)["pid"] != broken[0]
 
 
 @pytest.mark.parametrize(
