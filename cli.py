@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +40,12 @@ class Scale(StrEnum):
     full = "full"
 
 
+class Format(StrEnum):
+    markdown = "markdown"
+    html = "html"
+    json = "json"
+
+
 class Std(StrEnum):
     sample = "sample"
     population = "population"
@@ -50,6 +57,12 @@ Db = Annotated[
 Study = Annotated[str | None, typer.Option("--study", help="Study; the newest when left out.")]
 Cache = Annotated[Path, typer.Option("--cache-dir", help="Prepared corpora.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
+Runs = Annotated[Path, typer.Option("--runs-dir", help="Checkpoints and logs.", metavar="DIR")]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: noise_std=0.1,seed=43.")]
+Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB", help="By id, hash or cell.")]
+OfStudy = Annotated[str | None, typer.Option("--study", help="All jobs of this study.")]
+Where = Annotated[str | None, typer.Option("--where", help='Such as "noise_std=0.5 and status=failed".')]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Change many jobs without asking.")]
 
 
 @app.command()
@@ -69,12 +82,14 @@ def enqueue(
 ) -> None:
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
     from model.corpus import resolve
+    from model.data import prepare
     from runner import grids, screens, studies
 
     chosen = grids.adjust(grids.load_grid(grid), scale, assign or [], seeds)
+    name = grids.checked_name(study) if study else chosen.study_name
     small = scale is Scale.smoke
     chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, _say))
-    name = grids.checked_name(study) if study else chosen.study_name
+    prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
     if dry_run:
         screens.jobs_screen(name, chosen)
         return
@@ -93,11 +108,14 @@ def work(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: all cores.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0)] = 120.0,
     lease_seconds: Annotated[float, typer.Option("--lease-seconds", min=1, max=86400)] = 60.0,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Checkpoints and logs.")] = Path("runs"),
+    on_finish: Annotated[str | None, typer.Option("--on-finish", help="Gets the digest on stdin.")] = None,
+    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Of finished jobs.")] = False,
+    runs_dir: Runs = Path("runs"),
     cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
+    from runner import digest as digest_of
     from runner.display import Display
     from runner.worker import Options, Worker
 
@@ -113,6 +131,7 @@ def work(
         lease_seconds=lease_seconds,
         runs=runs_dir,
         cache=cache_dir,
+        keep_checkpoints=keep_checkpoints,
     )
     with _open(db) as store:
         worker = Worker(store, options, Display())
@@ -120,24 +139,88 @@ def work(
         if code == 0 and not worker.jobs_done:
             _say("nothing to do: no job is queued")
         _print_summary(store, worker.studies)
+        if on_finish and (trouble := digest_of.send(store, on_finish)):
+            _say(f"--on-finish: {trouble}")
     raise typer.Exit(code)
 
 
 @app.command()
 def report(
     study: Study = None,
+    format: Annotated[Format, typer.Option("--format", help="What is written.")] = Format.markdown,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="With figures.")] = None,
     std: Annotated[Std, typer.Option("--std", help="Spread that ± shows.")] = Std.sample,
+    metric: Annotated[str | None, typer.Option("--metric", help="Compared; default: primary.")] = None,
+    margin: Annotated[str | None, typer.Option("--margin", help="Such as 0.5percent.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a mixed study.")] = False,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Logs, for the page.")] = Path("runs"),
     db: Db = "jobs.db",
 ) -> None:
-    """Write the report in markdown to stdout.   Example: python cli.py report > experiment_results.md"""
+    """Write the report, to stdout or a folder.   Example: python cli.py report > experiment_results.md"""
     from reports.frames import choose_study
-    from reports.report import render
+    from reports.output import gather, produce, write
+    from reports.report import Options
 
+    folder = str(output) if output else None
+    options = Options(std.value, metric, margin, strict, format.value, folder, db)
     with _open(db) as store, store.read() as connection:
         chosen, others = choose_study(connection, study)
         if study is None and others:
             _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
-        text = render(connection, chosen.name, std.value, db=db)
+        material = gather(connection, chosen.name, options)
+    files = produce(material, options, runs_dir)
+    if output:
+        _say(f"report: {write(files, output)}")
+        return
+    print(next(iter(files.values())).decode(), end="")
+
+
+@app.command()
+def power(
+    study: Study = None,
+    difference: Annotated[str | None, typer.Option("--difference", help="Such as 0.5ppl.")] = None,
+    half_width: Annotated[str | None, typer.Option("--half-width", help="Such as 0.005nats.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Default: the primary one.")] = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
+    from reports.plan import plan
+    from runner.studies import enqueue_command
+
+    with _open(db) as store, store.read() as connection:
+        planned = plan(connection, study, difference, half_width, metric)
+        line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
+    print(planned.text)
+    if planned.seeds:
+        where = f" --db {shlex.quote(db)}" if db != "jobs.db" else ""
+        print(f"{line}{where}" if line else f"seeds {planned.seeds} (its grid file is not here)")
+
+
+@app.command()
+def compare(first: str, second: str, db: Db = "jobs.db") -> None:
+    """Set two studies side by side.   Example: python cli.py compare published factorial-published"""
+    from reports.compare import compare_studies
+
+    with _open(db) as store, store.read() as connection:
+        text = compare_studies(connection, first, second, db)
+    print(text, end="")
+
+
+@app.command(name="test")
+def test_(
+    study: Annotated[str, typer.Option("--study", help="Revealed for good, and recorded.")],
+    db: Db = "jobs.db",  # noqa: PT028 (a command, not a test)
+) -> None:
+    """Reveal a study's sealed test scores.   Example: python cli.py test --study factorial"""
+    from reports.heldout import revealed
+    from runner.studies import reveal_test
+
+    command = f"python {shlex.join(['cli.py', *sys.argv[1:]])}"
+    with _open(db) as store:
+        if not store.write(lambda c: reveal_test(c, study, command)):
+            _say(f"{study}: revealed before; nothing changed")
+        with store.read() as connection:
+            text = revealed(connection, study)
     print(text, end="")
 
 
@@ -157,37 +240,127 @@ def status(as_json: AsJson = False, db: Db = "jobs.db") -> None:
 
 
 @app.command()
-def show(job: int, as_json: AsJson = False, db: Db = "jobs.db") -> None:
-    """Show one job: attempts, causes, result, events.   Example: python cli.py show 7"""
-    from runner import screens
-    from runner import status as reading
+def watch(study: Study = None, db: Db = "jobs.db") -> None:
+    """Show the queue live; Ctrl-C leaves it.   Example: python cli.py watch"""
+    from runner import watching
+
+    with _open(db) as store, suppress(KeyboardInterrupt):
+        watching.watch(store, study)
+
+
+@app.command()
+def digest(
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="How far back.")] = 24.0,
+    db: Db = "jobs.db",
+) -> None:
+    """Say in twenty lines how the night went.   Example: python cli.py digest --hours 12"""
+    from runner import digest as made
 
     with _open(db) as store, store.read() as connection:
-        details = reading.job_details(connection, job)
+        text = made.digest(connection, hours)
+    print(text, end="")
+
+
+@app.command()
+def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
+    """Show one job: attempts, causes, result, load, events.   Example: python cli.py show 7"""
+    from runner import naming, status
+    from runner.job_screen import job_screen
+
+    with _open(db) as store, store.read() as connection:
+        details = status.job_details(connection, naming.find_job(connection, job))
     if as_json:
         print(json.dumps(details, indent=2))
         return
-    screens.job_screen(details)
+    job_screen(details)
+
+
+@app.command(name="logs")
+def logs_(
+    job: Job,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Default: the newest.")] = None,
+    runs_dir: Runs = Path("runs"),
+    db: Db = "jobs.db",
+) -> None:
+    """Print what an attempt printed.   Example: python cli.py logs noise_std=0.1,seed=43 -f"""
+    from runner import logs, naming
+
+    with _open(db) as store:
+        with store.read() as connection:
+            job_id = naming.find_job(connection, job)
+        log = logs.find_log(store, runs_dir, job_id, attempt)
+        for piece in logs.lines(log, lambda: logs.has_ended(store, log), follow):
+            print(piece, end="", flush=True)
 
 
 @app.command()
-def retry(job: int, db: Db = "jobs.db") -> None:
-    """Queue a failed or cancelled job again.   Example: python cli.py retry 7"""
+def retry(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
     from runner import jobs
 
-    with _open(db) as store:
-        store.write(lambda c: jobs.retry(c, job))
-    print(f"job {job}: queued")
+    statuses = ("failed", "cancelled")
+    _change(db, statuses, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes)
 
 
 @app.command()
-def cancel(job: int, db: Db = "jobs.db") -> None:
-    """Cancel a queued or running job; what it measured stays.   Example: python cli.py cancel 7"""
+def cancel(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Cancel queued or running jobs; what they measured stays.   Example: python cli.py cancel 7"""
     from runner import jobs
 
-    with _open(db) as store:
-        answer = store.write(lambda c: jobs.cancel(c, job))
-    print(f"job {job}: {'cancelled' if answer == 'cancelled' else 'its worker is asked to stop it'}")
+    said = ("cancelled", "its worker is asked to stop it")
+    change = lambda c, ids: dict(zip(said, jobs.cancel_all(c, ids), strict=True))  # noqa: E731
+    _change(db, ("queued", "running"), change, job, study, where, yes)
+
+
+@app.command()
+def pause(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Keep jobs, or a study, from being claimed.   Example: python cli.py pause --study factorial"""
+    from runner import jobs, studies
+
+    if study and not job and not where:
+        _write(db, lambda c: studies.hold(c, study, True))
+        print(f"study {study}: paused; running jobs go on")
+        return
+    _change(db, ("queued", "running"), lambda c, ids: {"paused": jobs.hold(c, ids)}, job, study, where, yes)
+
+
+@app.command()
+def resume(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Let what was paused be claimed again.   Example: python cli.py resume --study factorial"""
+    from runner import jobs, studies
+
+    if study and not job and not where:
+        _write(db, lambda c: studies.hold(c, study, False))
+        print(f"study {study}: resumed, and its paused jobs")
+        return
+    statuses = ("queued", "running")
+    _change(db, statuses, lambda c, ids: {"resumed": jobs.unhold(c, ids)}, job, study, where, yes)
+
+
+@app.command()
+def prioritize(
+    job: Jobs = None,
+    priority: Annotated[int, typer.Option("--priority", "-p", help="Higher goes first.")] = 1,
+    study: OfStudy = None,
+    where: Where = None,
+    yes: Yes = False,
+    db: Db = "jobs.db",
+) -> None:
+    """Let jobs go first, or last.   Example: python cli.py prioritize --where "seed=42" --priority 5"""
+    from runner import jobs
+
+    said = f"priority {priority}"
+    change = lambda c, ids: {said: jobs.prioritize(c, ids, priority)}  # noqa: E731
+    _change(db, ("queued", "running"), change, job, study, where, yes)
 
 
 @app.command()
@@ -252,6 +425,45 @@ def _open(db: str, create: bool = False) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def _write(db: str, transaction: Callable[[Any], object]) -> None:
+    with _open(db) as store:
+        store.write(transaction)
+
+
+def _change(
+    db: str,
+    statuses: tuple[str, ...],
+    change: Callable[[Any, list[int]], dict[str, list[int]]],
+    names: list[str] | None,
+    study: str | None,
+    where: str | None,
+    yes: bool,
+) -> None:
+    """Show the jobs that are meant, ask where they are many, change them, and say what became of them."""
+    from runner import naming, screens
+
+    with _open(db) as store:
+        with store.read() as connection:
+            meant = naming.jobs_meant(connection, names or [], study, where, statuses)
+        if not meant:
+            _say(f"no {' or '.join(statuses)} job is meant: nothing changed")
+            return
+        if len(meant) > 1 and not yes:
+            screens.chosen_screen(meant)
+            _ask(f"Change these {len(meant)} jobs?")
+        changed = store.write(lambda c: change(c, [job.id for job in meant]))
+    for said, ids in changed.items():
+        if ids:
+            print(f"job {ids[0]}: {said}" if len(ids) == 1 else f"{len(ids)} jobs: {said}")
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        _say("error: nobody is there to answer; add --yes")
+        raise typer.Exit(2)
+    typer.confirm(question, abort=True, err=True)
 
 
 def _say(text: str) -> None:

@@ -47,8 +47,8 @@ def facts(data: StudyData, environment: Environment, target: Target) -> tuple[Fa
         *_target(study, target),
         ("Declared before the runs", _declared(study)),
         ("Runs", _progress(data)),
-        ("Corpus", _corpus(study)),
-        ("Protocol", _PROTOCOLS.get(study.protocol, study.protocol)),
+        ("Corpus", corpus_line(study)),
+        ("Protocol", protocol_line(study)),
         ("Model and training", _shape(environment)),
         ("Parameters", _parameters(data)),
         ("Training tokens", _tokens(data.done)),
@@ -155,7 +155,13 @@ def _causes(data: StudyData) -> str:
     return ", ".join(f"{cause} {n}" for cause, n in distinct(map(str, known)).items())
 
 
-def _corpus(study: Study) -> str:
+def protocol_line(study: Study) -> str:
+    """The protocol's name and what it means."""
+    return _PROTOCOLS.get(study.protocol, study.protocol)
+
+
+def corpus_line(study: Study) -> str:
+    """The text that the study is about, and what identifies it."""
     text = _CORPORA.get(study.corpus, f"{study.corpus}")
     short = study.corpus_id if len(study.corpus_id) <= 16 else f"{study.corpus_id[:16]}…"
     return f"{text} (id {short or NOT_RECORDED})"

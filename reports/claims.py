@@ -45,6 +45,8 @@ class Judged:
     p: float
     """Of the test that the claim's kind asks for, before the correction."""
     holm_p: float
+    equivalence_p: float
+    """Of the TOST, not corrected: what EQUIVALENT rests on where the claim was another one."""
     verdict: Verdict
 
 
@@ -58,6 +60,7 @@ def judge(data: StudyData) -> list[Judged]:
         claim_p(_kind(claim), contrast, margin, measure(claim["metric"]).higher_is_better)
         for claim, contrast, margin in zip(claims, found, margins, strict=True)
     ]
+    same = [equivalence(contrast, margin) for contrast, margin in zip(found, margins, strict=True)]
     corrected, opposite = holm([p for p, _ in both]), holm([p for _, p in both])
     return [
         Judged(
@@ -70,13 +73,8 @@ def judge(data: StudyData) -> list[Judged]:
             contrast=found[i],
             p=both[i][0],
             holm_p=float(corrected[i]),
-            verdict=verdict(
-                _kind(claim),
-                found[i],
-                float(corrected[i]),
-                equivalence(found[i], margins[i]),
-                float(opposite[i]),
-            ),
+            equivalence_p=same[i],
+            verdict=verdict(_kind(claim), found[i], float(corrected[i]), same[i], float(opposite[i])),
         )
         for i, claim in enumerate(claims)
     ]
@@ -95,10 +93,10 @@ def findings(data: StudyData, judged: list[Judged], families: list[TestedFamily]
     if not judged:
         return Section(HEADING, _undeclared(families))
     columns = (
-        *("Claim", "Metric", "Difference", "Should be", "Margin", "n"),
-        *("Estimate", "95 % interval", "p", "Holm p", "Verdict"),
+        *("Claim", "Metric", "Should be", "Margin", "n"),
+        *("Estimate", "95 % interval", "p", "Holm p", "TOST p", "Verdict"),
     )
-    table = Table(columns, tuple(_row(j) for j in judged), "lllrr" + "r" * 5 + "l")
+    table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "l")
     return Section(HEADING, tuple(_sentence(j) for j in judged), (table,), _notes(data, judged))
 
 
@@ -127,10 +125,13 @@ def _levels(levels: Mapping[str, Any]) -> str:
 
 def _sentence(judged: Judged) -> str:
     text = f"{judged.verdict}: {judged.name}. {judged.what}: "
-    return text + _numbers(judged.metric, judged.contrast, judged.holm_p)
+    same = (
+        judged.equivalence_p if judged.verdict == "EQUIVALENT" and judged.kind != "equivalent" else math.nan
+    )
+    return text + _numbers(judged.metric, judged.contrast, judged.holm_p, same)
 
 
-def _numbers(metric: str, contrast: Contrast, holm_p: float) -> str:
+def _numbers(metric: str, contrast: Contrast, holm_p: float, same_p: float) -> str:
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
     unit = measure(metric).unit
@@ -140,13 +141,19 @@ def _numbers(metric: str, contrast: Contrast, holm_p: float) -> str:
         why = "one seed" if contrast.n == 1 else "the same difference in every seed"
         return f"{estimate} ({why}: no test is possible; n = {contrast.n})."
     between = f"95 % interval {interval(contrast.low, contrast.high, 4)}"
-    return f"{estimate} ({between}; Holm p {probability(holm_p)}; n = {contrast.n} seeds)."
+    same = "" if math.isnan(same_p) else f"; TOST p {probability(same_p)}"
+    return f"{estimate} ({between}; Holm p {probability(holm_p)}{same}; n = {contrast.n} seeds)."
 
 
 def _undeclared(families: list[TestedFamily]) -> tuple[str, ...]:
     sentences = [
         f"{tested.verdict}: {tested.comparison.label}. "
-        + _numbers(family.metric, tested.contrast, tested.holm_p)
+        + _numbers(
+            family.metric,
+            tested.contrast,
+            tested.holm_p,
+            tested.equivalence_p if tested.verdict == "EQUIVALENT" else math.nan,
+        )
         for family in [f for f in families if len(f.family.factors) == 1] or families[:1]
         for tested in family.tested
     ]
@@ -164,13 +171,14 @@ def _undeclared(families: list[TestedFamily]) -> tuple[str, ...]:
 def _row(judged: Judged) -> tuple[str, ...]:
     contrast, decimals = judged.contrast, measure(judged.metric).decimals
     return (
-        *(judged.name, judged.metric, judged.what, _KINDS.get(judged.kind, judged.kind)),
+        *(judged.name, judged.metric, _KINDS.get(judged.kind, judged.kind)),
         number(judged.margin, decimals),
         str(contrast.n),
         signed(contrast.difference, decimals),
         interval(contrast.low, contrast.high, decimals),
         probability(judged.p),
         probability(judged.holm_p),
+        probability(judged.equivalence_p),
         judged.verdict,
     )
 
@@ -181,7 +189,8 @@ def _notes(data: StudyData, judged: list[Judged]) -> tuple[str, ...]:
         "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "
         "over the factors that a claim does not name; n counts the seeds that have every condition in it.",
         f"Holm p: corrected for the {tests} tests of this table, which is one family. p is two-sided for "
-        "below and above 0, TOST for within the margin, one-sided against the margin for not worse.",
+        "below and above 0, TOST for within the margin, one-sided against the margin for not worse. "
+        "TOST p: for equivalence, not corrected.",
         "SUPPORTED: Holm p below .05 and, for below and above 0, the interval excludes 0. CONTRADICTED: the "
         "same for the opposite. EQUIVALENT: the difference is within the margin (TOST p below .05; Holm's "
         "where that is the claim). INCONCLUSIVE: neither; more seeds may tell. NOT TESTED: fewer than 2 "

@@ -49,17 +49,20 @@ class TestedFamily:
     metric: str
 
 
-def tested_families(data: StudyData, target: Target) -> list[TestedFamily]:
+def judge_families(data: StudyData, target: Target) -> list[TestedFamily]:
     """Every family of the study on one metric; empty where there is nothing to compare."""
     if not usable(data, target.metric) or len(data.cells) < 2:
         return []
     matrix = blocks(data, target.metric)
     baseline, _ = baseline_cell(data)
     families = [against_baseline(data, baseline), *factor_families(data.study, baseline)]
-    return [TestedFamily(family, test(family, matrix, target.margin), target.metric) for family in families]
+    return [
+        TestedFamily(family, judge_family(family, matrix, target.margin), target.metric)
+        for family in families
+    ]
 
 
-def test(family: Family, matrix: Blocks, margin: float | None) -> tuple[Tested, ...]:
+def judge_family(family: Family, matrix: Blocks, margin: float | None) -> tuple[Tested, ...]:
     """Compute a family: paired t tests, Holm within it, and the TOST of each against ±margin."""
     found = [matrix.contrast(comparison.weights) for comparison in family.comparisons]
     adjusted = holm([contrast.p for contrast in found])

@@ -1,7 +1,7 @@
 """The report's figures: what each shows, from which rows, and what its bars and bands are.
 
-Only the series that are drawn were read (reports/layout.py): a study of ten thousand runs has the figures of a few dozen. Those
-of the expert load: reports/load_figures.py. Where conditions stand: reports/layout.py.
+A study of ten thousand runs has the figures of a few dozen: reports/layout.py says which. Those of the
+expert load: reports/load_figures.py.
 """
 
 from __future__ import annotations
@@ -17,20 +17,11 @@ from reports.blocks import Blocks, blocks, usable
 from reports.contrasts import HEADING as CONTRASTS
 from reports.contrasts import TestedFamily
 from reports.frames import StudyData
-from reports.layout import (
-    MAX_SEEDS,
-    Curves,
-    Layout,
-    arrange,
-    curves_of,
-    drawn_jobs,
-    legend,
-    panel_grid,
-    styled,
-)
+from reports.layout import MAX_SEEDS, Curves, Layout, arrange, drawn_jobs
 from reports.load import RunLoad
 from reports.load_figures import heatmaps, load_curves, usage
 from reports.measures import measure
+from reports.panels import curves_of, legend, panel_grid, styled
 from reports.statistics import Array
 from reports.study import Cell, Target
 from reports.tables import Picture, plain

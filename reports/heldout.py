@@ -6,16 +6,36 @@ Until then reports/series.py reads none of them, and the section says how they a
 from __future__ import annotations
 
 import pandas as pd
+import sqlalchemy as sa
 
-from reports.frames import StudyData
+from reports.frames import StudyData, choose_study, load
 from reports.measures import LOSS
 from reports.series import SCORES
 from reports.statistics import Std, mean_interval
 from reports.study import Cell
-from reports.tables import Section, Table, condition, done_of_all, instant, interval, mean_spread
+from reports.tables import (
+    Section,
+    Table,
+    condition,
+    done_of_all,
+    instant,
+    interval,
+    markdown_section,
+    mean_spread,
+)
 
 HEADING = "Test split"
 _DECIMALS = {"loss": 4, "perplexity": 2, "accuracy": 4, "bits_per_byte": 4}
+
+
+def revealed(connection: sa.Connection, study: str) -> str:
+    """The section alone, as markdown, for the command that reveals.
+
+    Raises:
+        NoSuchStudy: there is none of that name.
+    """
+    data = load(connection, choose_study(connection, study)[0])
+    return "\n\n".join(markdown_section(section) for section in held_out(data, "sample")) + "\n"
 
 
 def held_out(data: StudyData, std: Std) -> tuple[Section, ...]:

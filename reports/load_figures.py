@@ -13,18 +13,9 @@ from matplotlib.figure import Figure
 from reports import plots
 from reports.expert_load import variation
 from reports.frames import StudyData
-from reports.layout import (
-    MAX_PANELS,
-    Curves,
-    Layout,
-    curves_of,
-    drawn_jobs,
-    legend,
-    panel_grid,
-    styled,
-    two_lines,
-)
+from reports.layout import MAX_PANELS, Curves, Layout, drawn_jobs
 from reports.load import RunLoad
+from reports.panels import curves_of, legend, panel_grid, styled, two_lines
 from reports.statistics import Array
 from reports.study import Cell
 from reports.tables import Picture
@@ -69,7 +60,7 @@ def heatmaps(data: StudyData, layout: Layout, loads: dict[int, RunLoad]) -> Pict
     shown = [(label, shares) for label, shares in means if shares is not None][: 2 * MAX_PANELS]
     if not shown:
         return None
-    highest = max(100 * float(shares.max()) for _, shares in shown)
+    highest = max(100 * float(np.nanmax(shares)) for _, shares in shown)
 
     def draw() -> Figure:
         layers = max(shares.shape[0] for _, shares in shown)
@@ -80,13 +71,15 @@ def heatmaps(data: StudyData, layout: Layout, loads: dict[int, RunLoad]) -> Pict
         for spare in list(axes.flat)[len(shown) :]:
             spare.set_axis_off()
         for one, (label, shares) in zip(axes.flat, shown, strict=False):
-            _, image = plots.heatmap(one, shares, highest)
+            _, mesh = plots.heatmap(one, shares, highest)
             one.set_title(label, fontsize=8)
         for one in axes[:, 0]:
             one.set_ylabel("Layer")
         for one in axes[-1]:
             one.set_xlabel("Expert")
-        figure.colorbar(image, ax=axes, label="% of a layer's assignments", shrink=0.9, aspect=30)
+        bar = figure.colorbar(mesh, ax=axes, label="% of a layer's assignments", shrink=0.9, aspect=30)
+        if bar.solids is not None:
+            bar.solids.set_rasterized(False)  # as shapes, like the rest
         return figure
 
     return Picture(
@@ -105,8 +98,14 @@ def _shares(data: StudyData, cell: Cell, loads: dict[int, RunLoad]) -> list[Arra
 
 
 def _mean_share(shares: list[Array]) -> Array | None:
-    """The mean over runs of the experts' shares; None where runs differ in shape. Shapes: (L, E)."""
-    return np.stack(shares).mean(axis=0) if len({run.shape for run in shares}) == 1 else None
+    """The mean over runs of the experts' shares; None where runs differ in shape or have no tokens.
+
+    Shapes: (L, E).
+    """
+    if len({run.shape for run in shares}) != 1:
+        return None
+    mean = np.stack(shares).mean(axis=0)
+    return mean if np.isfinite(mean).any() else None
 
 
 def usage(data: StudyData, layout: Layout, loads: dict[int, RunLoad]) -> Picture | None:
@@ -114,8 +113,10 @@ def usage(data: StudyData, layout: Layout, loads: dict[int, RunLoad]) -> Picture
     panels = []
     for cell in (cell for _, lines in layout.panels for _, cell in lines):
         shares = _shares(data, cell, loads)
-        if len({run.shape[1] for run in shares}) == 1:
-            ranked = np.stack([np.sort(run, axis=1)[:, ::-1].mean(axis=0) for run in shares])
+        counted = [run[np.isfinite(run).all(axis=1)] for run in shares]  # layers with tokens
+        counted = [run for run in counted if len(run)]
+        if len({run.shape[1] for run in counted}) == 1:
+            ranked = np.stack([np.sort(run, axis=1)[:, ::-1].mean(axis=0) for run in counted])
             panels.append((two_lines(data.study, cell), ranked))
     panels = panels[: 2 * MAX_PANELS]
     if not panels:

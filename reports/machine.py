@@ -27,8 +27,14 @@ def as_json(report: Report, data: StudyData) -> str:
         "facts": dict(report.facts),
         "claims": [
             {
-                "name": j.name, "kind": j.kind, "metric": j.metric, "margin": j.margin,
-                "p": j.p, "holm_p": j.holm_p, "verdict": j.verdict, **_contrast(j.contrast),
+                "name": j.name,
+                "kind": j.kind,
+                "metric": j.metric,
+                "margin": j.margin,
+                "p": j.p,
+                "holm_p": j.holm_p,
+                "verdict": j.verdict,
+                **_contrast(j.contrast),
             }
             for j in report.judged
         ],
@@ -65,8 +71,11 @@ def _family(family: TestedFamily) -> dict[str, Any]:
         "metric": family.metric,
         "tests": [
             {
-                "contrast": t.comparison.label, **_contrast(t.contrast), "holm_p": t.holm_p,
-                "equivalence_p": t.equivalence_p, "verdict": t.verdict,
+                "contrast": t.comparison.label,
+                **_contrast(t.contrast),
+                "holm_p": t.holm_p,
+                "equivalence_p": t.equivalence_p,
+                "verdict": t.verdict,
             }
             for t in family.tested
         ],
@@ -75,8 +84,12 @@ def _family(family: TestedFamily) -> dict[str, Any]:
 
 def _contrast(contrast: Contrast) -> dict[str, Any]:
     return {
-        "n": contrast.n, "difference": contrast.difference, "sd": contrast.sd,
-        "low": contrast.low, "high": contrast.high, "t_p": contrast.p,
+        "n": contrast.n,
+        "difference": contrast.difference,
+        "sd": contrast.sd,
+        "low": contrast.low,
+        "high": contrast.high,
+        "t_p": contrast.p,
     }
 
 

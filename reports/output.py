@@ -15,9 +15,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from reports.frames import StudyData, choose_study, load
-from reports.layout import Curves, read_curves
+from reports.layout import Curves, chosen_runs, read_curves
 from reports.report import Options, compose, markdown
-from reports.run_pages import chosen_runs, run_pages
 from reports.units import UnknownOption
 
 FORMATS = ("markdown", "html", "json")
@@ -65,6 +64,7 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
     from reports import plots  # matplotlib: a second of imports that a table does not need
     from reports.figures import pictures
     from reports.page import page
+    from reports.run_pages import run_pages
 
     report = compose(data, options, partial(pictures, curves))
     if options.format == "html":

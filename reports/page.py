@@ -117,7 +117,7 @@ def _figure(picture: Picture) -> str:
 
 def inline_svg(svg: str, name: str, alt: str) -> str:
     """An SVG file as a part of the page: its ids made its own, its ink and paper the page's, its alt text."""
-    drawing = svg[svg.index("<svg ") :]
+    drawing = re.sub(r"<(style|metadata)\b.*?</\1>", "", svg[svg.index("<svg ") :], flags=re.DOTALL)
     drawing = re.sub(r'\bid="', f'id="{name}-', drawing)
     drawing = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", drawing)
     for colour, role in ((plots.INK, "ink"), (plots.FAINT, "rule"), (plots.PAPER, "paper")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from reports.statistics import Array, Contrast, mean_interval
 
@@ -82,7 +83,9 @@ class Series:
 @contextmanager
 def style() -> Iterator[None]:
     """The look, for drawing and for saving; the reader's own matplotlib settings stay out."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A name in letters that the font lacks is drawn as boxes in a PNG; an SVG keeps it as text.
+        warnings.filterwarnings("ignore", message="Glyph")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         yield
@@ -176,25 +179,32 @@ def forest(axes: Axes, labels: Sequence[str], contrasts: Sequence[Contrast], mar
     return axes
 
 
-def heatmap(axes: Axes, shares: Array, highest: float) -> tuple[Axes, AxesImage]:
+def heatmap(axes: Axes, shares: Array, highest: float) -> tuple[Axes, QuadMesh]:
     """Layers down, experts across, in percent of a layer's assignments; the middle colour is the fair share.
 
-    Lightness rises all the way, so that grey paper keeps the order. Shape: (L, E).
+    Lightness rises all the way, so that grey paper keeps the order; a layer without tokens stays empty.
+    Shape: (L, E).
     """
     layers, experts = shares.shape
     fair = 100 / experts
     norm = TwoSlopeNorm(fair, vmin=0, vmax=max(highest, fair * 1.01))
-    image = axes.imshow(100 * shares, cmap="cividis", norm=norm, aspect="auto")
+    # Not imshow: an SVG keeps this as shapes, and no picture has to be embedded in it.
+    mesh = axes.pcolormesh(100 * shares, cmap="cividis", norm=norm)
+    axes.set_ylim(layers, 0)
     if layers * experts <= 64:
         for layer, expert in np.ndindex(layers, experts):
             value = 100 * float(shares[layer, expert])
+            if math.isnan(value):
+                continue
             text = "white" if norm(value) < 0.55 else "#101418"
-            axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", color=text, fontsize=7.5)
-    axes.set_xticks(np.arange(experts))
-    axes.set_yticks(np.arange(layers))
+            axes.text(
+                expert + 0.5, layer + 0.5, f"{value:.0f}", ha="center", va="center", color=text, fontsize=7.5
+            )
+    axes.set_xticks(np.arange(experts) + 0.5, [str(expert) for expert in range(experts)])
+    axes.set_yticks(np.arange(layers) + 0.5, [str(layer) for layer in range(layers)])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    return axes, image
+    return axes, mesh
 
 
 def usage(axes: Axes, shares: Array) -> Axes:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from reports import aggregate, banner, behaviour, contrasts, costs, heldout
 from reports.blocks import usable
 from reports.claims import Judged, findings, judge
-from reports.contrasts import TestedFamily, tested_families
+from reports.contrasts import TestedFamily, judge_families
 from reports.environment import Environment, observe
 from reports.families import baseline_cell
 from reports.frames import StudyData, choose_study, load
@@ -140,7 +140,7 @@ def compose(data: StudyData, options: Options, draw: Drawn | None = None) -> Rep
         _require_uniform(data, environment)
     sections: tuple[Section, ...] = (Section("Results", ("The study has no runs.",)),)
     judged = judge(data)
-    families, loads = tested_families(data, target), run_loads(data)
+    families, loads = judge_families(data, target), run_loads(data)
     if len(data.runs):
         sections = _sections(data, options.std, target, families, judged, loads)
     if draw is not None:

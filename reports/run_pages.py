@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 
 from reports import plots
 from reports.frames import StudyData
-from reports.layout import Curves, by_step, styled
+from reports.layout import MAX_RUNS, Curves, chosen_runs
+from reports.panels import by_step, styled
 from reports.tables import DASH, Picture, instant, minutes, number, whole
 
-MAX_RUNS = 60
-"""A page of more would be too heavy to open; runs without a result come first."""
 LOG_LINES, LOG_BYTES = 30, 16_384
 
 
@@ -35,12 +34,6 @@ class RunPage:
     picture: Picture | None
     log: str
     remark: str
-
-
-def chosen_runs(data: StudyData) -> list[int]:
-    """The jobs that get a page: all, or with more than MAX_RUNS those without a result first."""
-    runs = data.runs.assign(done=data.runs["status"] == "done")
-    return sorted(runs.sort_values(["done", "job_id"], kind="stable")["job_id"].tolist()[:MAX_RUNS])
 
 
 def run_pages(curves: Curves, data: StudyData, runs_dir: Path) -> list[RunPage]:
@@ -131,8 +124,9 @@ def _picture(job: int, curves: Curves) -> Picture | None:
         return None
 
     def draw() -> Figure:
-        figure = Figure(figsize=(plots.WIDTH * 0.75, 2.3), layout="constrained")
-        axes = figure.subplots()
+        # Fixed margins: a settled layout takes ten times as long, and there may be sixty of these.
+        figure = Figure(figsize=(plots.WIDTH * 0.75, 2.3))
+        axes = figure.add_axes((0.11, 0.2, 0.87, 0.74))
         steps, values = by_step(train, [job])
         plots.run_curves(axes, (steps, values[0]), by_step(held_out, [job]))
         axes.set_xlabel("Step")
@@ -140,4 +134,4 @@ def _picture(job: int, curves: Curves) -> Picture | None:
         return figure
 
     caption = "Training loss of each update (line) and held-out loss of each evaluation (points)."
-    return Picture(f"run-{job}", f"Loss of run {job} over steps.", caption, styled(draw))
+    return Picture(f"run-{job}", f"Loss of run {job} over steps.", caption, styled(draw, settle=False))

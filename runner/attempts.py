@@ -8,7 +8,7 @@ job.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,3 +116,10 @@ def note(
             detail=json.dumps(detail) if detail else None,
         )
     )
+
+
+def note_all(connection: sa.Connection, kind: str, job_ids: Sequence[int]) -> None:
+    """Append the same line to the events of many jobs."""
+    if job_ids:
+        rows = [{"job_id": job_id, "kind": kind} for job_id in job_ids]
+        connection.execute(events.insert().values(at=now()), rows)

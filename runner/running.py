@@ -79,9 +79,11 @@ class RunningJob:
         runs: Path,
         phase_limits: dict[Phase, float],
         provenance: dict[str, Any],
+        keep_checkpoints: bool = False,
     ) -> None:
         self.store, self.claimed, self.trainer, self.display = store, claimed, trainer, display
         self.lease_seconds, self.runs, self.phase_limits = lease_seconds, runs, phase_limits
+        self.keep_checkpoints = keep_checkpoints
         self.workdir = runs / str(claimed.job_id) / f"a{claimed.attempt}"
         self._provenance: dict[str, Any] | None = provenance  # until it is written
         self.ending: Ending | None = None
@@ -256,7 +258,8 @@ class RunningJob:
         assert ending is not None
         if ending.outcome == "done":
             jobs.finish(connection, self.claimed, ending.results or {})
-            superfluous += records.forget_checkpoints(connection, self.claimed.job_id)
+            if not self.keep_checkpoints:
+                superfluous += records.forget_checkpoints(connection, self.claimed.job_id)
             self._became = "done"
         elif ending.outcome == "preempted":
             jobs.release(connection, self.claimed, ending.message)

@@ -1,115 +1,122 @@
-"""What `status`, `show` and `enqueue --dry-run` print: rich tables that fit a terminal of 80 columns."""
+"""What `status`, `enqueue --dry-run` and a change of many jobs print: tables that fit 80 columns.
+
+Names and messages come from files and machines: they are made plain before they are shown.
+"""
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from runner.grids import Grid
+from runner.glyphs import duration, label, plain
+from runner.schema import STATUSES
 
-DRY_RUN_ROWS = 60
-"""A longer dry run shows so many and counts the rest."""
+if TYPE_CHECKING:
+    from runner.grids import Grid
+    from runner.naming import Meant
+
+ROWS = 60
+"""A longer list of jobs shows so many and counts the rest."""
+
+
+def console() -> Console:
+    """For stdout; colours only on a terminal, and none where NO_COLOR is set."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def table(title: str, *columns: str, folds: str = "") -> Table:
+    """A table without lines; the column `folds` takes what room is left and may break over lines."""
+    made = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        wide = column == folds
+        made.add_column(column, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
+    return made
 
 
 def jobs_screen(name: str, grid: Grid) -> None:
     """The jobs that an enqueue would add."""
     base = grid.base
-    table = _table(f"{name}: {grid.size} jobs", "seed", *grid.factors, "hash")
+    made = table(f"{name}: {grid.size} jobs", "seed", "cell", "hash", folds="cell")
     for number, (cell, config) in enumerate(grid.runs()):
-        if number == DRY_RUN_ROWS:
-            table.caption = f"and {grid.size - DRY_RUN_ROWS} more"
+        if number == ROWS:
             break
-        table.add_row(str(config.seed), *map(str, cell.values()), config.hash[:12])
-    console = _console()
-    console.print(table)
-    console.print(
+        made.add_row(str(config.seed), label(cell), config.hash[:12])
+    out = console()
+    out.print(made)
+    if grid.size > ROWS:
+        out.print(f"and {grid.size - ROWS} more")
+    out.print(
         f"{base.model.total_parameters:,} parameters, {base.model.active_parameters:,} active a token; "
         f"{base.train.steps} steps of {base.train.batch_size} × {base.train.seq_len} tokens; "
-        f"corpus {escape(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
+        f"corpus {plain(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
     )
 
 
-def status_screen(overview: list[dict[str, Any]], running: list[dict[str, Any]]) -> None:
+def chosen_screen(chosen: Sequence[Meant]) -> None:
+    """The jobs that a command is about to change, on stderr: the answer is not given yet."""
+    made = table(f"{len(chosen)} jobs", "job", "study", "cell", "status", "priority", folds="cell")
+    for job in chosen[:ROWS]:
+        state = job.status + (" (paused)" if job.held else "")
+        made.add_row(str(job.id), plain(job.study), label(job.cell, job.seed), state, str(job.priority))
+    out = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    out.print(made)
+    if len(chosen) > ROWS:
+        out.print(f"and {len(chosen) - ROWS:,} more")
+
+
+def status_screen(
+    overview: list[dict[str, Any]], running: list[dict[str, Any]], out: Console | None = None
+) -> None:
     """A line a study, a line a running job."""
-    console = _console()
-    states = ("queued", "running", "done", "failed", "cancelled")
-    table = _table("Studies", "study", *states)
-    for study in overview:
-        table.add_row(escape(study["name"]), *(str(study[state]) for state in states))
-    console.print(table if overview else "no studies yet: python cli.py enqueue --grid factorial")
+    out = out or console()
+    if not overview:
+        out.print("no studies yet: python cli.py enqueue --grid factorial")
+        return
+    out.print(_studies(overview))
+    if any(study["eta_assumed"] and study["eta_seconds"] for study in overview):
+        out.print("(in brackets: nobody is at work; with one worker it would take so long)", style="dim")
     if running:
-        table = _table("Running", "job", "cell", "step", "loss", "attempt", "device", "last sign")
-        for job in running:
-            table.add_row(
-                str(job["id"]),
-                escape(_cell(job["cell"], job["seed"])),
-                f"{job['progress_step']}/{job['total_steps']}",
-                "–" if job["loss"] is None else f"{job['loss']:.3f}",
-                str(job["attempt"]),
-                str(job["device"] or "–"),
-                f"{job['heartbeat_age_seconds']:.0f} s" + (" stale" if job["stale"] else ""),
-            )
-        console.print(table)
+        out.print()
+        out.print(_running(running[:ROWS]))
+        if len(running) > ROWS:
+            out.print(f"and {len(running) - ROWS:,} more")
 
 
-def job_screen(details: dict[str, Any]) -> None:
-    """One job's whole history."""
-    job, result = details["job"], details["result"]
-    console = _console()
-    console.print(
-        f"[bold]job {job['id']}[/] of {escape(job['study'])}: {escape(_cell(job['cell'], job['seed']))}"
-    )
-    console.print(
-        f"{job['status']}, step {job['progress_step']}/{job['total_steps']}, hash {job['config_hash'][:12]}"
-    )
-    table = _table("Attempts", "no.", "outcome", "cause", "started", "from step", "device", "message")
-    for attempt in details["attempts"]:
-        table.add_row(
-            str(attempt["number"]),
-            attempt["outcome"] or "running",
-            attempt["cause"] or "",
-            _instant(attempt["started_at"]),
-            str(attempt["resumed_from_step"] if attempt["resumed_from_step"] is not None else "–"),
-            escape(attempt["device"]),
-            escape(attempt["message"] or ""),
+def eta(study: dict[str, Any]) -> str:
+    """A study's ETA as words: in brackets where nobody is at work."""
+    if study["paused"]:
+        return "paused"
+    text = duration(study["eta_seconds"])
+    return f"({text})" if study["eta_assumed"] and study["eta_seconds"] else text
+
+
+def _studies(overview: list[dict[str, Any]]) -> Table:
+    made = table("Studies", "study", *STATUSES, "ETA", folds="study")
+    for study in overview:
+        counts = [str(study[state]) for state in STATUSES]
+        if study["held"]:
+            counts[0] += f" ({study['held']} paused)"
+        made.add_row(plain(study["name"]), *counts, eta(study))
+    return made
+
+
+def _running(running: list[dict[str, Any]]) -> Table:
+    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last sign")
+    made = table("Running", *columns, folds="cell")
+    for job in running:
+        age = f"{duration(job['heartbeat_age_seconds'])} ago"
+        made.add_row(
+            str(job["id"]),
+            label(job["cell"], job["seed"]),
+            f"{job['progress_step']}/{job['total_steps']}",
+            "–" if job["loss"] is None else f"{job['loss']:.3f}",
+            "–" if job["tokens_per_second"] is None else f"{job['tokens_per_second']:,.0f}",
+            str(job["attempt"]),
+            plain(job["device"] or "–"),
+            "lost" if job["stale"] else "cancelling" if job["cancel_requested"] else age,
         )
-    console.print(table)
-    if result:
-        table = _table("Result", "name", "value")
-        for name, value in result.items():
-            if value is not None and name != "job_id":
-                table.add_row(name, f"{value:,.6g}" if isinstance(value, float) else f"{value:,}")
-        console.print(table)
-    for checkpoint in details["checkpoints"]:
-        console.print(f"checkpoint: step {checkpoint['step']}, {checkpoint['path']}")
-    table = _table("Events", "at", "attempt", "what", "detail")
-    for event in details["events"]:
-        detail = json.loads(event["detail"] or "{}")
-        said = ", ".join(f"{name}: {value}" for name, value in detail.items() if value not in (None, ""))
-        attempt_number = str(event["attempt"] or "")
-        table.add_row(_instant(event["at"]), attempt_number, escape(event["kind"]), escape(said))
-    console.print(table)
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(escape(column), overflow="fold")
-    return table
-
-
-def _cell(cell: dict[str, Any], seed: int) -> str:
-    return " ".join([*(f"{name}={value}" for name, value in cell.items()), f"seed={seed}"])
-
-
-def _instant(seconds: float | None) -> str:
-    return "–" if seconds is None else datetime.fromtimestamp(seconds).strftime("%m-%d %H:%M:%S")
+    return made

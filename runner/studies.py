@@ -62,6 +62,22 @@ def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py te
     return True
 
 
+def hold(connection: sa.Connection, study: str, held: bool) -> None:
+    """Pause a study (its queued jobs, and those that come later, wait), or let it and its jobs go on.
+
+    Raises:
+        ConfigError: no study of that name.
+    """
+    row = connection.execute(sa.select(studies).where(studies.c.name == study)).first()
+    if row is None:
+        raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
+    connection.execute(sa.update(studies).where(studies.c.id == row.id).values(held=int(held)))
+    attempt_log.note(connection, "study paused" if held else "study resumed", detail={"study_id": row.id})
+    if not held:
+        own = sa.select(jobs_table.c.id).where(jobs_table.c.study_id == row.id, jobs_table.c.held == 1)
+        jobs.unhold(connection, connection.scalars(own).all())
+
+
 def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | None:
     """The command that adds `seeds` to every condition of a study; None where its grid is not to be had.
 

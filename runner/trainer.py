@@ -15,12 +15,13 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError, RunConfig
-from model.events import Event, Finished, Request, to_json
+from model.events import Checkpointed, Event, Finished, Measured, NotSaved, Request, Resumed, to_json
 
 _PR_SET_PDEATHSIG = 1
 
@@ -118,6 +119,7 @@ class Trainer:
             while True:
                 event = events.send(request) if event is not None else next(events)
                 self._send(**to_json(event))
+                log(event)
                 request, self._request = self._request, None
         except StopIteration:
             if not isinstance(event, Finished):
@@ -137,6 +139,26 @@ class Trainer:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+
+
+def log(event: Event) -> None:
+    """Print what a reader of the attempt's log wants to see; never a value of the sealed test split."""
+    text = ""
+    if isinstance(event, Resumed):
+        refused = [f"checkpoint refused: {reason}; " for reason in event.refused]
+        text = "".join(refused) + f"from step {event.step}{'' if event.exact else ' (not exact)'}"
+    elif isinstance(event, Measured) and event.split != "test":
+        text = f"step {event.step} {event.split}: " + ", ".join(
+            f"{name} {value:.6g}" for name, value in event.values.items()
+        )
+    elif isinstance(event, Checkpointed):
+        text = f"step {event.step} checkpoint: {Path(event.path).name}, {event.size_bytes:,} bytes"
+    elif isinstance(event, NotSaved):
+        text = f"step {event.step} checkpoint not saved: {event.reason}"
+    elif isinstance(event, Finished):
+        text = f"step {event.step} finished"
+    if text:
+        print(time.strftime("%m-%d %H:%M:%S"), text, flush=True)
 
 
 def driver_version() -> str | None:

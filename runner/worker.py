@@ -54,6 +54,7 @@ class Options:
     lease_seconds: float = 60.0
     runs: Path = Path("runs")
     cache: Path = Path("data_cache")
+    keep_checkpoints: bool = False
     phase_limits: dict[Phase, float] = field(default_factory=lambda: dict(PHASE_LIMIT_SECONDS))
     trainer_command: tuple[str, ...] | None = None
 
@@ -148,6 +149,7 @@ class Worker:
             self.runs,
             self.options.phase_limits,
             {**self._machine, **self._ready},
+            self.options.keep_checkpoints,
         )
         running.start(self.options.cache, self.options.checkpoint_seconds)
         while running.ending is None and not running.lost:

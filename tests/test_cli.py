@@ -118,6 +118,13 @@ def test_published_results_print_their_published_table(cli: Cli, tmp_path: Path)
     assert len(exported.stdout.splitlines()) == 19
 
 
+def test_too_little_text_is_said_at_enqueue(cli: Cli, tmp_path: Path, tiny_grid: Path) -> None:
+    (tmp_path / "short.txt").write_text("Once upon a time there was a very short story.")
+    done = cli("enqueue", "--grid", str(tiny_grid), "--corpus", "short.txt")
+    assert (done.returncode, "Traceback" in done.stderr) == (65, False)
+    assert not (tmp_path / "jobs.db").exists()
+
+
 def test_environment_names_the_database(cli: Cli, tmp_path: Path, tiny_grid: Path) -> None:
     other = tmp_path / "other.db"
     cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--db", f"sqlite:///{other}")

@@ -12,8 +12,11 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
 
 from reports.report import render
+from runner.grids import load_grid
 from tests import report_fixtures as made
 from tests.report_reading import aggregate, fact, section, tables
 
@@ -110,3 +113,84 @@ def test_imported_results_say_that_they_are(connection: sa.Connection) -> None:
     assert "No expert counts are recorded" in text
     assert "No measures of training are recorded" in text
     assert "Scaled down" not in text
+
+
+def wide() -> dict[tuple[float, float], pd.Series]:
+    """Condition → published losses by seed."""
+    given = pd.read_csv(made.PUBLISHED_CSV).sort_values("seed")
+    return {cell: rows["val_loss"].to_numpy() for cell, rows in given.groupby(list(made.FACTORS))}
+
+
+def test_every_published_contrast_against_statsmodels(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    loss = wide()
+    noise = {level: (loss[level, 0.01] + loss[level, 0.0]) / 2 for level in (0.0, 0.1, 0.5)}
+    weight = {level: (loss[0.0, level] + loss[0.1, level] + loss[0.5, level]) / 3 for level in (0.01, 0.0)}
+    effect = {w: {n: loss[n, w] - loss[0.0, w] for n in (0.1, 0.5)} for w in (0.01, 0.0)}
+    found = tables(section(render(connection, "published"), "Paired contrasts"))
+    expected = [
+        [noise[0.1] - noise[0.0], noise[0.5] - noise[0.0], noise[0.5] - noise[0.1]],
+        [weight[0.0] - weight[0.01]],
+        [
+            *(loss[b, w] - loss[a, w] for w in (0.01, 0.0) for a, b in ((0.0, 0.1), (0.0, 0.5), (0.1, 0.5))),
+            *(loss[n, 0.0] - loss[n, 0.01] for n in (0.0, 0.1, 0.5)),
+        ],
+        [
+            effect[0.0][0.1] - effect[0.01][0.1],
+            effect[0.0][0.5] - effect[0.01][0.5],
+            (effect[0.0][0.5] - effect[0.0][0.1]) - (effect[0.01][0.5] - effect[0.01][0.1]),
+        ],
+    ]
+    margin = math.log(1.005)
+    for rows, differences in zip(found[1:], expected, strict=True):
+        tests = [stats.ttest_1samp(difference, 0) for difference in differences]
+        adjusted = multipletests([test.pvalue for test in tests], method="holm")[1]
+        for row, difference, test, holm in zip(rows, differences, tests, adjusted, strict=True):
+            low, high = test.confidence_interval(0.95)
+            assert row["Difference"] == f"{difference.mean():+.4f}"
+            assert float(row["% of PPL"]) == pytest.approx(100 * math.expm1(difference.mean()), abs=0.0051)
+            assert row["sd of differences"] == f"{difference.std(ddof=1):.4f}"
+            assert row["95 % interval"] == f"{low:.4f} to {high:.4f}"
+            assert float(row["t p"]) == pytest.approx(test.pvalue, abs=0.00006)
+            assert float(row["Holm p"]) == pytest.approx(holm, abs=0.00006)
+            tost = ttost_paired(difference, np.zeros(3), -margin, margin)[0]
+            assert float(row["TOST p"]) == pytest.approx(tost, abs=0.00006)
+
+
+def test_the_published_claims_are_held_to_the_research_plan(connection: sa.Connection) -> None:
+    made.published_study(connection, claims=load_grid("factorial").describe()["claims"])
+    found = section(render(connection, "published"), "Findings")
+    rows = tables(found)[0]
+    loss = wide()
+    cv = pd.read_csv(made.PUBLISHED_CSV).pivot(
+        index="seed", columns=list(made.FACTORS), values="expert_usage_cv"
+    )
+    noise = {level: (loss[level, 0.01] + loss[level, 0.0]) / 2 for level in (0.0, 0.1, 0.5)}
+    balanced = sum(loss[level, 0.01] - loss[level, 0.0] for level in noise) / 3
+    even = sum(cv[level, 0.01] - cv[level, 0.0] for level in noise) / 3
+    little = (loss[0.1, 0.0] - loss[0.0, 0.0]) - (loss[0.1, 0.01] - loss[0.0, 0.01])
+    high = (loss[0.5, 0.0] - loss[0.1, 0.0]) - (loss[0.5, 0.01] - loss[0.1, 0.01])
+    margin = math.log(1.005)
+    p = [
+        stats.ttest_1samp(noise[0.0] - noise[0.1], margin, alternative="less").pvalue,
+        stats.ttest_1samp(noise[0.5] - noise[0.0], 0).pvalue,
+        stats.ttest_1samp(even, 0).pvalue,
+        stats.ttest_1samp(balanced, 0).pvalue,
+        ttost_paired(little, np.zeros(3), -margin, margin)[0],
+        ttost_paired(high, np.zeros(3), -margin, margin)[0],
+    ]
+    for row, raw, holm in zip(rows, p, multipletests(p, method="holm")[1], strict=True):
+        assert float(row["p"]) == pytest.approx(raw, abs=0.00006), row["Claim"]
+        assert float(row["Holm p"]) == pytest.approx(holm, abs=0.00006), row["Claim"]
+    # High noise harms, and load balancing evens out the load; that it helps the perplexity does not follow.
+    words = {row["Claim"]: row["Verdict"] for row in rows}
+    assert words["High noise harms"] == "SUPPORTED"
+    assert words["The load-balancing loss helps the perplexity"] == "INCONCLUSIVE"
+    assert stats.ttest_1samp(balanced, 0).pvalue == pytest.approx(0.70, abs=0.02)
+
+
+def test_findings_without_claims_say_that_none_was_declared(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    found = section(render(connection), "Findings")
+    assert "No claims were declared with this study." in found
+    assert "INCONCLUSIVE: load_balancing_weight 0.0 - 0.01. val_loss +0.0014" in found

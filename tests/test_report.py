@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from reports.report import render
+from reports.report import NotUniform, render
 from reports.tables import instant
+from reports.units import UnknownOption
 from runner import schema
+from runner.grids import load_grid
 from tests import report_fixtures as made
 from tests.report_reading import aggregate, fact, section, tables
 
+SNAPSHOT = Path(__file__).parent / "data" / "report.md"
 ONE_CELL: dict[str, Any] = {"factors": {}, "baseline": {}}
 
 
@@ -250,3 +255,105 @@ def test_the_baseline_is_the_declared_one(
 ) -> None:
     made.finished_study(connection, grid={"baseline": baseline})
     assert said in section(render(connection), "Paired contrasts")
+
+
+def test_another_metric_and_margin_are_asked_for_and_said(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    text = render(connection, metric="expert_usage_cv", margin="0.02")
+    assert fact(text, "Compared here") == (
+        "expert_usage_cv, margin 0.02 (given on the command line, not declared); asked for on the command line"
+    )
+    assert "Difference: first - second in expert_usage_cv, paired by seed." in text
+    assert "equivalence (±0.02, given on the command line, not declared)" in text
+    assert "--metric expert_usage_cv --margin 0.02 > experiment_results.md" in text
+    row = tables(section(text, "Paired contrasts"))[0][3]
+    cv = [made.loss_of(made.cells(made.FACTORS)[i], seed) / 40 for i in (4, 2) for seed in made.SEEDS]
+    assert float(row["Difference"]) == pytest.approx(np.mean(cv[:3]) - np.mean(cv[3:]), abs=0.00006)
+    assert "Compared here" not in render(connection)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"metric": "nope"}, "--metric nope: not among the recorded results; choose one of val_loss, "),
+        ({"metric": "seed"}, "--metric seed: not among"),
+        ({"margin": "1"}, "--margin 1: of what? write 1nats, 1ppl, 1percent"),
+    ],
+)
+def test_bad_options_are_one_line(connection: sa.Connection, options: dict[str, str], said: str) -> None:
+    made.finished_study(connection)
+    with pytest.raises(UnknownOption, match=re.escape(said)):
+        render(connection, **options)
+
+
+def test_strict_refuses_what_is_mixed_or_not_exact(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    assert render(connection, strict=True).splitlines()[0] == "# Study factorial"
+    connection.execute(sa.update(schema.results).where(schema.results.c.job_id == 9).values(exact=0))
+    with pytest.raises(NotUniform, match="study factorial: not uniform: 1 results are not exact") as refusal:
+        render(connection, strict=True)
+    assert refusal.value.exit_code == 65
+    other = {**made.PROVENANCE, "host": "there"}
+    attempts = sa.update(schema.attempts).where(schema.attempts.c.job_id == 1)
+    connection.execute(attempts.values(provenance=json.dumps(other)))
+    with pytest.raises(NotUniform, match=r"host: here \(17 runs\), there \(1 run\) \(and 1 more\)"):
+        render(connection, strict=True)
+
+
+def test_what_was_declared_stands_in_the_banner(connection: sa.Connection) -> None:
+    declared = {"name": "a", "kind": "less", "metric": "val_loss", "compare": {}, "against": {}}
+    made.finished_study(connection, grid={"claims": [declared]})
+    declared_line = fact(render(connection), "Declared before the runs")
+    assert "margins and 1 claim, in the grid factorial, 2023-11-14 22:13:20 UTC" in declared_line
+
+
+def test_the_router_and_the_load_stand_in_the_tables(connection: sa.Connection) -> None:
+    made.curved_study(connection)
+    text = render(connection)
+    row = tables(section(text, "Routing"))[0][0]
+    assert row["Router entropy (nats)"] == f"{0.502:.4f} ± {0.001:.4f}"  # jobs 1, 2 and 3
+    assert row["Clean and noisy top-k agree"].startswith("0.7020")
+    counts = np.array([made.layer_counts(seed) for seed in made.SEEDS], dtype=float)
+    found = aggregate(text)[0.0, 0.01]
+    assert found["MaxVio"] == f"{(counts.max(axis=2) / counts.mean(axis=2) - 1).mean():.4f}"
+    assert found["Mean layer CV"].startswith(f"{(counts.std(axis=2) / counts.mean(axis=2)).mean():.4f}")
+    assert found["Dead experts"] == "0 of 24"
+
+
+def test_timings_and_failures(connection: sa.Connection) -> None:
+    made.unfinished_study(connection)
+    connection.execute(
+        sa.update(schema.results).values(evaluation_seconds=6.0, compile_seconds=12.0, waiting_seconds=0.0)
+    )
+    text = render(connection)
+    timing = tables(section(text, "Timings and cost"))[0][0]
+    assert (timing["Training (min)"], timing["Evaluation (min)"]) == ("1.6", "0.10")
+    assert timing["Hours in all"] == f"{3 * (96 + 6 + 12) / 3600:.2f}"
+    assert f"{11 * 114 / 3600:.2f} hours of device time for the 11 finished runs" in text
+    failed, lost = tables(section(text, "Failures and retries"))[0]
+    assert (failed["Outcome"], failed["Cause"], failed["Attempts"], failed["Charged"]) == (
+        *("failed", "diverged", "3", "3"),
+    )
+    assert (lost["Cause"], lost["Runs"], lost["Last message"]) == ("lost", "1", "lease expired")
+    assert "0 of 11 finished runs needed more than one" in text
+
+
+def test_the_whole_page_is_what_it_was(connection: sa.Connection) -> None:
+    """A change of the report's text is seen here: read the difference, then make the file again.
+
+    python -m tests.test_report writes it.
+    """
+    assert snapshot(connection) == SNAPSHOT.read_text()
+
+
+def snapshot(connection: sa.Connection) -> str:
+    claims = [dict(claim) for claim in load_grid("factorial").describe()["claims"]]
+    made.curved_study(connection, grid={"claims": claims})
+    job = made.add_job(connection, 1, made.cells(made.FACTORS)[0], 45, "failed")
+    made.add_attempt(connection, job, outcome="failed", cause="oom", message="out of memory", charged=1)
+    return render(connection)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, made.opened(Path(folder)) as opened:
+        SNAPSHOT.write_text(snapshot(opened))

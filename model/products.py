@@ -1,0 +1,234 @@
+"""The large matrix products for CPUs, experts and head, and which library computes them.
+
+Autograd functions with their backward passes written out. A weight whose .grad exists receives its gradient
+there, in place, and nothing flows up to it: ask such a weight for .grad, never torch.autograd.grad.
+`choose` changes a setting of this process. The rest of the CPU engine: model/kernels.py.
+
+Shapes: N tokens, D d_model, F d_ff, E experts, K top-k, V vocabulary, P rows of all experts, each expert's
+slice padded to a multiple of PAD.
+"""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from model.dropping import Keep
+from model.grouped import compute_dtype
+
+PAD = 16
+"""Kernels are built for each shape: ragged slices would build one for almost every slice of every step."""
+HEAD_ROWS = 256
+"""Tokens whose logits exist at one time."""
+
+
+def choose(fast: bool) -> str:
+    """Set the library of float32 products in this process, and name it: oneDNN where that is exact, or BLAS.
+
+    torch hands float32 products to oneDNN only where less than float32 is allowed. On processors without
+    bf16 matrix units (AMX) oneDNN does not make use of the permission, and is twice as fast as the BLAS on
+    some of them; where it does, `_stays_exact` finds out, and nothing is allowed.
+    """
+    settings = getattr(torch.backends.mkldnn, "matmul", None)
+    if settings is None or not hasattr(settings, "fp32_precision"):  # before torch 2.9
+        return "BLAS"
+    settings.fp32_precision = "ieee"
+    if not fast or not torch.backends.mkldnn.is_available() or not _stays_exact():
+        return "BLAS"
+    settings.fp32_precision = "bf16"
+    return "oneDNN"
+
+
+@cache
+def _stays_exact() -> bool:
+    """Whether products are float32's, bit for bit, although bf16 is allowed.
+
+    Odd whole numbers below 2^11 times -1, 0 and 1: bf16 could not hold the factors, float32 holds every
+    partial sum, so that any order of summation gives the same bits.
+    """
+    settings = torch.backends.mkldnn.matmul
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for n, i, o in ((16, 128, 256), (1024, 384, 1152), (272, 1536, 384), (256, 128, 4096)):
+            wide = torch.randint(-1024, 1024, (n, i), generator=generator).mul_(2).add_(1).float()
+            signs = torch.randint(-1, 2, (o, i), generator=generator).float()
+            settings.fp32_precision = "ieee"
+            due = wide @ signs.mT
+            settings.fp32_precision = "bf16"
+            stacked = torch.bmm(wide.expand(3, n, i), signs.expand(3, o, i).mT)[2]
+            into = torch.zeros(o, n).addmm_(signs, wide.mT)
+            found = (wide @ signs.mT, (signs @ wide.mT).mT, stacked, into.mT, wide @ signs.mT.contiguous())
+            if not all(torch.equal(due, each) for each in found):
+                return False
+    finally:
+        settings.fp32_precision = "ieee"
+    return True
+
+
+def accumulator(weight: Tensor) -> Tensor:
+    """Where to add the gradient of a weight: its .grad, or zeros."""
+    return weight.grad if weight.grad is not None else torch.zeros_like(weight)
+
+
+def handed_up(gradient: Tensor, weight: Tensor) -> Tensor | None:
+    """What autograd is to add to .grad: nothing where it is .grad already."""
+    return None if gradient is weight.grad else gradient
+
+
+def experts(
+    x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, w1_EFD: Tensor, w2_EDF: Tensor, p: float
+) -> tuple[Tensor, Tensor]:
+    """As in model/plain.py: Σ_k weight · W2 · dropout(silu(W1 · x)), and the assignments, counts_E."""
+    counts_E = torch.bincount(experts_NK.flatten(), minlength=len(w1_EFD))
+    padded_E = (counts_E + (PAD - 1)) // PAD * PAD
+    x_ND = x_ND.to(compute_dtype(x_ND))
+    with torch.autocast("cpu", enabled=False):
+        slots_NK = _slots(experts_NK, counts_E, padded_E)
+        y_ND = _Experts.apply(x_ND, weights_NK, w1_EFD, w2_EDF, slots_NK, padded_E.tolist(), p)
+    return y_ND, counts_E
+
+
+def _slots(experts_NK: Tensor, counts_E: Tensor, padded_E: Tensor) -> Tensor:
+    """The row of each assignment, (N, K): experts one after the other, tokens in their order."""
+    order_S = experts_NK.flatten().sort(stable=True).indices
+    shift_E = (padded_E.cumsum(0) - padded_E) - (counts_E.cumsum(0) - counts_E)
+    slot_S = torch.arange(len(order_S)).add_(shift_E.repeat_interleave(counts_E))
+    return torch.empty_like(order_S).scatter_(0, order_S, slot_S).view_as(experts_NK)
+
+
+class _Experts(Function):
+    """Rows beside the assignments, up to the padding, hold token 0 and get the weight 0 on the way back."""
+
+    @staticmethod
+    def forward(ctx, x_ND, weights_NK, w1_EFD, w2_EDF, slots_NK, padded, p):
+        rows, (k, dtype) = sum(padded), (slots_NK.shape[1], x_ND.dtype)
+        flat_S = slots_NK.flatten()
+        token_P = flat_S.new_zeros(rows).scatter_(0, flat_S, torch.arange(len(flat_S)) // k)
+        x_PD = x_ND.index_select(0, token_P)
+        hidden_PF, y_PD = x_ND.new_empty(rows, w1_EFD.shape[1]), x_ND.new_empty(rows, x_ND.shape[1])
+        for e, part in _parts(padded):
+            torch.mm(x_PD[part], w1_EFD[e].to(dtype).mT, out=hidden_PF[part])
+        keep = Keep(hidden_PF.shape, p) if p else None
+        active_PF = _activate(hidden_PF, keep)
+        for e, part in _parts(padded):
+            torch.mm(active_PF[part], w2_EDF[e].to(dtype).mT, out=y_PD[part])
+        # What dropout divides by is one factor of everything that follows: it goes into the weights.
+        weights_NK = weights_NK * keep.scale if keep else weights_NK
+        y_PD = y_PD.to(weights_NK.dtype)  # summed in float32, the residual stream's type
+        ctx.keep, ctx.padded = keep, padded
+        ctx.save_for_backward(x_PD, hidden_PF, y_PD, weights_NK, w1_EFD, w2_EDF, slots_NK, token_P)
+        return F.embedding_bag(slots_NK, y_PD, per_sample_weights=weights_NK, mode="sum")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout_ND):
+        x_PD, hidden_PF, y_PD, weights_NK, w1_EFD, w2_EDF, slots_NK, token_P = ctx.saved_tensors
+        dtype = x_PD.dtype
+        dout_PD = dout_ND.index_select(0, token_P)
+        dweight_P = torch.linalg.vecdot(dout_PD, y_PD)
+        weight_P = weights_NK.new_zeros(len(token_P)).scatter_(0, slots_NK.flatten(), weights_NK.flatten())
+        dy_PD = dout_PD.mul_(weight_P.unsqueeze(1)).to(dtype)
+
+        dw1_EFD, dw2_EDF = accumulator(w1_EFD), accumulator(w2_EDF)
+        active_PF = _activate(hidden_PF, ctx.keep)
+        dactive_PF, dx_PD = torch.empty_like(hidden_PF), torch.empty_like(x_PD)
+        for e, part in _parts(ctx.padded):
+            _add_product(dw2_EDF[e], dy_PD[part].mT, active_PF[part])
+            torch.mm(dy_PD[part], w2_EDF[e].to(dtype), out=dactive_PF[part])
+        if ctx.keep:
+            dactive_PF.mul_(ctx.keep.mask(dtype))
+        dhidden_PF = torch.ops.aten.silu_backward(dactive_PF, hidden_PF)
+        for e, part in _parts(ctx.padded):
+            _add_product(dw1_EFD[e], dhidden_PF[part].mT, x_PD[part])
+            torch.mm(dhidden_PF[part], w1_EFD[e].to(dtype), out=dx_PD[part])
+        dx_ND = F.embedding_bag(slots_NK, dx_PD, mode="sum")
+        dweights_NK = dweight_P[slots_NK].mul_(ctx.keep.scale if ctx.keep else 1.0)
+        return dx_ND, dweights_NK, handed_up(dw1_EFD, w1_EFD), handed_up(dw2_EDF, w2_EDF), None, None, None
+
+
+def _parts(padded: list[int]):
+    """(expert, its slice of the rows) of every expert that has rows."""
+    end = 0
+    for e, count in enumerate(padded):
+        end += count
+        if count:
+            yield e, slice(end - count, end)
+
+
+def _activate(hidden_PF: Tensor, keep: Keep | None) -> Tensor:
+    """dropout(silu(hidden)), not yet divided by 1 - p; made again in the backward pass: cheaper than kept."""
+    active_PF = F.silu(hidden_PF)
+    return active_PF.mul_(keep.mask(active_PF.dtype)) if keep else active_PF
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
+    """into += a @ b; the sum over steps stays float32 where the product is bf16."""
+    if a.dtype == into.dtype:
+        into.addmm_(a, b)
+    else:
+        into.add_((a @ b).to(into.dtype))
+
+
+def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """As in model/plain.py; the logits' gradient is made in the same pass, so that they are never kept."""
+    x_ND = x_ND.to(compute_dtype(x_ND))
+    with torch.autocast("cpu", enabled=False):
+        return _HeadLoss.apply(x_ND, weight_VD, targets_N)
+
+
+class _HeadLoss(Function):
+    @staticmethod
+    def forward(ctx, x_ND, weight_VD, targets_N):
+        dx_ND, dweight_VD = torch.empty_like(x_ND), torch.zeros_like(weight_VD)
+        shadow_VD = weight_VD.to(x_ND.dtype)
+        losses = []
+        for x, dx, targets in zip(*(t.split(HEAD_ROWS) for t in (x_ND, dx_ND, targets_N)), strict=True):
+            logits = x @ shadow_VD.mT
+            probabilities = logits.softmax(1, dtype=weight_VD.dtype)
+            losses.append(_cross_entropy(logits, probabilities, targets))
+            # ∂loss / ∂logit = probability - 1 at the target.
+            probabilities.scatter_add_(1, targets.unsqueeze(1), probabilities.new_full((len(x), 1), -1.0))
+            dlogits = probabilities.to(x.dtype)
+            torch.mm(dlogits, shadow_VD, out=dx)
+            _add_product(dweight_VD, dlogits.mT, x)
+        ctx.save_for_backward(dx_ND, dweight_VD, weight_VD)
+        return torch.cat(losses).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dloss):
+        dx_ND, dweight_VD, weight_VD = ctx.saved_tensors
+        share = dloss / len(dx_ND)
+        if weight_VD.grad is None:
+            return dx_ND * share, dweight_VD * share, None
+        weight_VD.grad.add_(dweight_VD, alpha=share.item())
+        return dx_ND * share, None, None
+
+
+def head_scores(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """As in model/plain.py, with the logits of few tokens at a time."""
+    x_ND = x_ND.to(compute_dtype(x_ND))
+    losses, hits = [], []
+    with torch.autocast("cpu", enabled=False):
+        shadow_VD = weight_VD.to(x_ND.dtype)
+        for x, targets in zip(x_ND.split(HEAD_ROWS), targets_N.split(HEAD_ROWS), strict=True):
+            logits = x @ shadow_VD.mT
+            losses.append(_cross_entropy(logits, logits.softmax(1, dtype=weight_VD.dtype), targets))
+            hits.append(logits.argmax(1) == targets)
+    return torch.cat(losses), torch.cat(hits)
+
+
+def _cross_entropy(logits: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
+    """log Σ exp(logit) - target's logit, row by row.
+
+    The largest probability is 1 / Σ exp(logit - largest logit): the sum needs no pass of its own, and no
+    small probability, which may have come out as 0, enters a logarithm.
+    """
+    target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return (logits.amax(1) - target).to(probabilities.dtype) - probabilities.amax(1).log()
