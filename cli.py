@@ -51,6 +51,22 @@ class Std(StrEnum):
     population = "population"
 
 
+class Table(StrEnum):
+    runs = "runs"
+    metrics = "metrics"
+    counts = "counts"
+
+
+class FileFormat(StrEnum):
+    csv = "csv"
+    parquet = "parquet"
+    json = "json"
+
+
+class Program(StrEnum):
+    tensorboard = "tensorboard"
+
+
 Db = Annotated[
     str, typer.Option("--db", envvar="JOBS_DB", help="Database: a path or sqlite:/// URL.", metavar="PATH")
 ]
@@ -126,7 +142,7 @@ def work(
         threads=threads or len(os.sched_getaffinity(0)),
         jobs=jobs,
         wait=wait,
-        time_limit_seconds=_seconds(time_limit) if time_limit else None,
+        time_limit_seconds=_seconds(time_limit, "--time-limit") if time_limit else None,
         checkpoint_seconds=checkpoint_seconds,
         lease_seconds=lease_seconds,
         runs=runs_dir,
@@ -365,18 +381,27 @@ def prioritize(
 
 @app.command()
 def export(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="For --to tensorboard.")] = None,
     study: Study = None,
-    format: Annotated[str, typer.Option("--format", help="csv")] = "csv",
+    table: Annotated[Table, typer.Option("--table", help="What to export.")] = Table.runs,
+    format: Annotated[FileFormat, typer.Option("--format", help="csv, parquet or json.")] = FileFormat.csv,
+    to: Annotated[Program | None, typer.Option("--to", help="For a program: event files in DIR.")] = None,
     db: Db = "jobs.db",
 ) -> None:
-    """Write a study's runs to stdout.   Example: python cli.py export --format csv > results.csv"""
-    from reports.export import export_csv
+    """Write a study's runs, metrics or counts.   Example: python cli.py export --format csv > results.csv"""
+    from reports import export as made
+    from reports import tensorboard
 
-    if format != "csv":
-        raise typer.BadParameter(f"--format {format}: choose csv")
+    if (to is None) != (folder is None):
+        raise typer.BadParameter("--to tensorboard and DIR go together")
     with _open(db) as store, store.read() as connection:
-        text = export_csv(connection, study)
-    print(text, end="")
+        if folder is not None:
+            print(f"{tensorboard.export_tensorboard(connection, folder, study):,} values in {folder}")
+            return
+        data = made.export(connection, study, table.value, format.value)
+    if format is FileFormat.parquet and sys.stdout.isatty():
+        raise typer.BadParameter("--format parquet is not for a terminal: add > FILE")
+    sys.stdout.buffer.write(data)
 
 
 @app.command(name="import")
@@ -393,6 +418,52 @@ def import_(
     with _open(db, create=True) as store:
         count = store.write(lambda c: import_results(c, file, name))
     print(f"{name}: {count} results imported")
+
+
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
+    runs_dir: Runs = Path("runs"),
+    cache_dir: Cache = Path("data_cache"),
+    db: Db = "jobs.db",
+) -> None:
+    """Check machine and database; exit 70 when a night would fail.   Example: python cli.py doctor --fix"""
+    from runner import doctor as checks
+
+    fit = True
+    for finding in checks.examine(db, runs_dir, cache_dir, device, _damage_of):
+        print(f"{finding.level:4} {finding.name}: {finding.text}")
+        if fix and finding.mend:
+            finding.mend()
+            print("       mended")
+            continue
+        if finding.remedy:
+            print(f"       {finding.remedy}")
+        fit = fit and finding.level != "bad"
+    raise typer.Exit(0 if fit else 70)
+
+
+@app.command()
+def clean(
+    older_than: Annotated[str, typer.Option("--older-than", help="Such as 12h or 30d.")] = "0s",
+    larger_than: Annotated[str, typer.Option("--larger-than", help="Files of at least, say, 10MB.")] = "0B",
+    study: OfStudy = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
+    runs_dir: Runs = Path("runs"),
+    db: Db = "jobs.db",
+) -> None:
+    """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
+    from runner import cleaning, screens
+
+    age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
+    with _open(db) as store:
+        found = cleaning.removable(store, runs_dir, age, least, study)
+        if not yes:
+            screens.clean_screen(found)
+            return
+        freed = cleaning.remove(store, runs_dir, found)
+    print(f"{freed:,} bytes freed; results are as they were")
 
 
 @db_app.command("backup")
@@ -478,11 +549,28 @@ def _print_summary(store: Store, studies: list[str]) -> None:
             print(summary(connection, study))
 
 
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+def _seconds(text: str, option: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if not found:
-        raise typer.BadParameter(f"--time-limit {text}: write a number with s, m or h, as in 9m")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+        raise typer.BadParameter(f"{option} {text}: write a number with s, m, h or d, as in 9m")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(B|kB|MB|GB)", text)
+    if not found:
+        raise typer.BadParameter(f"--larger-than {text}: write a number with B, kB, MB or GB, as in 10MB")
+    return int(float(found[1]) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[found[2]])
+
+
+def _damage_of(entry: Path) -> str | None:
+    from model import cache
+
+    try:
+        cache.load(entry)
+    except cache.CacheDamaged as error:
+        return str(error)
+    return None
 
 
 def main() -> None:

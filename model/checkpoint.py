@@ -59,7 +59,7 @@ class Written:
     size_bytes: int
 
 
-def numeric_environment(device: torch.device, precision: str) -> dict[str, Any]:
+def numeric_environment(device: torch.device, precision: str, engine: str) -> dict[str, Any]:
     """What the bits of a result depend on, beside the configuration."""
     return {
         "torch": torch.__version__,
@@ -68,6 +68,7 @@ def numeric_environment(device: torch.device, precision: str) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "engine": engine,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 

@@ -146,6 +146,10 @@ class TrainConfig:
     """Global gradient norm above which the gradient is scaled down."""
     precision: str = _choice("auto", "auto", "fp32", "bf16")
     """auto: bf16 autocast on CUDA, fp32 on CPU, and not in the hash; a fixed choice is."""
+    engine: str = _choice("auto", "auto", "plain")
+    """auto: the fastest for the device; plain: the reference. The same mathematics, so not in the hash."""
+    target_loss: float = _real(0.0, 0.0, 1e6)
+    """Nats per token; results count the steps to get below it. 0 declares none and is not in the hash."""
 
     def __post_init__(self) -> None:
         _check_fields(self, "train")
@@ -203,6 +207,8 @@ class RunConfig:
     """sound, or the published study's with its known defects; docs/method.md lists them."""
     seed: int = _whole(42, 0, 2**31 - 1)
     """From which every random stream of the run is derived."""
+    repeat: int = _whole(0, 0, 1_000_000)
+    """Which of several runs of the same configuration and seed: tells them apart, and changes no stream."""
 
     def __post_init__(self) -> None:
         _check_fields(self, "")
@@ -267,6 +273,11 @@ class RunConfig:
                 del data[name]
         if train["precision"] == "auto":  # by rule, from the device: recorded with each attempt
             del train["precision"]
+        del train["engine"]  # recorded with each attempt
+        if train["target_loss"] == 0.0:
+            del train["target_loss"]
+        if values["repeat"] == 0:  # the first run is the run: its hash is that of a grid without repeats
+            del values["repeat"]
         return values
 
     @property

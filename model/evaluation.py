@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.data import HeldOut
@@ -44,24 +43,22 @@ class Tally:
         self.counts_LE: Tensor | int = 0
         self.tokens = 0
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def add(self, inputs_BT: Tensor, targets_BT: Tensor, precision: str) -> None:
         """Score one batch, in evaluation mode; afterwards the model is back in its mode."""
         was_training = self.model.training
         self.model.eval()
         with torch.autocast(inputs_BT.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits_BTV, routing = self.model(inputs_BT, self.noise_std, self.noise)
+            losses_N, hits_N, routing = self.model.scores(inputs_BT, targets_BT, self.noise_std, self.noise)
         self.model.train(was_training)
-        logits_NV, targets_N = logits_BTV.flatten(0, 1), targets_BT.flatten()
-        losses_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
         # float64 for the sums: in float32 a split of 100,000 tokens would lose the seventh digit.
         shares = [routing.entropy, routing.top1_probability, routing.agreement]
         self.sums += torch.stack(
-            [losses_N.double().sum(), (logits_NV.argmax(-1) == targets_N).double().sum()]
-            + [share.double().mean() * targets_N.numel() for share in shares if share is not None]
+            [losses_N.double().sum(), hits_N.double().sum()]
+            + [share.double().mean() * targets_BT.numel() for share in shares if share is not None]
         )
         self.counts_LE = self.counts_LE + routing.counts_E
-        self.tokens += targets_N.numel()
+        self.tokens += targets_BT.numel()
 
     def result(self, text_bytes: int) -> Evaluation:
         """The pass as numbers.

@@ -6,7 +6,6 @@ experts and the head are in model/products.py.
 
 Shapes: B batch, T time, D d_model, H heads, C = D / H, V vocabulary.
 """
-# mypy: allow-untyped-defs
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Mixture of Experts: a noisy top-k router, experts as stacked weights, the load-balancing loss.
 
 What the studies vary. Dropless: every token reaches its k experts. Nothing is stashed on a module: `forward`
-returns the routing's statistics beside the output. What surrounds it: model/transformer.py.
+returns the routing's statistics beside the output. How the experts answer: model/plain.py. What surrounds
+the layer: model/transformer.py.
 
-Shapes: B batch, T time, N = B·T tokens, D d_model, F d_ff, E experts, K top-k, S = N·K assignments,
-sorted by expert.
+Shapes: B batch, T time, N = B·T tokens, D d_model, F d_ff, E experts, K top-k.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.engine import operations
 
 
 class Routing(NamedTuple):
@@ -39,9 +40,9 @@ class Routing(NamedTuple):
 class MoE(nn.Module):
     """A router and its experts, W2 · dropout(silu(W1 · x)), for each token its top-k."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, engine: str = "auto") -> None:
         super().__init__()
-        self.n_experts, self.top_k, self.dropout = config.n_experts, config.top_k, config.dropout
+        self.top_k, self.dropout, self.engine = config.top_k, config.dropout, engine
         self.gate = nn.Linear(config.d_model, config.n_experts, bias=False)
         self.w1 = nn.Parameter(torch.empty(config.n_experts, config.d_ff, config.d_model))
         self.w2 = nn.Parameter(torch.empty(config.n_experts, config.d_model, config.d_ff))
@@ -63,9 +64,10 @@ class MoE(nn.Module):
         logits_NE = noisy_NE if self.training else clean_NE
 
         weights_NK, experts_NK, probabilities_NE = route(logits_NE, self.top_k)
-        y_ND, ends_E = self.answer(x_ND, weights_NK, experts_NK)
-
-        counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
+        # Σ_k weight · W2 · dropout(silu(W1 · x)): model/plain.py
+        y_ND, counts_E = operations(self.engine, x_ND).experts(
+            x_ND, weights_NK, experts_NK, self.w1, self.w2, self.dropout if self.training else 0.0
+        )
         routing = Routing(counts_E, load_balancing_loss(probabilities_NE, counts_E), None, None, None)
         if not self.training:
             routing = routing._replace(**_describe(probabilities_NE, experts_NK, noisy_NE))
@@ -77,29 +79,6 @@ class MoE(nn.Module):
         # 8 bits, would tie or swap experts whose logits are close.
         with torch.autocast(x_ND.device.type, enabled=False):
             return F.linear(x_ND.to(self.gate.weight.dtype), self.gate.weight)
-
-    def answer(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> tuple[Tensor, Tensor]:
-        """The experts' weighted sum for each token, and where each expert's slice ends, ends_E.
-
-        Assignments are sorted by expert, so that each expert reads one contiguous slice. Back again goes by
-        the inverse permutation: a gather, never a scatter with atomics, so the bits do not depend on timing.
-        """
-        n, k = experts_NK.shape
-        sorted_S, order_S = experts_NK.flatten().sort(stable=True)
-        inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(n * k, device=order_S.device))
-        # The ends by binary search: `bincount` would make a GPU wait for the host.
-        experts_E = torch.arange(self.n_experts, device=sorted_S.device)
-        ends_E = torch.searchsorted(sorted_S, experts_E, right=True)
-
-        dtype = _compute_dtype(x_ND)  # rows and weights are cast once, not slice by slice
-        x_SD = GatherRows.apply(x_ND.to(dtype), order_S // k, inverse_S, k)
-        h_SF = F.silu(expert_matmul(x_SD, self.w1.to(dtype), ends_E))
-        # One draw over all experts: as many numbers in every cell, however the tokens were sorted.
-        h_SF = F.dropout(h_SF, self.dropout, self.training)
-        y_SD = expert_matmul(h_SF, self.w2.to(dtype), ends_E)
-        y_NKD = GatherRows.apply(y_SD, inverse_S, order_S, 1).view(n, k, -1)
-        # The weights stay float32 under autocast: the product and the residual sum are float32 anyway.
-        return (y_NKD * weights_NK.unsqueeze(-1)).sum(1), ends_E
 
 
 def route(logits_NE: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,38 +103,6 @@ def load_balancing_loss(probabilities_NE: Tensor, counts_E: Tensor) -> Tensor:
     return counts_E.numel() * (f_E * probabilities_NE.mean(0)).sum()
 
 
-def expert_matmul(x_SI: Tensor, weights_EOI: Tensor, ends_E: Tensor) -> Tensor:
-    """x · Wᵀ with each expert's weights on its own slice of rows: (S, I), (E, O, I) → (S, O).
-
-    Rows are sorted by expert; ends_E (int64) says where each expert's slice ends.
-    """
-    if _has_grouped_kernel(x_SI, weights_EOI):
-        return F.grouped_mm(x_SI, weights_EOI.mT, offs=ends_E.int())
-    counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-    # `split` and `unbind` gather their gradients once; indexing would fill a whole stack for each expert.
-    slices = zip(x_SI.split(counts), weights_EOI.unbind(), strict=True)
-    return torch.cat([rows @ weights.mT for rows, weights in slices])
-
-
-class GatherRows(torch.autograd.Function):
-    """x[rows], where each row of x is taken exactly k times; `back` lists where, row by row.
-
-    Backward gathers and adds over k. Autograd's own way, an index_add, uses atomics on a GPU.
-    """
-
-    @staticmethod
-    def forward(ctx, x, rows, back, k):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(back)
-        ctx.k = k
-        return x[rows]
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        (back,) = ctx.saved_tensors
-        taken = gradient[back]
-        return (taken if ctx.k == 1 else taken.unflatten(0, (-1, ctx.k)).sum(1)), None, None, None
-
-
 def _describe(probabilities_NE: Tensor, experts_NK: Tensor, noisy_NE: Tensor) -> dict[str, Tensor]:
     """The statistics that only an evaluation pays for."""
     noisy_NK = noisy_NE.topk(experts_NK.shape[-1]).indices
@@ -165,21 +112,3 @@ def _describe(probabilities_NE: Tensor, experts_NK: Tensor, noisy_NE: Tensor) ->
         "top1_probability": probabilities_NE.amax(-1).mean(),
         "agreement": kept_NK.to(probabilities_NE.dtype).mean(),
     }
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """Autocast's dtype where it is on, else that of x."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def _has_grouped_kernel(x_SI: Tensor, weights_EOI: Tensor) -> bool:
-    """Whether one kernel can do all experts: bf16 on a CUDA device of capability 9.0, rows of 16 bytes."""
-    return (
-        x_SI.is_cuda
-        and x_SI.dtype == torch.bfloat16
-        and hasattr(F, "grouped_mm")
-        and torch.cuda.get_device_capability(x_SI.device) >= (9, 0)
-        and weights_EOI.shape[1] % 8 == 0
-        and weights_EOI.shape[2] % 8 == 0
-    )

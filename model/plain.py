@@ -4,7 +4,8 @@ Each function is plain PyTorch on one autograd graph, with torch's own dropout. 
 model/grouped.py (CUDA) offer the same names; `train.engine=plain` selects this file on any device.
 Who calls: model/moe.py and model/transformer.py.
 
-Shapes: B batch, T time, N = B·T tokens, D d_model, H heads, C = D / H, F d_ff, E experts, K top-k, V vocabulary.
+Shapes: B batch, T time, N = B·T tokens, D d_model, H heads, C = D / H, F d_ff, E experts, K top-k,
+V vocabulary.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ there, in place, and nothing flows up to it: ask such a weight for .grad, never 
 Shapes: N tokens, D d_model, F d_ff, E experts, K top-k, V vocabulary, P rows of all experts, each expert's
 slice padded to a multiple of PAD.
 """
-# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
@@ -231,4 +230,5 @@ def _cross_entropy(logits: Tensor, probabilities: Tensor, targets: Tensor) -> Te
     small probability, which may have come out as 0, enters a logarithm.
     """
     target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return (logits.amax(1) - target).to(probabilities.dtype) - probabilities.amax(1).log()
+    largest, target = (each.to(probabilities.dtype) for each in (logits.amax(1), target))
+    return largest - target - probabilities.amax(1).log()

@@ -20,6 +20,7 @@ from model import checkpoint
 from model.checkpoint import CheckpointRefused, Facts
 from model.config import RunConfig
 from model.data import Dataset, prepare
+from model.engine import settle
 from model.events import Request, Resumed
 from model.memory import peak_memory_bytes, reset_peak_memory
 from model.optimizer import Optimizers
@@ -117,8 +118,8 @@ def start(
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
-    seed = config.seed
-    model = build(config.model, config.train.seq_len, stream_seed(seed, "init"), device)
+    seed, engine = config.seed, config.train.engine
+    model = build(config.model, config.train.seq_len, stream_seed(seed, "init"), device, engine)
     run = Run(
         config=config,
         device=device,
@@ -127,7 +128,7 @@ def start(
         model=model,
         optimizers=Optimizers(model, config.train, config.protocol),
         streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
-        environment=checkpoint.numeric_environment(device, precision),
+        environment=checkpoint.numeric_environment(device, precision, settle(engine, device)),
         lap_at=began,
     )
     for name, generator in run.streams.items():
@@ -231,7 +232,7 @@ def _stream_name(name: str, device: torch.device) -> str:
 
 
 def _default_generator(device: torch.device) -> torch.Generator:
-    """The generator that torch's own dropout draws from on this device."""
+    """The generator that dropout draws from on this device, torch's own and model/dropping.py's."""
     if device.type == "cuda":
         torch.cuda.init()
         return torch.cuda.default_generators[device.index]

@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model import state
@@ -43,7 +42,6 @@ def train(
     device: str = "cpu",
     resume_from: Sequence[tuple[str, str]] = (),
     checkpoint_seconds: float = 120.0,
-    target_loss: float | None = None,
 ) -> Events:
     """Train and evaluate one run, from `Resumed` to `Finished`.
 
@@ -57,7 +55,6 @@ def train(
         device: cpu, cuda or cuda:N.
         resume_from: (path, SHA-256) of checkpoints, newest first; the first that verifies is used.
         checkpoint_seconds: between automatic checkpoints; 0 writes one after every update.
-        target_loss: nats per token; the results say how many steps it took to get below.
 
     Raises:
         ConfigError: the data cannot be had, or does not fit the configuration.
@@ -77,7 +74,7 @@ def train(
     validation = yield from _evaluate(run, "val")
     yield from _evaluate(run, "test")
     if run.request is not Request.CANCEL:
-        yield Finished(run.step, _results(run, validation, target_loss))
+        yield Finished(run.step, _results(run, validation))
 
 
 def _serve(run: Run, workdir: Path, checkpoint_seconds: float) -> Generator[Event, Request | None, bool]:
@@ -96,6 +93,7 @@ def _update(run: Run) -> Events:
     train, model = run.config.train, run.config.model
     losses = torch.zeros(2, device=run.device)
     counts_LE = torch.zeros(model.n_layers, model.n_experts, dtype=torch.int64, device=run.device)
+    run.model.open_gradients()
     for _ in range(train.accumulate):
         last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
         phase = Phase.STEP if run.warm else Phase.COMPILE
@@ -115,8 +113,7 @@ def _forward_backward(run: Run) -> tuple[Tensor, Tensor]:
     inputs_BT, targets_BT = (torch.from_numpy(array).to(run.device) for array in run.data.batch(run.step))
     routing = run.config.routing
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.precision == "bf16"):
-        logits_BTV, layers = run.model(inputs_BT, routing.noise_std, run.streams["noise"])
-        loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+        loss, layers = run.model.loss(inputs_BT, targets_BT, routing.noise_std, run.streams["noise"])
     auxiliary = layers.aux_loss.sum()
     # Both are divided alike: the gradient is that of the mean over the update's batches.
     total = (loss + routing.load_balancing_weight * auxiliary) / run.config.train.accumulate
@@ -228,9 +225,7 @@ def _evaluate(run: Run, split: str) -> Generator[Event, Request | None, Evaluati
     return evaluation
 
 
-def _results(
-    run: Run, validation: Evaluation | None, target_loss: float | None
-) -> dict[str, float | int | None]:
+def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int | None]:
     """The run's wide row; test values are not in it."""
     assert validation is not None, "a run has validation windows"
     train, values, best = run.config.train, validation.values, min(run.val_losses)
@@ -247,7 +242,11 @@ def _results(
         **load(validation.counts_LE),
         **means,
         **stability(
-            run.column("loss"), run.column("gradient_norm"), train.accumulate, train.grad_clip, target_loss
+            run.column("loss"),
+            run.column("gradient_norm"),
+            train.accumulate,
+            train.grad_clip,
+            train.target_loss or None,
         ),
         **{f"{clock}_seconds": seconds for clock, seconds in run.seconds.items()},
         "tokens_per_second": timed[0] * train.tokens_per_step / timed[1],

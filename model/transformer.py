@@ -1,34 +1,39 @@
 """The language model around the MoE layers: what stays the same in every study.
 
 Pre-norm blocks, rotary attention, RMSNorm, a head tied to the embedding, no biases. Read from the top:
-`build` → LanguageModel → Block → Attention. What varies: model/moe.py.
+`build` → LanguageModel → Block → Attention. What varies: model/moe.py. What an operation computes, as its
+formula reads: model/plain.py.
 
-Shapes: B batch, T time, D d_model, H heads, C = D / H channels of a head, V vocabulary, L layers.
+Shapes: B batch, T time, N = B·T tokens, D d_model, H heads, C = D / H channels of a head, V vocabulary,
+L layers.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import ModelConfig
+from model.engine import operations
 from model.moe import MoE, Routing
 
 ROTARY_BASE = 10_000.0
 INIT_STD = 0.02
 
 
-def build(config: ModelConfig, seq_len: int, seed: int, device: torch.device) -> LanguageModel:
+def build(
+    config: ModelConfig, seq_len: int, seed: int, device: torch.device, engine: str = "auto"
+) -> LanguageModel:
     """A model on `device`, with weights drawn on the CPU: the same on every device.
 
     Args:
         seed: of the initialisation stream alone; no other stream is touched.
+        engine: auto or plain; see model/engine.py.
     """
     with torch.device("meta"):  # without memory: the modules' own random initialisation is skipped
-        model = LanguageModel(config, seq_len)
+        model = LanguageModel(config, seq_len, engine)
     model.to_empty(device="cpu")
     init_weights(model, torch.Generator().manual_seed(seed))
     return model.to(device)
@@ -56,16 +61,16 @@ def init_weights(model: LanguageModel, generator: torch.Generator) -> None:
 
 
 class LanguageModel(nn.Module):
-    """Tokens in, logits out, with the routing of every layer."""
+    """Tokens in, logits or their cross-entropy out, with the routing of every layer."""
 
     cos_TC: Tensor
     sin_TC: Tensor
 
-    def __init__(self, config: ModelConfig, seq_len: int) -> None:
+    def __init__(self, config: ModelConfig, seq_len: int, engine: str = "auto") -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.engine = config.dropout, engine
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, engine) for _ in range(config.n_layers))
         self.norm = rms_norm(config.d_model)
         self.register_buffer("cos_TC", torch.empty(seq_len, config.d_head // 2))
         self.register_buffer("sin_TC", torch.empty(seq_len, config.d_head // 2))
@@ -77,60 +82,78 @@ class LanguageModel(nn.Module):
             tokens_BT: int64, at most the seq_len that the model was built for.
             noise_std, noise: of the routing noise; see MoE.forward.
         """
-        x_BTD = self.embedding(tokens_BT) * math.sqrt(self.embedding.embedding_dim)
-        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
+        return F.linear(x_BTD, self.embedding.weight), routing  # the tied head
+
+    def loss(
+        self, tokens_BT: Tensor, targets_BT: Tensor, noise_std: float, noise: torch.Generator
+    ) -> tuple[Tensor, Routing]:
+        """The mean cross-entropy in nats, without keeping the logits where the engine can do without."""
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
+        ops = operations(self.engine, x_BTD)
+        return ops.head_loss(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
+
+    def scores(
+        self, tokens_BT: Tensor, targets_BT: Tensor, noise_std: float, noise: torch.Generator
+    ) -> tuple[Tensor, Tensor, Routing]:
+        """losses_N in nats, hits_N (the target is the likeliest token) and the routing; no gradients."""
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
+        ops = operations(self.engine, x_BTD)
+        return *ops.head_scores(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
+
+    def open_gradients(self) -> None:
+        """Before an update's first step: zeros, where the engine adds the steps' gradients in place."""
+        if operations(self.engine, self.embedding.weight) is kernels:
+            for parameter in self.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+
+    def hidden(self, tokens_BT: Tensor, noise_std: float, noise: torch.Generator) -> tuple[Tensor, Routing]:
+        """What the head reads, (B, T, D), and the routing."""
+        ops, p = operations(self.engine, tokens_BT), self.dropout if self.training else 0.0
+        x_BTD = ops.dropout(ops.embed(tokens_BT, self.embedding.weight), p)
         rotation = self.cos_TC[: tokens_BT.shape[1]], self.sin_TC[: tokens_BT.shape[1]]
         routings = []
         for block in self.blocks:
             x_BTD, routing = block(x_BTD, rotation, noise_std, noise)
             routings.append(routing)
-        x_BTD = F.dropout(self.norm(x_BTD), self.dropout, self.training)
-        logits_BTV = F.linear(x_BTD, self.embedding.weight)  # the tied head
-        return logits_BTV, _stack(routings)
+        return ops.dropout(ops.rms_norm(x_BTD, self.norm), p), _stack(routings)
 
 
 class Block(nn.Module):
     """Pre-norm: attention and MoE each read the normed stream and add to the raw one."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, engine: str = "auto") -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.engine = config.dropout, engine
         self.attention_norm = rms_norm(config.d_model)
-        self.attention = Attention(config)
+        self.attention = Attention(config, engine)
         self.moe_norm = rms_norm(config.d_model)
-        self.moe = MoE(config)
+        self.moe = MoE(config, engine)
 
     def forward(
         self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], noise_std: float, noise: torch.Generator
     ) -> tuple[Tensor, Routing]:
-        attended_BTD = self.attention(self.attention_norm(x_BTD), rotation)
-        x_BTD = x_BTD + F.dropout(attended_BTD, self.dropout, self.training)
-        answer_BTD, routing = self.moe(self.moe_norm(x_BTD), noise_std, noise)
-        return x_BTD + F.dropout(answer_BTD, self.dropout, self.training), routing
+        ops, p = operations(self.engine, x_BTD), self.dropout if self.training else 0.0
+        attended_BTD = self.attention(ops.rms_norm(x_BTD, self.attention_norm), rotation)
+        x_BTD = ops.add_dropout(x_BTD, attended_BTD, p)
+        answer_BTD, routing = self.moe(ops.rms_norm(x_BTD, self.moe_norm), noise_std, noise)
+        return ops.add_dropout(x_BTD, answer_BTD, p), routing
 
 
 class Attention(nn.Module):
     """Causal self-attention with one fused projection for queries, keys and values."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, engine: str = "auto") -> None:
         super().__init__()
-        self.n_heads, self.dropout = config.n_heads, config.dropout
+        self.n_heads, self.dropout, self.engine = config.n_heads, config.dropout, engine
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """(B, T, D) → (B, T, D)."""
+        ops, p = operations(self.engine, x_BTD), self.dropout if self.training else 0.0
         qkv_BT3HC = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, -1))
-        qk_BT2HC = rotate(qkv_BT3HC[:, :, :2], *rotation)
-        q_BHTC, k_BHTC = (part.transpose(1, 2) for part in qk_BT2HC.unbind(2))
-        y_BHTC = F.scaled_dot_product_attention(
-            q_BHTC,
-            k_BHTC,
-            qkv_BT3HC[:, :, 2].transpose(1, 2),
-            is_causal=True,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out(y_BHTC.transpose(1, 2).flatten(2))
+        return self.out(ops.attend(qkv_BT3HC, rotation, p))
 
 
 def rotary_tables(seq_len: int, pairs: int) -> tuple[Tensor, Tensor]:
@@ -139,16 +162,6 @@ def rotary_tables(seq_len: int, pairs: int) -> tuple[Tensor, Tensor]:
     frequencies = ROTARY_BASE ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
     angles = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequencies)
     return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    """Turn the interleaved pairs (x0, x1), (x2, x3) … of (B, T, …, C) by their position's angles."""
-    shape = (x.shape[1], *[1] * (x.ndim - 3), x.shape[-1] // 2)
-    cos, sin = cos_TC.view(shape), sin_TC.view(shape)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
-    # Under autocast x is bf16 and the tables are float32: turned in float32, handed on as it came.
-    return turned.to(x.dtype)
 
 
 def rms_norm(d_model: int) -> nn.RMSNorm:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 
@@ -185,7 +186,8 @@ def _shape(environment: Environment) -> str:
 
 def _parameters(data: StudyData) -> str:
     done = data.done.dropna(subset=["parameters_total", "parameters_active"])
-    counts = distinct(_parameter_line(run) for _, run in done.iterrows())
+    columns = (done["parameters_total"], done["parameters_active"], done["config"])
+    counts = distinct(_parameter_line(*run) for run in zip(*columns, strict=True))
     if not counts:
         return NOT_RECORDED
     if len(counts) == 1:
@@ -193,9 +195,9 @@ def _parameters(data: StudyData) -> str:
     return "not the same in every cell: " + " / ".join(f"{text} ({n} runs)" for text, n in counts.items())
 
 
-def _parameter_line(run: pd.Series) -> str:
-    total, model = run["parameters_total"], run["config"].get("model", {})
-    text = f"{whole(total)} in total, {whole(run['parameters_active'])} truly active per token"
+def _parameter_line(total: float, active: float, config: dict[str, Any]) -> str:
+    model = config.get("model", {})
+    text = f"{whole(total)} in total, {whole(active)} truly active per token"
     sizes = [model.get(name) for name in ("n_layers", "n_experts", "d_model", "d_ff")]
     if any(size is None for size in sizes):
         return text

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from reports.frames import StudyData
+from reports.measures import measured
 from reports.statistics import Array, Contrast, weighted_contrast
 from reports.study import Cell
 
@@ -70,4 +71,4 @@ def blocks(data: StudyData, metric: str) -> Blocks:
 
 def usable(data: StudyData, metric: str) -> bool:
     """Whether a metric is a number among the recorded results."""
-    return metric in data.runs and data.runs[metric].dtype.kind in "fi"
+    return metric in measured(data.runs)

@@ -11,9 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reports import plots
-from reports.expert_load import variation
 from reports.frames import StudyData
-from reports.layout import MAX_PANELS, Curves, Layout, drawn_jobs
+from reports.layout import MAX_CONDITIONS, Curves, Layout, drawn_jobs
 from reports.load import RunLoad
 from reports.panels import curves_of, legend, panel_grid, styled, two_lines
 from reports.statistics import Array
@@ -26,7 +25,8 @@ def load_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture | No
     counts = curves.counts
     if counts["step"].nunique() < 2:
         return None
-    of_layer = counts.groupby(["job_id", "step", "layer"])["tokens"].apply(lambda t: float(variation(t)))
+    tokens = counts.groupby(["job_id", "step", "layer"])["tokens"]
+    of_layer = tokens.std(ddof=0) / tokens.mean()  # `variation`, for a hundred thousand layers at once
     found = of_layer.groupby(["job_id", "step"]).mean().rename("value").reset_index()
 
     def draw() -> Figure:
@@ -57,7 +57,7 @@ def heatmaps(data: StudyData, layout: Layout, loads: dict[int, RunLoad]) -> Pict
         for _, lines in layout.panels
         for _, cell in lines
     ]
-    shown = [(label, shares) for label, shares in means if shares is not None][: 2 * MAX_PANELS]
+    shown = [(label, shares) for label, shares in means if shares is not None][:MAX_CONDITIONS]
     if not shown:
         return None
     highest = max(100 * float(np.nanmax(shares)) for _, shares in shown)
@@ -118,7 +118,7 @@ def usage(data: StudyData, layout: Layout, loads: dict[int, RunLoad]) -> Picture
         if len({run.shape[1] for run in counted}) == 1:
             ranked = np.stack([np.sort(run, axis=1)[:, ::-1].mean(axis=0) for run in counted])
             panels.append((two_lines(data.study, cell), ranked))
-    panels = panels[: 2 * MAX_PANELS]
+    panels = panels[:MAX_CONDITIONS]
     if not panels:
         return None
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from runner.schema import results
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -34,7 +36,7 @@ LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4)
 SPEED = Measure("tokens_per_second", "Tokens/s", 0, "tokens per second", higher_is_better=True)
 
 _KNOWN = (LOSS, PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, AUX_LOSS, LOAD, LAYER_LOAD, SPEED)
-_NOT_MEASURED = {"job_id", "seed", "attempt", "result_attempt", "exact", "recorded_at"}
+_NOT_MEASURED = {"job_id", "attempt", "exact", "recorded_at"}
 
 
 def measure(column: str) -> Measure:
@@ -43,8 +45,5 @@ def measure(column: str) -> Measure:
 
 
 def measured(runs: pd.DataFrame) -> list[str]:
-    """The columns of runs that `--metric` may name: numbers that a finished run has."""
-    numeric = runs.select_dtypes("number").columns
-    first = list(runs.columns).index("result_attempt")
-    of_results = set(runs.columns[first:])
-    return [name for name in numeric if name in of_results and name not in _NOT_MEASURED]
+    """The columns of runs that `--metric` may name: what a result holds of numbers."""
+    return [c.name for c in results.c if c.name not in _NOT_MEASURED and runs[c.name].dtype.kind in "fi"]

@@ -17,11 +17,10 @@ from typing import Any
 
 from model.config import ConfigError, DataConfig, RunConfig, full_key
 from runner.claims import Claim, parse_claims
+from runner.seeds import MAX_JOBS, checked_repeats, checked_seeds, parse_seeds
 
 SHIPPED = Path(__file__).parent / "grids"
 MAX_FILE_BYTES = 1_000_000
-MAX_JOBS = 200_000
-"""More is a slip of the pen, and would fill the disk before anyone saw it."""
 
 SCALES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -52,6 +51,7 @@ SCALES: dict[str, dict[str, Any]] = {
 
 _OPTIONS = {
     "seed": "--seeds",
+    "repeat": "the key repeats in the grid file",
     "data.corpus": "--corpus",
     "data.corpus_id": "--corpus",
     "data.tokenizer": "--tokenizer",
@@ -61,7 +61,7 @@ _OPTIONS = {
 """Keys that have an option of their own, because more hangs on them."""
 
 _DESIGN = {"primary", "baseline", "margins", "claims", "base", "factors", "seeds"}
-_KEYS = {"name", "question", "protocol", *_DESIGN}
+_KEYS = {"name", "question", "protocol", "repeats", *_DESIGN}
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Grid:
     factors: dict[str, tuple[Any, ...]]
     """By the name that the file uses, in its order."""
     seeds: tuple[int, ...]
+    repeats: int = 1
+    """Runs of each cell and seed: above 1 they measure what differs though nothing was changed."""
     primary: str = "val_loss"
     baseline: tuple[tuple[str, Any], ...] = ()
     margins: tuple[tuple[str, float], ...] = ()
@@ -84,7 +86,8 @@ class Grid:
 
     @property
     def size(self) -> int:
-        return math.prod(len(levels) for levels in self.factors.values()) * len(self.seeds)
+        cells = math.prod(len(levels) for levels in self.factors.values())
+        return cells * len(self.seeds) * self.repeats
 
     @property
     def study_name(self) -> str:
@@ -97,10 +100,10 @@ class Grid:
         Raises:
             ConfigError: a combination is not valid.
         """
-        for seed in self.seeds:
+        for seed, repeat in itertools.product(self.seeds, range(self.repeats)):
             for levels in itertools.product(*self.factors.values()):
                 cell = dict(zip(self.factors, levels, strict=True))
-                config = self.base.with_values({**cell, "seed": seed})
+                config = self.base.with_values({**cell, "seed": seed, "repeat": repeat})
                 yield {name: config.value(name) for name in cell}, config
 
     def with_data(self, data: DataConfig, vocab_size: int) -> Grid:
@@ -110,7 +113,7 @@ class Grid:
 
     def describe(self) -> dict[str, Any]:
         """What the study's row keeps of the grid, for the report and against a clash."""
-        cells = [cell for cell, _ in replace(self, seeds=self.seeds[:1]).runs()]
+        cells = [cell for cell, _ in replace(self, seeds=self.seeds[:1], repeats=1).runs()]
         levels = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in self.factors}
         return {
             "name": self.name,
@@ -118,6 +121,7 @@ class Grid:
             "factors": levels,
             "base": self.base.identity(),
             "seeds": list(self.seeds),
+            "repeats": self.repeats,
             "primary": self.primary,
             "baseline": dict(self.baseline),
             "margins": dict(self.margins),
@@ -172,7 +176,8 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
         question=str(content.get("question", "")),
         base=base,
         factors=factors,
-        seeds=_seeds(content.get("seeds", [base.seed])),
+        seeds=checked_seeds(content.get("seeds", [base.seed])),
+        repeats=checked_repeats(content.get("repeats", 1)),
         primary=primary,
         baseline=tuple(baseline.items()),
         margins=tuple(margins.items()),
@@ -213,24 +218,6 @@ def adjust(
     )
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """`42..51`, `42,43,50` or a mixture.
-
-    Raises:
-        ConfigError: not such a list, a seed twice, or too many.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("..")
-        if not re.fullmatch(r"\d{1,10}", first) or not re.fullmatch(r"\d{0,10}", last):
-            raise ConfigError(f"--seeds {text}: write 42..51 or 42,43,44")
-        span = range(int(first), int(last or first) + 1)
-        if not span or len(span) > MAX_JOBS:
-            raise ConfigError(f"--seeds {text}: {part} holds {len(span):,} seeds; write first..last")
-        seeds += span
-    return _seeds(seeds)
-
-
 def _checked(grid: Grid) -> Grid:
     """Hold the whole design to the configuration's rules: every run is built once, none is kept."""
     if grid.size > MAX_JOBS:
@@ -238,7 +225,7 @@ def _checked(grid: Grid) -> Grid:
     clashing = _full_names(grid.factors)
     if len(clashing) < len(grid.factors):
         raise ConfigError(f"factors: {', '.join(grid.factors)} name one key twice; keep one")
-    for _ in replace(grid, seeds=grid.seeds[:1]).runs():
+    for _ in replace(grid, seeds=grid.seeds[:1], repeats=1).runs():
         pass
     return grid
 
@@ -267,7 +254,7 @@ def _factors(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     for name, levels in flatten(table).items():
         if not isinstance(levels, list) or not levels:
             raise ConfigError(f"factors.{name} = {levels!r}: must list at least one level")
-        if full_key(name) in ("seed", "protocol") or full_key(name).startswith("data."):
+        if full_key(name) in ("seed", "repeat", "protocol") or full_key(name).startswith("data."):
             raise ConfigError(f"factors.{name}: cannot vary within a study; make a study for each")
         if not all(isinstance(level, (int, float, str)) for level in levels):
             raise ConfigError(f"factors.{name}: levels must be numbers or texts")
@@ -283,18 +270,6 @@ def _margins(table: Mapping[str, Any]) -> dict[str, float]:
         if not number or not 0 < value < math.inf:
             raise ConfigError(f"margins.{metric} = {value!r}: must be a number above 0, in the metric's unit")
     return {metric: float(value) for metric, value in table.items()}
-
-
-def _seeds(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not values:
-        raise ConfigError(f"seeds = {values!r}: must list at least one seed")
-    seen: set[int] = set()
-    for seed in values:
-        RunConfig(seed=seed)
-        if seed in seen:
-            raise ConfigError(f"seeds: {seed} stands there twice; remove one")
-        seen.add(seed)
-    return tuple(values)
 
 
 def checked_name(value: Any) -> str:

@@ -100,10 +100,14 @@ class TrainerProcess:
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def kill(self) -> int:
-        """End the whole process group now; returns the exit code."""
+    def end_group(self) -> None:
+        """SIGKILL to the whole process group, without waiting: safe in a signal handler."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def kill(self) -> int:
+        """End the whole process group now; returns the exit code."""
+        self.end_group()
         code = self._process.wait()
         self._closed = True
         with contextlib.suppress(OSError):

@@ -31,6 +31,7 @@ from runner import jobs, records
 from runner.display import Display
 from runner.jobs import Claim, LeaseLost
 from runner.process import TrainerProcess
+from runner.stopping import awake_seconds
 from runner.store import Store, StoreUnavailable
 
 FLUSH_SECONDS = 1.0
@@ -59,11 +60,6 @@ class Ending:
     message: str = ""
     traceback: str | None = None
     exit_code: int | None = None
-
-
-def awake_seconds() -> float:
-    """A clock that goes on while the machine sleeps: a lease does."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class RunningJob:

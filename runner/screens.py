@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.glyphs import duration, label, plain
+from runner.glyphs import duration, label, plain, size
 from runner.schema import STATUSES
 
 if TYPE_CHECKING:
+    from runner.cleaning import File
     from runner.grids import Grid
     from runner.naming import Meant
 
@@ -66,6 +67,24 @@ def chosen_screen(chosen: Sequence[Meant]) -> None:
     out.print(made)
     if len(chosen) > ROWS:
         out.print(f"and {len(chosen) - ROWS:,} more")
+
+
+def clean_screen(files: Sequence[File]) -> None:
+    """What a clean would remove, the oldest first."""
+    out = console()
+    if not files:
+        out.print("nothing to clean")
+        return
+    made = table("Would be removed", "job", "status", "age", "size", "file", folds="file")
+    for file in files[:ROWS]:
+        job = "–" if file.job_id is None else str(file.job_id)
+        made.add_row(job, file.status, duration(file.age_seconds), size(file.size_bytes), plain(file.path))
+    out.print(made)
+    if len(files) > ROWS:
+        out.print(f"and {len(files) - ROWS:,} more")
+    kinds = [f"{sum(file.kind == kind for file in files)} {kind}s" for kind in ("checkpoint", "log")]
+    total = size(sum(file.size_bytes for file in files))
+    out.print(f"{' and '.join(kinds)}, {total}; nothing was removed: add --yes")
 
 
 def status_screen(

@@ -1,50 +1,27 @@
 """The database file: where it is, whether it may be used, and how a transaction is done.
 
-Everything that depends on the engine stands here, once. Statements about jobs are in runner/jobs.py,
-tables in runner/schema.py, the schema's history in runner/migrations/.
-
-Why the settings are what they are: docs/decisions/0001-sqlite.md.
+What depends on the engine is in runner/sqlite.py, statements about jobs in runner/jobs.py, tables in
+runner/schema.py, the schema's history in runner/migrations/.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from model.config import ConfigError
+from runner import sqlite
 from runner.schema import HEAD, meta
+from runner.sqlite import now
 
 T = TypeVar("T")
-
-BUSY_TIMEOUT_MS = 250
-"""Short, so that waiting is a loop in Python which still serves signals."""
-_BUSY, _NO_ROOM, _DAMAGED = (5, 6), (10, 13), (11, 26)
-"""SQLite's primary result codes: BUSY and LOCKED, IOERR and FULL, CORRUPT and NOTADB."""
-_FIRST_SAFE_WAL = (3, 51, 3)
-"""Earlier versions can corrupt a WAL database that two connections write (the WAL-reset bug)."""
-_NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "fuse.sshfs",
-    "lustre",
-    "beegfs",
-    "afs",
-}
 
 
 class StoreRefused(Exception):
@@ -63,37 +40,6 @@ class StoreUnavailable(Exception):
     """Not now: locked by another connection, or no room on the disk. Trying again is right."""
 
     exit_code = 69
-
-
-class now(FunctionElement[float]):
-    """Seconds since 1970 by the database's clock, so that hosts with wrong clocks agree."""
-
-    type = sa.Double()
-    inherit_cache = True
-
-
-@compiles(now, "sqlite")
-def _now_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(now)
-def _now(*_: Any, **__: Any) -> str:
-    return "extract(epoch from clock_timestamp())"
-
-
-def sqlite_driver() -> ModuleType:
-    """pysqlite3, which carries a recent SQLite, or the standard library's where that is missing."""
-    try:
-        return importlib.import_module("pysqlite3.dbapi2")
-    except ImportError:
-        return importlib.import_module("sqlite3.dbapi2")
-
-
-def journal() -> tuple[str, str]:
-    """(journal_mode, synchronous): WAL and FULL where the library's WAL is safe, else DELETE and EXTRA."""
-    safe = sqlite_driver().sqlite_version_info >= _FIRST_SAFE_WAL
-    return ("WAL", "FULL") if safe else ("DELETE", "EXTRA")
 
 
 @dataclass
@@ -135,8 +81,14 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A deferred transaction on a query-only connection; load into memory and leave."""
-        with self.reader.begin() as connection:
-            yield connection
+        try:
+            with self.reader.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            unavailable = _unavailable(error)
+            if unavailable is None:
+                raise
+            raise unavailable from error
 
     def check_identity(self) -> None:
         """Hold the open database against its path: WAL writes go on silently in a file that was moved.
@@ -161,9 +113,9 @@ class Store:
 
 
 def _unavailable(error: sa.exc.OperationalError) -> StoreUnavailable | None:
-    if _code(error) in _BUSY:
+    if sqlite.result_code(error) in sqlite.BUSY:
         return StoreUnavailable("the database is locked by another program")
-    if _code(error) in _NO_ROOM:
+    if sqlite.result_code(error) in sqlite.NO_ROOM:
         return StoreUnavailable("the database could not be written: is the disk full?")
     return None
 
@@ -181,8 +133,8 @@ def open_store(db: str, create: bool = False) -> Store:
             f"{path}: no database there; `python cli.py enqueue --grid factorial` makes it"
         )
     refuse_network_file_system(path)
-    engine = _engine(path, begin="BEGIN IMMEDIATE", query_only=False)
-    reader = _engine(path, begin="BEGIN", query_only=True)
+    engine = sqlite.connect(path, begin="BEGIN IMMEDIATE", query_only=False)
+    reader = sqlite.connect(path, begin="BEGIN", query_only=True)
     try:
         # Looked at before the writing engine connects: that would change another program's journal mode.
         version = _schema_version(reader)
@@ -211,8 +163,8 @@ def upgrade_store(db: str) -> tuple[str, str]:
     if not path.exists():
         raise StoreUnreachable(f"{path}: no database there")
     refuse_network_file_system(path)
-    reader = _engine(path, begin="BEGIN", query_only=True)
-    engine = _engine(path, begin="BEGIN IMMEDIATE", query_only=False)
+    reader = sqlite.connect(path, begin="BEGIN", query_only=True)
+    engine = sqlite.connect(path, begin="BEGIN IMMEDIATE", query_only=False)
     try:
         before = _schema_version(reader)
         if not before or before > HEAD:
@@ -241,16 +193,27 @@ def backup_store(db: str, target: Path) -> None:
     store = open_store(db)
     beside = target.with_name(target.name + ".part")
     try:
-        copy = sqlite_driver().connect(str(beside))
+        copy = sqlite.driver().connect(str(beside))
         with store.read() as connection:
             connection.connection.driver_connection.backup(copy)  # type: ignore[union-attr]
         copy.close()
         os.rename(beside, target)
-    except (sqlite_driver().Error, OSError) as error:
+    except (sqlite.driver().Error, OSError) as error:
         beside.unlink(missing_ok=True)
         raise StoreUnreachable(f"{target}: cannot be written ({error}); choose another place") from error
     finally:
         store.close()
+
+
+def refuse_network_file_system(path: Path) -> None:
+    """Raises StoreRefused where SQLite's locks would not hold."""
+    found = sqlite.network_file_system(path)
+    if found is not None:
+        folder, kind = found
+        raise StoreRefused(
+            f"{path}: on {folder}, a {kind} file system, where SQLite's locks do not hold; "
+            "put it on a local disk with --db"
+        )
 
 
 def database_path(db: str) -> Path:
@@ -265,74 +228,6 @@ def database_path(db: str) -> Path:
     if url.get_backend_name() != "sqlite" or not url.database:
         raise StoreRefused(f"--db: {url.get_backend_name()} is not supported; give a path or sqlite:///PATH")
     return Path(url.database)
-
-
-def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
-    """SQLite's locks are not kept by network file systems.
-
-    Raises:
-        StoreRefused: the path is on one.
-    """
-    if not mounts.exists():
-        return
-    target = path.resolve()
-    best, kind = Path("/"), ""
-    for line in mounts.read_text().splitlines():
-        _, where, file_system, *_ = line.split()
-        mount = Path(where.replace("\\040", " "))
-        if target.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
-            best, kind = mount, file_system
-    if kind in _NETWORK_FILE_SYSTEMS:
-        raise StoreRefused(
-            f"{path}: on {best}, a {kind} file system, where SQLite's locks do not hold; "
-            "put it on a local disk with --db"
-        )
-
-
-def _engine(path: Path, begin: str, query_only: bool) -> sa.Engine:
-    # One connection an engine: a worker is one thread, and a second would only contend with the first.
-    engine = sa.create_engine(
-        f"sqlite:///{path}", module=sqlite_driver(), poolclass=sa.pool.QueuePool, pool_size=1, max_overflow=0
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _connected(dbapi_connection: Any, _: Any) -> None:
-        # The driver's own transaction handling is off: the begin event below is the only BEGIN.
-        dbapi_connection.isolation_level = None
-        mode, synchronous = journal()
-        cursor = dbapi_connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        if query_only:
-            cursor.execute("PRAGMA query_only = ON")
-        else:
-            cursor.execute(f"PRAGMA synchronous = {synchronous}")
-            if cursor.execute("PRAGMA journal_mode").fetchone()[0].upper() != mode:
-                # Changing the mode needs the file alone, and SQLite does not wait for that by itself.
-                _patiently(cursor.execute, f"PRAGMA journal_mode = {mode}")
-        cursor.close()
-
-    @sa.event.listens_for(engine, "begin")
-    def _begun(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
-        if query_only:
-            # Take the read lock here, where waiting is safe: a last writer may be folding the log back.
-            _patiently(connection.exec_driver_sql, "SELECT 1 FROM sqlite_master LIMIT 1")
-
-    return engine
-
-
-def _patiently(execute: Callable[[str], Any], statement: str) -> None:
-    """Execute what SQLite answers with "locked" although nothing is wrong, for at most 30 s."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            execute(statement).fetchall()
-            return
-        except (sqlite_driver().OperationalError, sa.exc.OperationalError) as error:
-            if _code(error) not in _BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def _schema_version(engine: sa.Engine) -> str | None:
@@ -352,14 +247,12 @@ def _refuse_schema(path: Path, version: str | None) -> None:
     raise StoreRefused(f"{path}: schema {version}, newer than this program's {HEAD}; update the program")
 
 
-def _code(error: Exception) -> int:
-    """SQLite's primary result code of an error, SQLAlchemy's or the driver's; 0 where it has none."""
-    return (getattr(getattr(error, "orig", error), "sqlite_errorcode", None) or 0) & 0xFF
-
-
 def _refusal(error: sa.exc.DatabaseError, path: Path) -> Exception:
-    if _code(error) in _DAMAGED:
+    if sqlite.result_code(error) in sqlite.DAMAGED:
         return StoreRefused(f"{path}: damaged, or not a SQLite database; restore a copy or name another --db")
-    if _code(error) in _BUSY:
+    if sqlite.result_code(error) in sqlite.BUSY:
         return StoreUnreachable(f"{path}: locked by another program; close it and try again")
     return StoreUnreachable(f"{path}: cannot be opened ({error.orig}); check the folder and its permissions")
+
+
+__all__ = ["Store", "StoreRefused", "StoreUnavailable", "StoreUnreachable", "now", "open_store"]

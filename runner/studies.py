@@ -130,6 +130,7 @@ def _extend(connection: sa.Connection, study_id: int, held: dict[str, Any], want
     merged = {
         **held,
         "seeds": list(dict.fromkeys(held["seeds"] + wanted["seeds"])),
+        "repeats": max(held.get("repeats", 1), wanted["repeats"]),
         "factors": {
             name: list(dict.fromkeys(levels + wanted["factors"][name]))
             for name, levels in held["factors"].items()

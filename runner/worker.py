@@ -10,11 +10,9 @@ import contextlib
 import os
 import signal
 import socket
-import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,9 +21,10 @@ from model.events import Phase, Request
 from runner import jobs, provenance
 from runner.display import Display
 from runner.process import TrainerProcess
-from runner.running import PHASE_LIMIT_SECONDS, RunningJob, awake_seconds
+from runner.running import PHASE_LIMIT_SECONDS, RunningJob
 from runner.schema import workers
 from runner.status import Backlog, backlog
+from runner.stopping import Stop, awake_seconds
 from runner.store import Store, StoreUnavailable, now
 
 DRAINED, UNREACHABLE, UNHEALTHY, PREEMPTED = 0, 69, 70, 75
@@ -75,14 +74,9 @@ class Worker:
         self._trainer: TrainerProcess | None = None
         self._ready: dict[str, Any] = {}
         self._machine = provenance.of_this_machine()
-        self._signal: int | None = None
-        self._started_at = awake_seconds()
-        self._slowest_update_seconds = 0.0
+        self._stop = Stop(options.time_limit_seconds, self._end_group)
         self._quick: list[int] = []
         self._pace: list[tuple[float, int]] = []  # (seconds, steps) of the finished jobs
-        self._wake_read, self._wake_write = os.pipe()
-        for end in (self._wake_read, self._wake_write):
-            os.set_blocking(end, False)
 
     # --- the night ----------------------------------------------------------------------------------------
 
@@ -92,7 +86,7 @@ class Worker:
         Raises:
             StoreUnreachable: the database went away.
         """
-        self._catch_signals()
+        self._stop.catch_signals()
         self.runs.mkdir(parents=True, exist_ok=True)
         self.display.start()
         code = UNREACHABLE
@@ -109,24 +103,21 @@ class Worker:
         return code
 
     def _work(self) -> int:
-        while not self._stopping() and self.jobs_done != self.options.jobs:
-            left = self._backlog()
-            if not left.due:
+        while not self._stop.asked and self.jobs_done != self.options.jobs:
+            try:
+                left = self._backlog()
                 if left.empty and not self.options.wait:
                     return DRAINED
-                self._wait(left)
-                continue
-            trainer = self._ready_trainer()
-            if trainer is None:  # asked to stop while it started
-                break
-            try:
-                claimed = self.store.write(self._claim, patience_seconds=POLL_SECONDS)
+                trainer = self._ready_trainer() if left.due else None
+                claimed = self.store.write(self._claim, POLL_SECONDS) if trainer is not None else None
             except StoreUnavailable as error:
                 self.display.note(f"waiting: {error}")
-                self._pause(POLL_SECONDS)
+                self._stop.pause(POLL_SECONDS)
                 continue
-            if claimed is not None:
+            if trainer is not None and claimed is not None:
                 self._run_job(trainer, claimed)
+            elif not left.due:
+                self._wait(left)
         return self._exit_code()
 
     def _claim(self, connection: sa.Connection) -> jobs.Claim | None:
@@ -153,12 +144,14 @@ class Worker:
         )
         running.start(self.options.cache, self.options.checkpoint_seconds)
         while running.ending is None and not running.lost:
-            running.listen(0.2, self._wake_read)
-            self._drain_wake()
+            running.listen(0.2, self._stop.wake_fd)
+            self._stop.clear_wake()
             running.flush_if_due()
             running.watch()
-            self._slowest_update_seconds = max(self._slowest_update_seconds, running.longest_update_seconds)
-            if self._stopping():
+            slowest = max(self._stop.slowest_update_seconds, running.longest_update_seconds)
+            self._stop.slowest_update_seconds = slowest
+            if self._stop.asked:
+                self.display.note("stopping: finishing the update and saving (again to leave at once)")
                 running.ask(Request.STOP)
         became = running.conclude()
         self.jobs_done += 1
@@ -202,6 +195,8 @@ class Worker:
             if answer["ok"]:
                 return
             reason = answer["message"]
+        except InterruptedError:  # asked to stop: the jobs stay charged, and are tried again
+            return
         except Unhealthy as error:
             reason = str(error)
         self.store.write(lambda c: jobs.uncharge(c, self.owner, failed))
@@ -238,11 +233,11 @@ class Worker:
     def _await(self, trainer: TrainerProcess, event: str, limit_seconds: float) -> dict[str, Any]:
         deadline = awake_seconds() + limit_seconds
         while awake_seconds() < deadline:
-            for message in trainer.receive(0.2, self._wake_read):
+            for message in trainer.receive(0.2, self._stop.wake_fd):
                 if message["event"] == event:
                     return message
-            self._drain_wake()
-            if self._stopping():
+            self._stop.clear_wake()
+            if self._stop.asked:
                 raise InterruptedError
             if trainer.ended:
                 code = trainer.kill()
@@ -258,12 +253,18 @@ class Worker:
         grown = trainer.memory_bytes() > MEMORY_GROWTH * trainer.first_memory_bytes > 0
         return trainer.ended or trainer.exit_code is not None or trainer.jobs_run >= JOBS_PER_TRAINER or grown
 
+    def _end_group(self) -> None:
+        if self._trainer is not None:
+            self._trainer.end_group()
+
     def _end_trainer(self) -> None:
         if self._trainer is not None:
             self._trainer.kill()
+            if not self._trainer.log_path.stat().st_size:  # it had nothing to say outside of its jobs
+                self._trainer.log_path.unlink()
             self._trainer = None
 
-    # --- waiting, signals, time ---------------------------------------------------------------------------
+    # --- waiting and leaving ---------------------------------------------------------------------------
 
     def _backlog(self) -> Backlog:
         self.store.check_identity()
@@ -280,53 +281,15 @@ class Worker:
             self.display.note(f"waiting for {left.later} jobs that are backing off after a failure")
         elif left.empty:
             self.display.note("the queue is empty; waiting for jobs (Ctrl-C ends)")
-        self._pause(POLL_SECONDS)
-
-    def _pause(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (rest := deadline - time.monotonic()) > 0 and not self._stopping():
-            time.sleep(min(rest, 0.2))
-            self._drain_wake()
-
-    def _stopping(self) -> bool:
-        return self._signal is not None or self._time_is_up()
-
-    def _time_is_up(self) -> bool:
-        limit = self.options.time_limit_seconds
-        return limit is not None and awake_seconds() - self._started_at > limit - self._margin_seconds(limit)
-
-    def _margin_seconds(self, limit: float) -> float:
-        """Time kept for finishing an update and saving: a tenth of the limit, or two slow updates."""
-        return max(min(30.0, 0.1 * limit), min(2 * self._slowest_update_seconds, 0.5 * limit))
+        self._stop.pause(POLL_SECONDS)
 
     def _exit_code(self) -> int:
-        if self._signal == signal.SIGINT or self.jobs_done == self.options.jobs:
+        if self._stop.signal == signal.SIGINT or self.jobs_done == self.options.jobs:
             return DRAINED
-        if self._stopping():
+        if self._stop.asked:
             with self.store.read() as connection:
-                return DRAINED if backlog(connection).empty and self._signal is None else PREEMPTED
+                return DRAINED if backlog(connection).empty and self._stop.signal is None else PREEMPTED
         return DRAINED
-
-    def _catch_signals(self) -> None:
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup: stays ignored
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._signal is not None:  # the second: at once
-            if self._trainer is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._trainer.pid, signal.SIGKILL)
-            os._exit(128 + number)
-        self._signal = number
-
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 512)
-        if self._signal is not None:
-            self.display.note("stopping: finishing the update and saving (again to leave at once)")
 
     # --- who we are ---------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from runner.store import Store, open_store, sqlite_driver  # noqa: E402
+from runner import sqlite  # noqa: E402
+from runner.store import Store, open_store  # noqa: E402
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows  # noqa: E402
 
 WORKERS = 2
@@ -110,8 +111,8 @@ class Storm:
         self.kill_trainer()  # so that somebody reads it before it is superseded
 
     def lock(self) -> None:
-        shell = sqlite_driver().connect(self.store.path, isolation_level=None)
-        with contextlib.suppress(sqlite_driver().OperationalError):
+        shell = sqlite.driver().connect(self.store.path, isolation_level=None)
+        with contextlib.suppress(sqlite.driver().OperationalError):
             shell.execute("BEGIN IMMEDIATE")
             time.sleep(self.rng.uniform(0.1, 4.0))
             shell.execute("ROLLBACK")

@@ -39,7 +39,9 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not reaches(path, "runner", "reports")
     if folder == "runner":
         assert not reaches(path, "reports")
-        allowed = {"model.config", "model.events"} | ({"model.training"} if name == "trainer.py" else set())
+        allowed = {"model.config", "model.events"} | (
+            {"model.training", "model.memory"} if name == "trainer.py" else set()
+        )
         found = {".".join(found.split(".")[:2]) for found in reaches(path, "model")}
         assert found <= allowed | {"model"}, found
     if folder == "reports":

@@ -205,12 +205,12 @@ def test_every_value_that_defines_the_result_changes_the_hash() -> None:
         "d_model": 400, "n_layers": 5, "n_heads": 4, "d_ff": 1_000, "n_experts": 9, "top_k": 1,
         "dropout": 0.0, "vocab_size": 4_096, "noise_std": 0.5, "load_balancing_weight": 0.0,
         "steps": 404, "batch_size": 23, "seq_len": 511, "accumulate": 2, "eval_every": 0, "muon_lr": 0.02,
-        "muon_momentum": 0.9, "weight_decay": 0.0, "grad_clip": 2.0, "precision": "fp32",
+        "muon_momentum": 0.9, "weight_decay": 0.0, "grad_clip": 2.0, "precision": "fp32", "target_loss": 5.0,
         "corpus": "smollm", "corpus_id": "a", "tokenizer": "b", "tokenizer_id": "c", "documents": 1_999,
         "document_characters": 2_999, "tokens": 499_999, "held_out_tokens": 99_999,
-        "protocol": "published", "seed": 43,
+        "protocol": "published", "seed": 43, "repeat": 1,
     }  # fmt: skip
-    assert {full_key(key) for key in other} == set(all_keys())
+    assert {full_key(key) for key in other} | {"train.engine"} == set(all_keys())
     hashes = {RunConfig().with_values({key: value}).hash for key, value in other.items()}
     assert len(hashes | {RunConfig().hash}) == len(other) + 1
 
@@ -228,6 +228,12 @@ def test_the_hash_holds_the_precision_only_when_it_is_chosen() -> None:
     assert "precision" not in RunConfig().identity()["train"]
     chosen = RunConfig().with_values({"precision": "bf16"})
     assert chosen.identity()["train"]["precision"] == "bf16"
+
+
+def test_the_hash_holds_no_engine_and_a_target_loss_only_when_it_is_declared() -> None:
+    assert RunConfig().with_values({"engine": "plain"}).hash == RunConfig().hash
+    assert not {"engine", "target_loss"} & set(RunConfig().identity()["train"])
+    assert RunConfig().with_values({"target_loss": 4.5}).identity()["train"]["target_loss"] == 4.5
 
 
 @given(

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from runner import grids, jobs, studies
-from runner.store import Store, open_store, sqlite_driver
+from runner import grids, jobs, sqlite, studies
+from runner.store import Store, open_store
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
 from tests.injection import CHECKPOINT, COMMIT, LOST_ANSWER, inject, struck
 
@@ -232,12 +232,12 @@ def test_full_disk_under_the_checkpoints_costs_a_checkpoint(
 
 
 def test_open_report_and_a_shell_with_a_lock_make_workers_wait_at_most(night: Night, bits: str) -> None:
-    reader = sqlite_driver().connect(night.store.path, isolation_level=None)
+    reader = sqlite.driver().connect(night.store.path, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT COUNT(*) FROM jobs").fetchall()  # a read transaction, open all night
     worker = night.start("work")
     night.wait_for(lambda: rows(night.store, "metrics"), "a measurement")
-    shell = sqlite_driver().connect(night.store.path, isolation_level=None)
+    shell = sqlite.driver().connect(night.store.path, isolation_level=None)
     shell.execute("BEGIN IMMEDIATE")  # and for a while a writer that does nothing
     time.sleep(1.0)
     shell.execute("ROLLBACK")

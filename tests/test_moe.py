@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import moe
+from model import grouped
 from model.config import ModelConfig
-from model.moe import GatherRows, MoE, expert_matmul, load_balancing_loss, route
+from model.grouped import GatherRows, expert_matmul
+from model.moe import MoE, load_balancing_loss, route
 
 D, FF, E = 8, 16, 4
 
@@ -146,8 +147,8 @@ def test_the_grouped_kernel_equals_the_slices(monkeypatch: pytest.MonkeyPatch) -
     weights = torch.randn(E, 32, 16, generator=noise(3), dtype=torch.float32).bfloat16()
     ends = torch.tensor([5, 5, 20, 24])
     answers = []
-    for grouped in (False, True):
-        monkeypatch.setattr(moe, "_has_grouped_kernel", lambda *_, grouped=grouped: grouped)
+    for one_kernel in (False, True):
+        monkeypatch.setattr(grouped, "_has_grouped_kernel", lambda *_, answer=one_kernel: answer)
         a, b = x.clone().requires_grad_(), weights.clone().requires_grad_()
         output = expert_matmul(a, b, ends)
         answers.append([output, *torch.autograd.grad(output.float().square().sum(), [a, b])])

@@ -193,4 +193,4 @@ def test_findings_without_claims_say_that_none_was_declared(connection: sa.Conne
     made.published_study(connection)
     found = section(render(connection), "Findings")
     assert "No claims were declared with this study." in found
-    assert "INCONCLUSIVE: load_balancing_weight 0.0 - 0.01. val_loss +0.0014" in found
+    assert "INCONCLUSIVE: load_balancing_weight 0.0 - 0.01. val_loss +0.0015" in found

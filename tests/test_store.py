@@ -10,25 +10,21 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from runner import schema
+from runner import schema, sqlite
 from runner.migrations import upgrade
 from runner.store import (
     Store,
     StoreRefused,
     StoreUnavailable,
     StoreUnreachable,
-    _engine,
-    journal,
     now,
     open_store,
-    refuse_network_file_system,
-    sqlite_driver,
 )
 from tests.conftest import PROJECT
 
 
 def test_settings_are_those_that_survive_a_power_cut(store: Store) -> None:
-    mode, _ = journal()
+    mode, _ = sqlite.journal()
     with store.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == mode.lower()
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == {"WAL": 2, "DELETE": 3}[mode]
@@ -36,12 +32,12 @@ def test_settings_are_those_that_survive_a_power_cut(store: Store) -> None:
 
 
 def test_old_library_falls_back_to_a_rollback_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_driver(), "sqlite_version_info", (3, 40, 1))
-    assert journal() == ("DELETE", "EXTRA")
+    monkeypatch.setattr(sqlite.driver(), "sqlite_version_info", (3, 40, 1))
+    assert sqlite.journal() == ("DELETE", "EXTRA")
 
 
 def test_migrations_make_exactly_the_tables_of_the_schema(store: Store, tmp_path: Path) -> None:
-    direct = sa.create_engine(f"sqlite:///{tmp_path / 'direct.db'}", module=sqlite_driver())
+    direct = sa.create_engine(f"sqlite:///{tmp_path / 'direct.db'}", module=sqlite.driver())
     schema.metadata.create_all(direct)
     with direct.begin() as connection:
         for name, select in schema.VIEWS.items():
@@ -93,7 +89,7 @@ def test_write_rolls_back_whole_on_an_error(store: Store) -> None:
 
 def test_write_waits_for_a_lock_and_goes_on(store: Store) -> None:
     # The same library: POSIX locks belong to the process, and two libraries in one would not see each other.
-    holder = sqlite_driver().connect(store.path, isolation_level=None)
+    holder = sqlite.driver().connect(store.path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable, match="locked"):
         store.try_write(lambda c: None)
@@ -114,7 +110,7 @@ def test_time_is_the_databases(store: Store) -> None:
 
 
 def _recipes(path: Path) -> None:
-    other = sqlite_driver().connect(path)
+    other = sqlite.driver().connect(path)
     other.execute("CREATE TABLE recipes (id)")
     other.close()
 
@@ -124,7 +120,7 @@ def _recipes(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b"not a database at all" * 100), "not a SQLite database"),
         (
-            lambda path: sqlite_driver().connect(path).execute("CREATE TABLE recipes (id)"),
+            lambda path: sqlite.driver().connect(path).execute("CREATE TABLE recipes (id)"),
             "not a Nightshift database",
         ),
     ],
@@ -189,12 +185,16 @@ def test_last_one_out_folds_the_log_back(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
 
 
-def test_network_file_system_is_refused(tmp_path: Path) -> None:
+def test_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n")
-    with pytest.raises(StoreRefused, match="nfs4"):
-        refuse_network_file_system(tmp_path / "jobs.db", mounts)
-    refuse_network_file_system(Path("/elsewhere/jobs.db"), mounts)
+    found = sqlite.network_file_system(tmp_path / "jobs.db", mounts)
+    assert found == (tmp_path, "nfs4")
+    assert sqlite.network_file_system(Path("/elsewhere/jobs.db"), mounts) is None
+    monkeypatch.setattr(sqlite, "network_file_system", lambda path: found)
+    with pytest.raises(StoreRefused, match=r"nfs4.*--db"):
+        open_store(str(tmp_path / "jobs.db"), create=True)
+    assert not (tmp_path / "jobs.db").exists()
 
 
 def test_password_in_a_url_is_not_repeated() -> None:
@@ -204,7 +204,7 @@ def test_password_in_a_url_is_not_repeated() -> None:
 
 
 def test_begin_takes_the_write_lock_at_once(store: Store) -> None:
-    other = _engine(store.path, begin="BEGIN IMMEDIATE", query_only=False)
+    other = sqlite.connect(store.path, begin="BEGIN IMMEDIATE", query_only=False)
     with store.engine.begin(), pytest.raises(sa.exc.OperationalError, match="locked"), other.begin():
         pass
     other.dispose()

@@ -16,6 +16,7 @@ from model import results, state, training
 from model.checkpoint import numeric_environment
 from model.config import RunConfig
 from model.corpus import resolve
+from model.engine import settle
 from model.evaluation import Tally, batches
 from model.events import Checkpointed, Event, Finished, Measured, Phase, Progressed, Request, Resumed
 from model.optimizer import Optimizers
@@ -184,10 +185,10 @@ def test_means_of_the_last_100_steps() -> None:
 
 
 def test_the_events_of_a_run_in_their_order(numbers: None, tmp_path: Path) -> None:
-    events = run(TINY, tmp_path, target_loss=3.0)
+    events = run(TINY, tmp_path)
     assert isinstance(events[0], Resumed)
     assert (events[0].step, events[0].path, events[0].exact, events[0].refused) == (0, None, True, [])
-    assert events[0].environment == numeric_environment(CPU, "fp32")
+    assert events[0].environment == numeric_environment(CPU, "fp32", settle("auto", CPU))
     assert [type(e) for e in events].count(Finished) == 1
     phases = [(e.phase, e.step) for e in events if isinstance(e, Progressed)]
     steps = [(Phase.COMPILE if s == 0 else Phase.STEP, s) for s in range(32)]
@@ -216,7 +217,7 @@ def test_evaluation_at_the_end_only(numbers: None, tmp_path: Path) -> None:
 
 
 def test_results_have_the_columns_of_their_table(numbers: None, tmp_path: Path) -> None:
-    events = run(TINY, tmp_path, target_loss=3.4)
+    events = run(TINY.with_values({"target_loss": 3.4}), tmp_path)
     row, values = finished(events), measured(events)
     given = {"job_id", "attempt", "recorded_at", "exact"}
     assert set(row) == set(schema.results.columns.keys()) - given

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.transformer import Attention, LanguageModel, build, rms_norm, rotary_tables, rotate
+from model.plain import rotate
+from model.transformer import Attention, LanguageModel, build, rms_norm, rotary_tables
 
 SMALL = ModelConfig(
     d_model=16, n_layers=2, n_heads=2, d_ff=24, n_experts=4, top_k=2, dropout=0.0, vocab_size=50

@@ -202,7 +202,8 @@ def test_second_signal_leaves_at_once_and_loses_nothing(
     os.kill(trainer, signal.SIGSTOP)  # it will never reach its update boundary
     worker.send_signal(signal.SIGTERM)
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(timeout=60) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    _, errors = worker.communicate(timeout=60)
+    assert worker.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT), errors
     wait_for(lambda: not alive(trainer), "the trainer's end")
     assert cli("work").returncode == 0
     assert results_bits(store) == undisturbed
