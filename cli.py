@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Nightshift's commands, thin: no SQL, no torch. Each command reads like what it does.
 
 stdout carries the answer alone; progress, notices and errors go to stderr. A user's mistake gets one line and

@@ -9,7 +9,6 @@ seconds and peak memory. The target is 15 s and 1 GB on two cores for the markdo
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -77,9 +76,7 @@ def measure(path: Path, arguments: list[str]) -> None:
     started = time.perf_counter()
     with tempfile.TemporaryFile() as out:
         command = [sys.executable, str(PROJECT / "cli.py"), "report", "--db", str(path), *arguments]
-        code = subprocess.run(
-            [sys.executable, "-c", _MEASURED, json.dumps(command)], stdout=out, check=False
-        ).returncode
+        code = subprocess.run(command, stdout=out, check=False).returncode
     seconds = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
@@ -87,9 +84,6 @@ def measure(path: Path, arguments: list[str]) -> None:
         f"{used.ru_utime - before:.1f} s of CPU, "
         f"{used.ru_maxrss / 1024:,.0f} MB at most so far"
     )
-
-
-_MEASURED = "import json, os, sys; c = json.loads(sys.argv[1]); os.execv(c[0], c)"
 
 
 def main() -> None:

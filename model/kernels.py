@@ -43,7 +43,7 @@ class _Embed(Function):
     def backward(ctx, dx_BTD):
         tokens_BT, weight_VD = ctx.saved_tensors
         into = accumulator(weight_VD)
-        into.index_add_(0, tokens_BT.flatten(), dx_BTD.flatten(0, 1), alpha=math.sqrt(weight_VD.shape[1]))
+        into.index_add_(0, tokens_BT.flatten(), dx_BTD.flatten(0, -2), alpha=math.sqrt(weight_VD.shape[1]))
         return None, handed_up(into, weight_VD)
 
 

@@ -1,7 +1,7 @@
 """Muon for the matrices, AdamW for the embedding and the norms, and the schedule that moves both.
 
 Muon: Jordan et al. 2024, as in torch.optim.Muon, but all matrices of one shape are one stack and go through
-Newton-Schulz together. Reads gradients and writes weights; knows no data. Who calls: model/training.py.
+Newton-Schulz together (one after the other under `train.engine=plain`). Reads gradients and writes weights; knows no data. Who calls: model/training.py.
 
 Shapes: G matrices in a stack, R rows, C columns, E experts, L layers.
 """
@@ -58,8 +58,9 @@ class Matrices:
 class Muon:
     """Momentum, orthogonalised matrix by matrix; no weight decay."""
 
-    def __init__(self, matrices: Sequence[Matrices], momentum: float) -> None:
+    def __init__(self, matrices: Sequence[Matrices], momentum: float, engine: str = "auto") -> None:
         self.momentum = momentum
+        self.orthogonalize = orthogonalize_singly if engine == "plain" else orthogonalize
         self.stacks: dict[tuple[int, int], list[Matrices]] = {}
         for entry in matrices:
             rows, columns = entry.parameter.shape[-2:]
@@ -88,7 +89,7 @@ class Muon:
             # As an exponential moving average; a weight of 0 leaves the momentum as it is, to the bit.
             momentum_GRC.lerp_(gradient_GRC, (1.0 - self.momentum) * used_G11)
             nesterov_GRC = gradient_GRC.lerp_(momentum_GRC, self.momentum)
-            direction_GRC = orthogonalize(nesterov_GRC) * used_G11.to(torch.bfloat16)
+            direction_GRC = self.orthogonalize(nesterov_GRC) * used_G11.to(torch.bfloat16)
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
             pieces = direction_GRC.split([entry.parameter.numel() // math.prod(shape) for entry in stack])
             for entry, piece in zip(stack, pieces, strict=True):
@@ -107,9 +108,14 @@ def orthogonalize(matrices_GRC: Tensor) -> Tensor:
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=EPSILON)
     for _ in range(NEWTON_SCHULZ_ITERATIONS):
         gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        polynomial = _add_product(gram, gram, gram, beta=b, alpha=c)
+        x = _add_product(x, polynomial, x, beta=a)
     return x.mT if tall else x
+
+
+def orthogonalize_singly(matrices_GRC: Tensor) -> Tensor:
+    """The same, one matrix after the other: the reference, equal up to bf16's rounding."""
+    return torch.stack([orthogonalize(matrix_RC) for matrix_RC in matrices_GRC])
 
 
 class Optimizers:
@@ -120,7 +126,7 @@ class Optimizers:
         self.parameters = list(model.parameters())
         matrices = muon_matrices(model)
         under_muon = {id(entry.parameter) for entry in matrices}
-        self.muon = Muon(matrices, train.muon_momentum)
+        self.muon = Muon(matrices, train.muon_momentum, train.engine)
         self.adamw_parameters = {n: p for n, p in model.named_parameters() if id(p) not in under_muon}
         self.adamw = torch.optim.AdamW(
             self.adamw_parameters.values(), weight_decay=train.weight_decay, fused=True
@@ -169,6 +175,12 @@ def muon_matrices(model: LanguageModel) -> list[Matrices]:
         found += [Matrices(block.moe.gate.weight)]
         found += [Matrices(block.moe.w1, layer), Matrices(block.moe.w2, layer)]
     return found
+
+
+def _add_product(x: Tensor, a: Tensor, b: Tensor, *, beta: float, alpha: float = 1.0) -> Tensor:
+    """beta · x + alpha · a @ b in one rounding, of matrices or stacks."""
+    product = torch.addmm if x.ndim == 2 else torch.baddbmm
+    return product(x, a, b, beta=beta, alpha=alpha)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -50,9 +50,9 @@ def floors(data: StudyData) -> list[Floor]:
     done = data.done.assign(kind=[_kind(config) for config in data.done["config"]])
     for cell in data.cells:
         of_cell = done[[each == cell for each in done["cell"]]]
-        for (seed, _), runs in of_cell.groupby(["seed", "kind"], sort=True):
+        for _, runs in of_cell.groupby(["seed", "kind"], sort=True):
             if len(runs) > 1:
-                found.append(Floor(cell, int(seed), runs, _equal(data, runs)))
+                found.append(Floor(cell, int(runs["seed"].iloc[0]), runs, _equal(data, runs)))
     return found
 
 
@@ -77,8 +77,8 @@ def noise_floor(data: StudyData) -> Section | None:
         text=(_verdict(measured, LOSS),),
         tables=(Table(columns, rows, align="lrrl" + "r" * len(MEASURES)),),
         notes=(
-            "A value is the greatest minus the least over the runs of one configuration and one seed; nothing "
-            "was changed between them. Times, speeds and memory are not compared.",
+            "A value is the greatest minus the least over the runs of one configuration and one seed; "
+            "nothing was changed between them. Times, speeds and memory are not compared.",
         ),
     )
 
@@ -89,8 +89,8 @@ def _verdict(measured: list[Floor], measure: Measure) -> str:
         return f"All {count} repeated runs are bitwise equal: the noise floor is zero."
     widest = max(floor.spread(measure.column) for floor in measured)
     return (
-        f"The {count} repeated runs are not bitwise equal. They lie up to {widest:.3g} {measure.unit} apart in "
-        f"{measure.label.lower()}: a difference between conditions below that means nothing."
+        f"The {count} repeated runs are not bitwise equal. They lie up to {widest:.3g} {measure.unit} apart "
+        f"in {measure.label.lower()}: a difference between conditions below that means nothing."
     )
 
 

@@ -42,7 +42,7 @@ _METHOD_HERE = (
     "Expert usage CV is the population sd / mean of the experts' token counts, summed over layers.",
     "Aux loss is the load-balancing loss as added to the training loss, 0 where its weight is 0; the "
     "unweighted one stands under training stability.",
-    "The test split is scored in the final pass and stored sealed; it is read only after `cli.py test`.",
+    "The test split is scored in the final pass and stored sealed; it is read only after python cli.py test.",
 )
 _METHOD_ELSEWHERE = (
     "Seeds are blocks: differences are taken within a seed. What else the runs of one seed shared is not "

@@ -23,6 +23,8 @@ from reports.study import Study, Target
 from reports.tables import DASH, Section, Table, number, probability
 
 HEADING = "Analysis of variance"
+_ROUNDING = 1e-12
+"""Of the largest value: differences below it are rounding."""
 MAX_CONDITIONS = 256
 """The fit takes the cube of the conditions; a design beyond it is not a factorial that anyone reads."""
 
@@ -73,8 +75,12 @@ def analyse(study: Study, matrix: Blocks) -> Variance | str:
     seeds, values = matrix.complete(cells)
     if len(seeds) < 2:
         return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every condition finished; two are needed"
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():
-        return "all values are equal: there is no variance"
+    rounding = _ROUNDING * np.abs(values).max()
+    left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    if np.ptp(values, axis=1).max() <= rounding:
+        return "the conditions are equal within every seed: there is no variance to explain"
+    if np.abs(left).max() <= rounding:
+        return "every seed has the same differences: there is no residual to hold them against"
     return _fit(study, varied, values)
 
 
@@ -95,12 +101,11 @@ def _fit(study: Study, varied: list[str], values: Array) -> Variance:
     formula = "y ~ " + " + ".join(":".join(f"C(f{i})" for i in term) for term in terms)
     sums = anova_lm(ols(formula, frame).fit(), typ=2)["sum_sq"].to_numpy()
     dfs = [math.prod(len(study.factors[varied[i]]) - 1 for i in term) for term in terms]
-    # With two seeds the residual can be rounding alone: below zero it would make a negative variance.
-    rest, rest_df = max(0.0, float(sums[-1])), (seeds * conditions - 1) - sum(dfs) - (seeds - 1)
+    rest, rest_df = float(sums[-1]), (seeds * conditions - 1) - sum(dfs) - (seeds - 1)
     block_sum = conditions * float(((means - means.mean()) ** 2).sum())
 
     def effect(factors: tuple[str, ...], total: float, df: int) -> Effect:
-        f = total / df / (rest / rest_df) if rest > 0 else math.nan
+        f = total / df / (rest / rest_df)
         return Effect(factors, total, df, f, float(stats.f.sf(f, df, rest_df)))
 
     found = [

@@ -21,6 +21,15 @@ from typing import Any
 from runner.provenance import PROJECT
 
 
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+"""glibc keeps what a step frees for the next one, instead of returning it and faulting it in again, page by
+page; measured in docs/performance.md. What the user has set wins."""
+
+
 class TrainerProcess:
     """One running trainer; replaced, never repaired."""
 
@@ -31,6 +40,7 @@ class TrainerProcess:
         events_in, events_out = os.pipe()
         program = [*(command or (sys.executable, "-m", "runner.trainer"))]
         environment = {
+            **ALLOCATOR,
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS; read when CUDA starts

@@ -66,8 +66,10 @@ def watch(store: Store, study: str | None = None, out: Console | None = None) ->
         return
     signal.signal(signal.SIGTERM, _leave)
     asked_at = time.monotonic()
-    # The screen of its own is given back on every way out, so that the terminal is as it was.
-    with Live(frame(first, out.width, out.height), console=out, screen=True, auto_refresh=False) as live:
+    live = Live(frame(first, out.width, out.height), console=out, screen=True, auto_refresh=False)
+    # Not `with`: a Ctrl-C while the first frame is drawn would leave the terminal without its own screen.
+    try:
+        live.start(refresh=True)
         while True:
             time.sleep(REFRESH_SECONDS)
             if cards and time.monotonic() - asked_at > GPU_SECONDS:
@@ -76,6 +78,8 @@ def watch(store: Store, study: str | None = None, out: Console | None = None) ->
             with store.read() as connection:
                 shown = snapshot(connection, study, cards)
             live.update(frame(shown, out.width, out.height), refresh=True)
+    finally:
+        live.stop()
 
 
 def _leave(_: int, __: FrameType | None) -> None:

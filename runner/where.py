@@ -208,12 +208,12 @@ def _tokens(text: str) -> Sequence[_Token]:
 def _typed(name: str, meant: Name, text: str) -> int | float | str:
     if meant.kind is str:
         if meant.options and text not in meant.options:
-            raise WhereError(f"--where: {name} = {text}: one of {', '.join(meant.options)}")
+            raise WhereError(f"--where: {name} = {text!r}: one of {', '.join(meant.options)}")
         return text
     try:
         return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else float(text)
     except ValueError:
-        raise WhereError(f"--where: {name} = {text}: must be a number") from None
+        raise WhereError(f"--where: {name} = {text!r}: must be a number") from None
 
 
 def _compared(column: Any, operator: str, value: int | float | str) -> sa.ColumnElement[bool]:

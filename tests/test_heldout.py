@@ -73,6 +73,7 @@ def test_a_study_without_scores_says_so(connection: sa.Connection) -> None:
     assert "No finished run has test scores." in section(render(connection), "Test split")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_report(
     cli: Callable[..., CompletedProcess[str]], store: Store, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from reports.run_pages import LOG_LINES, log_tail
 from reports.units import UnknownOption
 from runner import schema
 from tests import report_fixtures as made
+from tests import test_report_page as edge
 
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & \x1b[31m \u202e"
 VOID = {"meta", "br", "img", "path", "use", "rect"}
@@ -171,6 +172,19 @@ def test_unfinished_studies_have_a_page(connection: sa.Connection) -> None:
     text, _ = page_of(connection)
     assert "diverged: loss is nan" in text
     assert 'class="verdict NOT-TESTED"' in text
+
+
+@pytest.mark.parametrize(
+    "state", [edge.empty_study, edge.one_cell, edge.one_seed, edge.all_failed, edge.all_equal, edge.bare_grid]
+)
+def test_a_study_with_little_in_it_has_a_page_and_an_object(
+    connection: sa.Connection, state: Callable[[sa.Connection], None]
+) -> None:
+    state(connection)
+    _, reader = page_of(connection)
+    assert not re.search(r"\bnan\b", " ".join(reader.text))
+    options = Options(format="json")
+    assert json.loads(produce(gather(connection, None, options), options, Path())["report.json"])["title"]
 
 
 def test_json_has_every_number_and_no_nan(connection: sa.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,21 @@ def test_the_section_says_where_it_disagrees(connection: sa.Connection) -> None:
             made.add_result(connection, made.add_job(connection, study, cell, seed), val_loss=loss)
     text = section(render(connection, "later"), "Analysis of variance")
     assert "Disagreement on load_balancing_weight: the analysis of variance has p" in text
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [(0.0, "equal within every seed"), (0.5, "every seed has the same differences")]
+)
+def test_without_a_residual_no_f_is_shown(connection: sa.Connection, step: float, said: str) -> None:
+    study = made.add_study(connection, grid={"factors": {"noise_std": [0.0, 0.1]}, "baseline": {}})
+    for noise, more in ((0.0, 0.0), (0.1, step)):
+        for seed in made.SEEDS:
+            job = made.add_job(connection, study, {"noise_std": noise}, seed)
+            made.add_result(connection, job, val_loss=4.0 + seed / 7 + more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = section(render(connection), "Analysis of variance")
+    assert said in text
 
 
 def test_why_there_is_none(connection: sa.Connection) -> None:
