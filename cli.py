@@ -8,6 +8,7 @@ a documented exit code: 2 and 65 bad input, 69 database unreachable, 70 unhealth
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -127,6 +128,7 @@ def work(
     lease_seconds: Annotated[float, typer.Option("--lease-seconds", min=1, max=86400)] = 60.0,
     on_finish: Annotated[str | None, typer.Option("--on-finish", help="Gets the digest on stdin.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Of finished jobs.")] = False,
+    keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Of finished jobs.")] = False,
     runs_dir: Runs = Path("runs"),
     cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
@@ -149,6 +151,7 @@ def work(
         runs=runs_dir,
         cache=cache_dir,
         keep_checkpoints=keep_checkpoints,
+        keep_weights=keep_weights,
     )
     with _open(db) as store:
         worker = Worker(store, options, Display())
@@ -576,6 +579,7 @@ def _damage_of(entry: Path) -> str | None:
 
 def main() -> None:
     """Run the command; a known error is one line on stderr and its exit code."""
+    gc.set_threshold(100_000)  # loading modules makes no garbage, and looking for it takes half of the start
     try:
         app()
     except Exception as error:

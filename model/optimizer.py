@@ -1,7 +1,8 @@
 """Muon for the matrices, AdamW for the embedding and the norms, and the schedule that moves both.
 
 Muon: Jordan et al. 2024, as in torch.optim.Muon, but all matrices of one shape are one stack and go through
-Newton-Schulz together (one after the other under `train.engine=plain`). Reads gradients and writes weights; knows no data. Who calls: model/training.py.
+Newton-Schulz together (one after the other under `train.engine=plain`). Reads gradients and writes weights;
+knows no data. Who calls: model/training.py.
 
 Shapes: G matrices in a stack, R rows, C columns, E experts, L layers.
 """

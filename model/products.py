@@ -189,7 +189,7 @@ class _HeadLoss(Function):
         losses = []
         for x, dx, targets in zip(*(t.split(HEAD_ROWS) for t in (x_ND, dx_ND, targets_N)), strict=True):
             logits = x @ shadow_VD.mT
-            probabilities = logits.softmax(1, dtype=weight_VD.dtype)
+            probabilities = logits.to(weight_VD.dtype).softmax(1)
             losses.append(_cross_entropy(logits, probabilities, targets))
             # ∂loss / ∂logit = probability - 1 at the target.
             probabilities.scatter_add_(1, targets.unsqueeze(1), probabilities.new_full((len(x), 1), -1.0))
@@ -218,7 +218,7 @@ def head_scores(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Ten
         shadow_VD = weight_VD.to(x_ND.dtype)
         for x, targets in zip(x_ND.split(HEAD_ROWS), targets_N.split(HEAD_ROWS), strict=True):
             logits = x @ shadow_VD.mT
-            losses.append(_cross_entropy(logits, logits.softmax(1, dtype=weight_VD.dtype), targets))
+            losses.append(_cross_entropy(logits, logits.to(weight_VD.dtype).softmax(1), targets))
             hits.append(logits.argmax(1) == targets)
     return torch.cat(losses), torch.cat(hits)
 

@@ -21,6 +21,7 @@ from model.evaluation import Evaluation, Tally, batches, perplexity
 from model.events import Checkpointed, Event, Finished, Measured, NotSaved, Phase, Progressed, Request
 from model.results import load, mean_of_last_steps, stability
 from model.state import TRAIN_VALUES, Run
+from model.weights import save_weights
 
 LOG_EVERY_UPDATES = 10
 """Updates between two readings of the device: a reading makes a GPU wait."""
@@ -42,6 +43,7 @@ def train(
     device: str = "cpu",
     resume_from: Sequence[tuple[str, str]] = (),
     checkpoint_seconds: float = 120.0,
+    keep_weights: bool = False,
 ) -> Events:
     """Train and evaluate one run, from `Resumed` to `Finished`.
 
@@ -55,6 +57,7 @@ def train(
         device: cpu, cuda or cuda:N.
         resume_from: (path, SHA-256) of checkpoints, newest first; the first that verifies is used.
         checkpoint_seconds: between automatic checkpoints; 0 writes one after every update.
+        keep_weights: leave the final weights in `workdir`, with the configuration beside them.
 
     Raises:
         ConfigError: the data cannot be had, or does not fit the configuration.
@@ -73,6 +76,8 @@ def train(
     yield from _read_series(run)
     validation = yield from _evaluate(run, "val")
     yield from _evaluate(run, "test")
+    if keep_weights:
+        yield from _keep_weights(run, Path(workdir))
     if run.request is not Request.CANCEL:
         yield Finished(run.step, _results(run, validation))
 
@@ -190,6 +195,15 @@ def _save(run: Run, workdir: Path) -> Events:
         run.lap("waiting")
     seconds = run.lap_at - began
     run.heed((yield Checkpointed(run.step, str(written.path), written.sha256, written.size_bytes, seconds)))
+
+
+def _keep_weights(run: Run, workdir: Path) -> Events:
+    """Write the final weights; a full disk costs them, not the result."""
+    run.heed((yield Progressed(Phase.SAVE, run.step)))
+    try:
+        save_weights(run.model, run.config, workdir)
+    except OSError as error:
+        run.heed((yield NotSaved(run.step, f"{error}")))
 
 
 def _evaluation_is_due(run: Run) -> bool:

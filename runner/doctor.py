@@ -69,7 +69,8 @@ def examine(
     yield library()
     yield from database(db, runs)
     yield from cached(cache, damage_of)
-    for folder in sorted({database_path(db).resolve().parent, _existing(runs.resolve())}):
+    folders = [database_path(db).resolve().parent, runs.resolve()]
+    for folder in {_existing(folder).stat().st_dev: folder for folder in folders[::-1]}.values():
         yield disk(folder)
     yield memory(Path("/proc/meminfo"))
     yield known_answer(device)
@@ -116,7 +117,10 @@ def database(db: str, runs: Path) -> Iterator[Finding]:
         yield Finding("database", "bad", text or remedy, remedy if text else "")
         return
     try:
-        yield _integrity(store)
+        found = _integrity(store)
+        yield found
+        if found.level == "bad":  # what else it would say cannot be relied on
+            return
         yield _leases(store)
         yield from files(store, runs)
     finally:
@@ -124,9 +128,13 @@ def database(db: str, runs: Path) -> Iterator[Finding]:
 
 
 def _integrity(store: Store) -> Finding:
-    with store.read() as connection:
-        answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-        count = connection.scalar(sa.select(sa.func.count()).select_from(jobs))
+    count, answer = 0, ""
+    try:
+        with store.read() as connection:
+            answer = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+            count = connection.scalar(sa.select(sa.func.count()).select_from(jobs)) or 0
+    except sa.exc.DatabaseError as error:
+        answer = str(error.orig)
     if answer == "ok":
         return Finding("database", "ok", f"{store.path}: {count:,} jobs, {size(store.path.stat().st_size)}")
     remedy = "stop every worker and put a backup in its place (python cli.py db backup makes one)"
@@ -189,7 +197,8 @@ def _unlink(folder: Path, paths: list[str]) -> None:
 
 def cached(cache: Path, damage_of: Callable[[Path], str | None]) -> Iterator[Finding]:
     """Every prepared corpus, by its hashes."""
-    entries = sorted(path.parent for path in cache.glob("*/meta.json"))
+    found = sorted(path.parent for path in cache.glob("*/meta.json"))
+    entries = [entry for entry in found if not entry.name.startswith(".")]  # those were set aside
     damaged = {entry: text for entry in entries if (text := damage_of(entry))}
     for entry, text in damaged.items():
         remedy = "it is rebuilt when a run needs it; --fix moves it out of the way"

@@ -142,9 +142,8 @@ def _events(shown: Snapshot) -> list[Text]:
         at = datetime.fromtimestamp(event["at"]).strftime("%H:%M:%S")
         job = f"job {event['job_id']} " if event["job_id"] else ""
         detail: dict[str, Any] = event["detail"]
-        said = ", ".join(
-            f"{name} {value}" for name, value in detail.items() if value not in (None, "", False)
-        )
+        dull = (None, "", False, True)  # a flag is as usual where it stands here
+        said = ", ".join(f"{name} {value}" for name, value in detail.items() if value not in dull)
         lines.append(
             Text(f"{at} {job}{plain(event['kind'])}{': ' if said else ''}{plain(said)}", style="dim")
         )

@@ -100,11 +100,13 @@ class Grid:
         Raises:
             ConfigError: a combination is not valid.
         """
+        cells = []
+        for levels in itertools.product(*self.factors.values()):
+            config = self.base.with_values(dict(zip(self.factors, levels, strict=True)))
+            cells.append(({name: config.value(name) for name in self.factors}, config))
         for seed, repeat in itertools.product(self.seeds, range(self.repeats)):
-            for levels in itertools.product(*self.factors.values()):
-                cell = dict(zip(self.factors, levels, strict=True))
-                config = self.base.with_values({**cell, "seed": seed, "repeat": repeat})
-                yield {name: config.value(name) for name in cell}, config
+            for cell, config in cells:
+                yield dict(cell), replace(config, seed=seed, repeat=repeat)
 
     def with_data(self, data: DataConfig, vocab_size: int) -> Grid:
         """The grid on a resolved corpus; the model's vocabulary follows the tokenizer."""

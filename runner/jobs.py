@@ -95,7 +95,7 @@ def submit(
     Safe to repeat: what is there is read under the write lock, and (study_id, config_hash) is unique.
     """
     held = set(connection.scalars(sa.select(jobs.c.config_hash).where(jobs.c.study_id == study_id)))
-    new = {config.hash: (cell, config) for cell, config in runs if config.hash not in held}
+    new = {digest: (cell, config) for cell, config in runs if (digest := config.hash) not in held}
     rows = [
         {
             "study_id": study_id,

@@ -93,17 +93,19 @@ def _finished(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
 
 def _running(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
     began = sa.func.coalesce(attempts.c.resumed_from_step, 0)
+    # By status alone, which has an index: of a study's hundred thousand jobs only a few are running.
     rows = connection.execute(
         sa.select(
             attempts.c.host,
             attempts.c.device,
             jobs.c.progress_step - began,
             jobs.c.heartbeat_at - attempts.c.started_at,
+            jobs.c.study_id,
         )
         .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt))
-        .where(jobs.c.study_id == study_id, jobs.c.status == "running")
+        .where(jobs.c.status == "running")
     )
-    return _by_slot([(row[0], row[1], row[2], row[3] or 0.0) for row in rows])
+    return _by_slot([(row[0], row[1], row[2], row[3] or 0.0) for row in rows if row[4] == study_id])
 
 
 def _by_slot(runs: Sequence[tuple[str, str, int, float]]) -> dict[Slot, float]:

@@ -20,7 +20,6 @@ from typing import Any
 
 from runner.provenance import PROJECT
 
-
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),

@@ -94,7 +94,7 @@ class RunningJob:
         self._asked: Request | None = None
         self._flushed_at = self._confirmed_at = awake_seconds()
 
-    def start(self, cache: Path, checkpoint_seconds: float) -> None:
+    def start(self, cache: Path, checkpoint_seconds: float, keep_weights: bool = False) -> None:
         """Command the trainer to run the job from its newest checkpoint that verifies."""
         self.trainer.jobs_run += 1
         self.trainer.send(
@@ -104,6 +104,7 @@ class RunningJob:
             cache_dir=str(cache.resolve()),
             resume_from=[[str(self.runs / path), sha256] for path, sha256 in self.claimed.checkpoints],
             checkpoint_seconds=checkpoint_seconds,
+            keep_weights=keep_weights,
             log_path=str(self.workdir / "trainer.log"),
         )
 

@@ -112,6 +112,7 @@ class Trainer:
             device=self._device,
             resume_from=[(path, sha256) for path, sha256 in message["resume_from"]],
             checkpoint_seconds=message["checkpoint_seconds"],
+            keep_weights=message["keep_weights"],
         )
         event: Event | None = None
         request: Request | None = None

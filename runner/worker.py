@@ -54,6 +54,7 @@ class Options:
     runs: Path = Path("runs")
     cache: Path = Path("data_cache")
     keep_checkpoints: bool = False
+    keep_weights: bool = False
     phase_limits: dict[Phase, float] = field(default_factory=lambda: dict(PHASE_LIMIT_SECONDS))
     trainer_command: tuple[str, ...] | None = None
 
@@ -142,7 +143,7 @@ class Worker:
             {**self._machine, **self._ready},
             self.options.keep_checkpoints,
         )
-        running.start(self.options.cache, self.options.checkpoint_seconds)
+        running.start(self.options.cache, self.options.checkpoint_seconds, self.options.keep_weights)
         while running.ending is None and not running.lost:
             running.listen(0.2, self._stop.wake_fd)
             self._stop.clear_wake()

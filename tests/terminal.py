@@ -1,6 +1,6 @@
 """A real pseudo-terminal with a program in it, and what a person would see on its screen.
 
-The emulator knows what rich and typer send: moves, erasing, the screen of its own, colours (skipped).
+The emulator knows what rich and typer send: moves, erasing, the screen of its own, colours.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Screen:
         self._cells = self._blank()
         self._kept = self._blank()
         self._row = self._column = 0
+        self._pen = ""  # the colour sequences since the last reset
 
     def feed(self, text: str) -> None:
         position = 0
@@ -49,14 +50,19 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        return ["".join(row).rstrip() for row in self._cells]
+        return ["".join(letter for letter, _ in row).rstrip() for row in self._cells]
+
+    @property
+    def coloured(self) -> str:
+        """The screen with its colours, as a program would print it."""
+        return "\n".join("".join(f"{pen}{letter}\x1b[0m" for letter, pen in row) for row in self._cells)
 
     @property
     def text(self) -> str:
         return "\n".join(self.lines).rstrip()
 
-    def _blank(self) -> list[list[str]]:
-        return [[" "] * self.columns for _ in range(self.rows)]
+    def _blank(self) -> list[list[tuple[str, str]]]:
+        return [[(" ", "")] * self.columns for _ in range(self.rows)]
 
     def _letter(self, letter: str) -> None:
         if letter == "\n":
@@ -70,21 +76,23 @@ class Screen:
             if self._column + wide > self.columns:  # a line that is too long wraps, and is seen to
                 self._column = 0
                 self._line_feed()
-            self._cells[self._row][self._column] = letter
+            self._cells[self._row][self._column] = (letter, self._pen)
             if wide == 2:
-                self._cells[self._row][self._column + 1] = ""
+                self._cells[self._row][self._column + 1] = ("", "")
             self._column += wide
 
     def _line_feed(self) -> None:
         if self._row + 1 == self.rows:
-            self._cells = [*self._cells[1:], [" "] * self.columns]
+            self._cells = [*self._cells[1:], [(" ", "")] * self.columns]
         else:
             self._row += 1
 
     def _command(self, parameters: str, final: str) -> None:
         numbers = [int(part) for part in re.findall(r"\d+", parameters)]
         count = numbers[0] if numbers else 1
-        if final == "A":
+        if final == "m":
+            self._pen = "" if parameters in ("", "0") else f"{self._pen}\x1b[{parameters}m"
+        elif final == "A":
             self._row = max(0, self._row - count)
         elif final == "B":
             self._row = min(self.rows - 1, self._row + count)
@@ -98,7 +106,7 @@ class Screen:
             self._row, self._column = (numbers[0] - 1, numbers[1] - 1) if len(numbers) > 1 else (0, 0)
         elif final == "K":
             start = 0 if numbers == [2] else self._column
-            self._cells[self._row][start:] = [" "] * (self.columns - start)
+            self._cells[self._row][start:] = [(" ", "")] * (self.columns - start)
         elif final == "J":
             if numbers in ([2], [3]):
                 self._cells = self._blank()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -171,16 +172,21 @@ def test_a_damaged_cache_entry_is_set_aside(tmp_path: Path) -> None:
     assert levels(list(doctor.cached(tmp_path, lambda _: None))) == {"cache": "ok"}
 
 
-def test_a_real_cache_entry_is_verified_by_its_hashes(cli: Cli, tiny_grid: Path, tmp_path: Path) -> None:
-    words = ("--cache-dir", str(tmp_path / "own"))
+def test_a_real_cache_entry_is_verified_by_its_hashes(
+    cli: Cli, tiny_grid: Path, tmp_path: Path, cache_dir: Path
+) -> None:
+    own = tmp_path / "own"
+    words = ("--device", "cpu", "--cache-dir", str(own))
     assert cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled").returncode == 0
-    assert cli("work", "--jobs", "1", *words).returncode == 0
-    assert "1 prepared corpora in" in cli("doctor", "--device", "cpu", *words).stdout
-    array = next((tmp_path / "own").glob("*/train.npy"))
+    assert cli("work", "--jobs", "1").returncode == 0
+    entry = next(path.parent for path in cache_dir.glob("*/train.npy"))
+    shutil.copytree(entry, own / entry.name)
+    assert "1 prepared corpora in" in cli("doctor", *words).stdout
+    array = own / entry.name / "train.npy"
     array.write_bytes(array.read_bytes()[:-1] + b"\x77")
-    done = cli("doctor", "--device", "cpu", "--fix", *words)
+    done = cli("doctor", "--fix", *words)
     assert (done.returncode, "mended" in done.stdout) == (0, True)
-    assert "0 prepared corpora" in cli("doctor", "--device", "cpu", *words).stdout
+    assert "0 prepared corpora" in cli("doctor", *words).stdout
 
 
 def test_disk_and_memory_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The engines: every fast operation against the plain one and its own gradient, then streams, then whole runs.
+"""The engines: each fast operation against the plain one and its own gradient, then streams and whole runs.
 
 Shapes: B batch, T time, N tokens, D d_model, H heads, C channels of a head, F d_ff, E experts, V vocabulary.
 """

@@ -370,6 +370,65 @@ def test_done_is_for_ever(queued: Store, claimed: Claim) -> None:
             queued.write(lambda c, change=change: change(c, 1))
 
 
+def test_held_jobs_wait_and_a_running_one_is_held_when_it_comes_back(
+    queued: Store, claimed: Claim, worker: Worker
+) -> None:
+    assert queued.write(lambda c: jobs.hold(c, [1, 2, 3])) == [1, 2, 3]
+    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 5))  # it goes on
+    queued.write(lambda c: jobs.release(c, claimed, "signal"))
+    fourth = claim(queued, worker)
+    assert fourth is not None
+    assert fourth.job_id == 4
+    assert claim(queued, worker) is None
+    assert queued.write(lambda c: jobs.unhold(c, [1])) == [1]
+    first = claim(queued, worker)
+    assert first is not None
+    assert (first.job_id, first.attempt) == (1, 2)
+
+
+def test_priority_decides_and_then_the_id(queued: Store, worker: Worker) -> None:
+    assert queued.write(lambda c: jobs.prioritize(c, [3, 4], 2)) == [3, 4]
+    assert queued.write(lambda c: jobs.prioritize(c, [1], -1)) == [1]
+    taken = [claim(queued, worker) for _ in range(4)]
+    assert [each.job_id for each in taken if each] == [3, 4, 2, 1]
+
+
+def test_many_are_changed_at_once_and_others_are_passed_over(queued: Store, worker: Worker) -> None:
+    finished, running = claim(queued, worker), claim(queued, worker)
+    assert finished is not None
+    assert running is not None
+    queued.write(lambda c: jobs.finish(c, finished, RESULT))
+    assert queued.write(lambda c: jobs.cancel_all(c, [1, 2, 3, 4, 99])) == ([3, 4], [2])
+    assert [job["status"] for job in rows(queued, "jobs")] == ["done", "running", "cancelled", "cancelled"]
+    for change in (jobs.hold, jobs.unhold, lambda c, ids: jobs.prioritize(c, ids, 1)):
+        assert queued.write(lambda c, change=change: change(c, [1, 3, 99])) == []
+    assert queued.write(lambda c: jobs.retry_all(c, [1, 2, 3, 4, 99])) == [3, 4]
+    kinds = [event["kind"] for event in rows(queued, "events", job_id=3)]
+    assert kinds == ["cancelled", "retried"]
+
+
+def test_more_jobs_than_a_statement_takes_are_changed(store: Store, tiny_grid) -> None:
+    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..600")
+    store.write(lambda c: studies.enqueue(c, "tiny", grid))
+    everyone = list(range(1, 1201))
+    assert store.write(lambda c: jobs.hold(c, everyone)) == everyone
+    assert {job["held"] for job in rows(store, "jobs")} == {1}
+    assert len(rows(store, "events", kind="paused")) == 1200
+
+
+def test_holding_a_study_holds_what_comes_later_too(queued: Store, tiny_grid, worker: Worker) -> None:
+    queued.write(lambda c: jobs.hold(c, [2]))
+    queued.write(lambda c: studies.hold(c, "tiny", True))
+    more = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="99")
+    queued.write(lambda c: studies.enqueue(c, "tiny", more))
+    assert claim(queued, worker) is None
+    queued.write(lambda c: studies.hold(c, "tiny", False))
+    assert {job["held"] for job in rows(queued, "jobs")} == {0}
+    assert claim(queued, worker) is not None
+    with pytest.raises(ConfigError, match="not in this database"):
+        queued.write(lambda c: studies.hold(c, "other", True))
+
+
 # --- what a running attempt records -----------------------------------------------------------------------
 
 

@@ -1,0 +1,91 @@
+"""Every command is helped, documented and completed; the small pictures that several of them print."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+from runner import glyphs
+from tests.conftest import PROJECT, environment
+
+# --- help, completion, documentation ----------------------------------------------------------------------
+
+
+def commands() -> dict[str, str]:
+    """Every command as it is typed, and its help text."""
+    sys.path.insert(0, str(PROJECT))
+    import cli as program
+
+    found = {}
+    for prefix, app in (("", program.app), ("db ", program.db_app)):
+        for command in app.registered_commands:
+            callback = command.callback
+            assert callback is not None
+            found[prefix + (command.name or callback.__name__.strip("_"))] = callback.__doc__ or ""
+    return found
+
+
+def test_every_command_says_what_it_does_and_gives_an_example() -> None:
+    for name, help_text in commands().items():
+        assert re.search(r"^[A-Z].*[.:;,]", help_text), name
+        assert re.search(rf"Example: .*python cli.py {name}\b", help_text), f"{name}: {help_text}"
+
+
+def test_every_command_is_documented() -> None:
+    text = "".join((PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/commands.md"))
+    missing = [name for name in commands() if f"cli.py {name}" not in text]
+    assert not missing, f"documented nowhere: {', '.join(missing)}"
+
+
+def test_every_documented_command_and_option_exists() -> None:
+    text = (PROJECT / "docs/commands.md").read_text(encoding="utf-8")
+    known = set(commands())
+    for words in re.findall(r"python cli\.py ((?:db )?[a-z]+)", text):
+        assert words in known, words
+    done = {name: helped(name) for name in known}
+    for name, options in re.findall(r"python cli\.py ((?:db )?[a-z]+)([^\n`]*)", text):
+        for option in re.findall(r"(?<![\w\"'])--[a-z-]+", options.split("|")[0].split(" -- ")[0]):
+            assert option in done[name], f"{name} {option}"
+
+
+def helped(name: str) -> str:
+    from typer.testing import CliRunner
+
+    import cli as program
+
+    return CliRunner().invoke(program.app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_CLI.PY_COMPLETE": "complete_bash", "COMP_WORDS": "cli.py pri", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "cli.py")],
+        env={**environment(), **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["prioritize"], done.stderr
+    assert os.access(PROJECT / "cli.py", os.X_OK)
+
+
+# --- small pictures ---------------------------------------------------------------------------------------
+
+
+def test_pictures_have_the_height_and_length_of_what_they_show() -> None:
+    assert glyphs.bars([0, 1, 2, 4, 8], 8) == "▁▂▃▅█"
+    assert glyphs.bars([1, 2], 0) == "▁▁"
+    assert glyphs.curve([1.0, 2.0, 3.0], 10) == "▁▅█"
+    assert glyphs.curve([5.0, None, 5.0, float("inf")], 10) == "▁×▁×"
+    assert glyphs.curve([], 10) == ""
+    assert glyphs.thinned(list(range(100)), 4) == [24, 49, 74, 99]
+    assert glyphs.progress(5, 10, 4) == "━━╌╌"
+    assert glyphs.progress(3, 0, 4) == "╌╌╌╌"
+    assert [glyphs.duration(s) for s in (0, 59.4, 60, 3599, 3600, 11_100, 187_200, None)] == [
+        *("0s", "59s", "1m", "59m", "1h00m", "3h05m", "2d04h", "–")
+    ]
+    assert [glyphs.size(b) for b in (0, 999, 1500, 2_500_000, 3e9)] == [
+        *("0 B", "999 B", "1.5 kB", "2.5 MB", "3.0 GB")
+    ]
