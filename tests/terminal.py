@@ -171,11 +171,14 @@ class Terminal:
             assert self._read(0.1) or condition(self.screen), f"ended with:\n{self.screen.text}"
         return self.screen
 
-    def end(self, seconds: float = 120) -> int:
-        """Read until the program has ended; returns its exit code."""
-        deadline = time.monotonic() + seconds
+    def end(self, seconds: float = 120, keys: str = "") -> int:
+        """Read until the program has ended, typing `keys` each second; returns its exit code."""
+        deadline, typed_at = time.monotonic() + seconds, 0.0
         while self._read(0.1):
             assert time.monotonic() < deadline, f"still running:\n{self.screen.text}"
+            if keys and time.monotonic() - typed_at > 1.0:
+                typed_at = time.monotonic()
+                self.type(keys)
         return self.process.wait()
 
     def _read(self, seconds: float) -> bool:

@@ -111,6 +111,12 @@ def test_the_loss_of_an_unlikely_target_is_finite() -> None:
         assert kernels.head_loss(x, weight, torch.tensor([target])).item() == pytest.approx(due, abs=1e-6)
 
 
+def test_of_equal_logits_the_first_is_the_likeliest() -> None:
+    x, weight = torch.ones(3, 1), torch.tensor([[1.0], [2.0], [2.0]])
+    for ops in (kernels, plain):
+        assert ops.head_scores(x, weight, torch.tensor([0, 1, 2]))[1].tolist() == [False, True, False]
+
+
 def test_norm_and_embedding() -> None:
     norm = nn.RMSNorm(6, eps=1e-5, dtype=torch.float64)
     of = [lambda x, gain, ops=ops: ops.rms_norm(x, _with(norm, gain)) for ops in (kernels, plain)]

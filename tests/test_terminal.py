@@ -193,8 +193,12 @@ def test_ctrl_c_is_never_a_traceback(
     running = terminal(*words)
     seen = {"logs": "the first line", "cancel": "[y/N]", "work": "waiting for jobs"}[words[0]]
     running.until(lambda s: seen in s.text)
-    running.type("\x03")
-    code = running.end()
+    if words[0] == "cancel":
+        # Between Python's prompt and its reading, a first Ctrl-C can be lost to both: a person presses again.
+        code = running.end(keys="\x03")
+    else:
+        running.type("\x03")
+        code = running.end()
     assert "Traceback" not in running.raw
     assert code in ((0,) if words[0] == "work" else (1, 130))
     assert {job["status"] for job in rows(queued, "jobs")} <= {"queued", "running"}
