@@ -49,7 +49,7 @@ def floors(data: StudyData) -> list[Floor]:
     found: list[Floor] = []
     done = data.done.assign(kind=[_kind(config) for config in data.done["config"]])
     for cell in data.cells:
-        of_cell = done[[each == cell for each in done["cell"]]]
+        of_cell = done[pd.Series([each == cell for each in done["cell"]], index=done.index, dtype=bool)]
         for _, runs in of_cell.groupby(["seed", "kind"], sort=True):
             if len(runs) > 1:
                 found.append(Floor(cell, int(runs["seed"].iloc[0]), runs, _equal(data, runs)))
@@ -79,6 +79,7 @@ def noise_floor(data: StudyData) -> Section | None:
         notes=(
             "A value is the greatest minus the least over the runs of one configuration and one seed; "
             "nothing was changed between them. Times, speeds and memory are not compared.",
+            "In the tables below each repeat counts as a run: n and ± are then of runs, not of seeds.",
         ),
     )
 

@@ -24,6 +24,7 @@ from reports.frames import StudyData, choose_study, load
 from reports.load import RunLoad, run_loads
 from reports.load import load as load_by_layer
 from reports.measures import measured
+from reports.noise_floor import noise_floor
 from reports.planning import power
 from reports.statistics import Std, finite
 from reports.study import Study, Target
@@ -219,8 +220,10 @@ def _sections(
     loads: dict[int, RunLoad],
 ) -> tuple[Section, ...]:
     """From what was found to how it came about: the order in which a reviewer asks."""
+    floor = noise_floor(data)
     return (
         findings(data, judged, families),
+        *((floor,) if floor is not None else ()),
         aggregate.aggregate(data, std, loads),
         *costs.missing(data),
         *heldout.held_out(data, std),

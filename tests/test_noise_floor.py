@@ -72,6 +72,9 @@ def test_repeats_on_one_machine_are_bitwise_equal(
     assert section is not None
     assert section.text == ("All 4 repeated runs are bitwise equal: the noise floor is zero.",)
     assert section.tables[0].rows[0] == ("noise_std=0.0", "42", "2", "yes", "0", "0", "0", "0")
+    report = cli("report")
+    assert report.returncode == 0, report.stderr
+    assert "## Noise floor\n\nAll 4 repeated runs are bitwise equal" in report.stdout
 
 
 # --- the report's words -----------------------------------------------------------------------------------

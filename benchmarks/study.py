@@ -1,0 +1,126 @@
+"""How long a whole small study takes, by phase: what the trainer did, and what the queue added.
+
+    python benchmarks/study.py [--scale smoke] [--seeds 42..44] [--threads N] [--set KEY=VALUE] [--json FILE]
+
+Enqueues, works and reports in a folder of its own, each as a user would call it. The trainer's clocks are in
+the results: training, first steps, evaluation, waiting (data, start-up, checkpoints). What is left of the
+attempts' time is events and recording; what is left of `work` is starting the supervisor and the trainer, and
+the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+CLOCKS = {
+    "training": "training_seconds",
+    "first steps": "compile_seconds",
+    "evaluation": "evaluation_seconds",
+    "waiting: data, start-up, checkpoints": "waiting_seconds",
+}
+
+
+def main() -> None:
+    """Run one study and print where its time went."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--grid", default="factorial")
+    parser.add_argument("--scale", default="smoke", choices=["smoke", "small", "full"])
+    parser.add_argument("--seeds")
+    parser.add_argument("--threads")
+    parser.add_argument("--set", action="append", default=[], dest="assignments")
+    parser.add_argument("--cache-dir", default=str(PROJECT / "data_cache"), help="kept between studies")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(Path(folder), options)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print_table(report)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds by command and by phase."""
+    database = folder / "jobs.db"
+    extra = [word for value in options.assignments for word in ("--set", value)]
+    extra += ["--seeds", options.seeds] if options.seeds else []
+    threads = ["--threads", options.threads] if options.threads else []
+    cache = ["--cache-dir", options.cache_dir]
+    load_before = os.getloadavg()
+    seconds = {
+        "enqueue": command(
+            folder,
+            "enqueue",
+            "--grid",
+            options.grid,
+            "--scale",
+            options.scale,
+            "--corpus",
+            "bundled",
+            *extra,
+            *cache,
+        ),
+        "work": command(folder, "work", *threads, *cache),
+        "report": command(folder, "report"),
+    }
+    phases, jobs, attempts = recorded(database)
+    phases["events and recording"] = attempts - sum(phases.values())
+    phases["supervisor, trainer's start, queue"] = seconds["work"] - attempts
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "command": " ".join(["python", "benchmarks/study.py", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load_average_before": load_before,
+        "jobs": jobs,
+        "seconds": seconds,
+        "work_by_phase": phases,
+    }
+
+
+def command(folder: Path, *words: str) -> float:
+    """Wall-clock seconds of one command, which must succeed."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "cli.py"), *words, "--db", "jobs.db"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"cli.py {words[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return time.perf_counter() - began
+
+
+def recorded(database: Path) -> tuple[dict[str, float], int, float]:
+    """Seconds by the trainers' clocks, the jobs done, and the seconds that attempts lasted."""
+    with sqlite3.connect(database) as connection:
+        sums = ", ".join(f"sum({column})" for column in CLOCKS.values())
+        *clocks, jobs = connection.execute(f"SELECT {sums}, count(*) FROM results").fetchone()
+        (attempts,) = connection.execute("SELECT sum(ended_at - started_at) FROM attempts").fetchone()
+    return dict(zip(CLOCKS, clocks, strict=True)), jobs, attempts
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Markdown, with each phase's share of `work`."""
+    work = report["seconds"]["work"]
+    print(json.dumps({k: v for k, v in report.items() if k != "work_by_phase"}, indent=1))
+    print("| phase | seconds | a run | share of work |\n| --- | --- | --- | --- |")
+    for name, seconds in report["work_by_phase"].items():
+        print(f"| {name} | {seconds:.1f} | {seconds / report['jobs']:.2f} | {seconds / work:.1%} |")
+    print(f"| work | {work:.1f} | {work / report['jobs']:.2f} | 100% |")
+
+
+if __name__ == "__main__":
+    main()
