@@ -66,7 +66,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Look at everything, the slow device last; `damage_of` says what is wrong with a cache entry."""
     yield packages(requirements)
-    yield library()
+    yield sqlite_version()
     yield from database(db, runs)
     yield from cached(cache, damage_of)
     folders = [database_path(db).resolve().parent, runs.resolve()]
@@ -94,7 +94,7 @@ def packages(requirements: Path) -> Finding:
     return Finding("packages", "warn", "; ".join(wrong), remedy)
 
 
-def library() -> Finding:
+def sqlite_version() -> Finding:
     """Whether write-ahead logging is safe with the library that is used."""
     version = sqlite.driver().sqlite_version
     if sqlite.journal()[0] == "WAL":

@@ -70,7 +70,7 @@ def test_versions_are_held_against_the_pins(tmp_path: Path) -> None:
 
 def test_an_old_sqlite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.sqlite.FIRST_SAFE_WAL", (99, 0, 0))
-    finding = doctor.library()
+    finding = doctor.sqlite_version()
     assert (finding.level, finding.remedy) == ("warn", "pip install pysqlite3")
 
 
