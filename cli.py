@@ -2,8 +2,8 @@
 """Nightshift's commands, thin: no SQL, no torch. Each command reads like what it does.
 
 stdout carries the answer alone; progress, notices and errors go to stderr. A user's mistake gets one line and
-a documented exit code: 2 and 65 bad input, 69 database unreachable, 70 unhealthy device, 75 preempted,
-78 schema or location refused.
+a documented exit code: 2 and 65 bad input, 69 database unreachable, 70 unhealthy device, 73 a file or folder
+that cannot be made, 75 preempted, 78 schema or location refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import typer
 
 if TYPE_CHECKING:
     from runner.store import Store
+
+CANNOT_MAKE = 73
 
 app = typer.Typer(
     help="A job queue for small Mixture-of-Experts studies: enqueue, work, report.",
@@ -584,6 +586,9 @@ def main() -> None:
         app()
     except Exception as error:
         code = getattr(error, "exit_code", None)  # errors that name one are the user's to mend, in one line
+        if code is None and isinstance(error, OSError) and error.filename is not None:
+            code = CANNOT_MAKE
+            error = OSError(f"{error.filename}: {error.strerror}; give a folder that can be written")
         if code is None:
             raise
         _say(f"error: {error}")

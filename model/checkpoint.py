@@ -85,17 +85,25 @@ def write(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> Written:
     header = canonical_json({"format": FORMAT, **asdict(facts)})
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, beside, metadata={"nightshift": header})
-    except SafetensorError as error:  # the writer's word for a full disk or a missing permission
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, _one_line(error), str(beside)) from error
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size_bytes = file.tell()
-    beside.rename(path)
+        _save_file(plain, beside, header)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            size_bytes = file.tell()
+        beside.rename(path)
+    except OSError:
+        beside.unlink(missing_ok=True)  # a part of a checkpoint must not keep the disk full
+        raise
     _sync_folder(folder)
     return Written(path, sha256, size_bytes)
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path, header: str) -> None:
+    try:
+        save_file(tensors, path, metadata={"nightshift": header})
+    except SafetensorError as error:  # the writer's word for a full disk or a missing permission
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, _one_line(error), str(path)) from error
 
 
 def read(

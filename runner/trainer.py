@@ -7,8 +7,10 @@ It owns no database and makes no decision: it runs one job after another as the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import io
 import json
 import os
 import queue
@@ -90,7 +92,7 @@ class Trainer:
         if message["command"] == "check":
             self._send(event="checked", **known_answer(self._device))
             return
-        self._log_to(Path(message["log_path"]))
+        log_to(Path(message["log_path"]))
         self._request = None
         try:
             self._run(message)
@@ -131,15 +133,33 @@ class Trainer:
         while data:  # a raw pipe may take a part
             data = data[self._events.write(data) :]
 
-    def _log_to(self, path: Path) -> None:
-        """Send everything that is printed from here on to this attempt's log."""
+
+class Log(io.RawIOBase):
+    """Standard output on a full disk: the lines are lost, and the job goes on."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            os.write(1, data)
+        return len(data)
+
+
+def log_to(path: Path) -> None:
+    """Send everything that is printed from here on to this attempt's log, as far as the disk has room."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+    sys.stdout = sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(Log()), errors="replace", line_buffering=True
+    )
 
 
 def log(event: Event) -> None:

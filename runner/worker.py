@@ -7,6 +7,7 @@ a time: runner/running.py has the attempt in hand, this file decides what comes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -38,6 +39,8 @@ JOBS_PER_TRAINER = 100
 MEMORY_GROWTH = 2.0
 """Times what the process held after its first job; past that it is replaced."""
 POLL_SECONDS = 2.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A full disk under the run folder: a new trainer's log has to wait for room."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ class Worker:
                     return DRAINED
                 trainer = self._ready_trainer() if left.due else None
                 claimed = self.store.write(self._claim, POLL_SECONDS) if trainer is not None else None
-            except StoreUnavailable as error:
+            except (StoreUnavailable, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in FULL:
+                    raise
                 self.display.note(f"waiting: {error}")
                 self._stop.pause(POLL_SECONDS)
                 continue

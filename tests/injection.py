@@ -60,6 +60,23 @@ if TRAINER:
 """
 """A checkpoint makes three calls (flush, rename, flush the folder): stage 1, 2 or 3 of the second one."""
 
+FULL_DISK = """
+if TRAINER:
+    renamed = os.rename
+    def rename(source, target, **options):
+        renamed(source, target, **options)
+        if str(target).endswith(".safetensors") and once("fault"):
+            with open("DISK/ballast", "wb", buffering=0) as file:
+                for size in (1 << 16, 1 << 9, 1):
+                    try:
+                        while True:
+                            file.write(b"x" * size)
+                    except OSError:
+                        pass
+    os.rename = rename
+"""
+"""The disk of the checkpoints is full from the moment the first one is saved."""
+
 LOST_ANSWER = """
             from pysqlite3 import dbapi2
             error = dbapi2.OperationalError("disk I/O error")

@@ -132,3 +132,11 @@ def test_environment_names_the_database(cli: Cli, tmp_path: Path, tiny_grid: Pat
     assert cli("status", "--db", str(other)).returncode == 0
     assert cli("status").returncode == 69
     assert cli("db", "upgrade", "--db", str(other)).stdout.startswith("schema 0001")
+
+
+def test_run_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path, tiny_grid: Path) -> None:
+    assert cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled").returncode == 0
+    (tmp_path / "taken").write_text("")
+    done = cli("work", "--runs-dir", "taken")
+    assert (done.returncode, done.stdout) == (73, "")
+    assert "taken" in done.stderr and len(done.stderr.splitlines()) == 1

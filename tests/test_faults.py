@@ -6,6 +6,7 @@ it hurts most, and the results are compared, bit for bit, with those of an undis
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ import sqlalchemy as sa
 from runner import grids, jobs, sqlite, studies
 from runner.store import Store, open_store
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
-from tests.injection import CHECKPOINT, COMMIT, LOST_ANSWER, inject, struck
+from tests.injection import CHECKPOINT, COMMIT, FULL_DISK, LOST_ANSWER, inject, struck
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
@@ -218,13 +219,16 @@ def test_full_disk_under_the_database_is_waited_out(night: Night, bits: str, sma
 def test_full_disk_under_the_checkpoints_costs_a_checkpoint(
     night: Night, bits: str, small_disk: Path
 ) -> None:
-    runs = ("--runs-dir", str(small_disk), "--checkpoint-seconds", "0")
-    worker = night.start("work", *runs)
-    night.wait_for(lambda: rows(night.store, "checkpoints"), "a checkpoint")
-    fill(small_disk)
-    assert worker.wait(timeout=300) == 0
+    env = inject(night.folder / "fault", FULL_DISK, DISK=str(small_disk))
+    night.work_until_drained(
+        "--runs-dir", str(small_disk), "--checkpoint-seconds", "0", "--keep-checkpoints", **env
+    )
+    assert struck(night.folder / "fault")
     assert {(a["outcome"], a["charged"]) for a in rows(night.store, "attempts")} == {("done", 0)}
     assert rows(night.store, "events", kind="checkpoint not saved")
+    survivor = row(night.store, "checkpoints")
+    [file] = small_disk.glob(f"*/{survivor['path']}")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == survivor["sha256"]
     night.assert_undisturbed(bits)
 
 
