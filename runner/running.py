@@ -211,7 +211,8 @@ class RunningJob:
         return True
 
     def _write_outbox(self, connection: sa.Connection) -> tuple[list[str], bool]:
-        cancel = jobs.heartbeat(connection, self.claimed, self.lease_seconds, self.step)
+        silent_seconds = time.monotonic() - self._phase_at
+        cancel = jobs.heartbeat(connection, self.claimed, self.lease_seconds, self.step, silent_seconds)
         if self._provenance is not None:
             log_path = str(self.workdir.relative_to(self.runs) / "trainer.log")
             records.describe(connection, self.claimed, self._provenance, log_path, self.trainer.pid)

@@ -124,10 +124,10 @@ def _studies(overview: list[dict[str, Any]]) -> Table:
 
 
 def _running(running: list[dict[str, Any]]) -> Table:
-    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last sign")
+    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last event")
     made = table("Running", *columns, folds="cell")
     for job in running:
-        age = f"{duration(job['heartbeat_age_seconds'])} ago"
+        age = f"{duration(job['event_age_seconds'])} ago"
         made.add_row(
             str(job["id"]),
             label(job["cell"], job["seed"]),
