@@ -51,7 +51,7 @@ def jobs_screen(name: str, grid: Grid) -> None:
     if grid.size > ROWS:
         out.print(f"and {grid.size - ROWS} more")
     out.print(
-        f"{base.model.total_parameters:,} parameters, {base.model.active_parameters:,} active a token; "
+        f"{base.total_parameters:,} parameters, {base.active_parameters:,} active a token; "
         f"{base.train.steps} steps of {base.train.batch_size} × {base.train.seq_len} tokens; "
         f"corpus {plain(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
     )
