@@ -119,6 +119,14 @@ class RoutingConfig:
     """Standard deviation of the Gaussian noise on the router's logits, in training only."""
     load_balancing_weight: float = _real(0.01, 0.0, 100.0)
     """Weight of the load-balancing loss (Switch Transformer, eq. 4-6), per layer."""
+    noise: str = _choice("gaussian", "gaussian", "annealed", "jitter", "learned", "gumbel")
+    """What kind of noise, of strength `noise_std`. This key and the next are not in the hash at default."""
+    z_loss_weight: float = _real(0.0, 0.0, 100.0)
+    """Weight of the router's z-loss (ST-MoE, eq. 5), per layer."""
+    bias_rate: float = _real(0.0, 0.0, 10.0)
+    """Step of the bias that evens out the load without a loss (Wang et al. 2024); 0: no bias."""
+    balance: str = _choice("micro-batch", "micro-batch", "batch")
+    """Over which tokens the load-balancing loss counts: a micro-batch's, or all of an update's."""
 
     def __post_init__(self) -> None:
         _check_fields(self, "routing")
@@ -278,6 +286,9 @@ class RunConfig:
         del train["engine"]  # recorded with each attempt
         if train["target_loss"] == 0.0:
             del train["target_loss"]
+        for name in ("noise", "z_loss_weight", "bias_rate", "balance"):  # absent from the hash until chosen
+            if values["routing"][name] == getattr(RoutingConfig(), name):
+                del values["routing"][name]
         if values["repeat"] == 0:  # the first run is the run: its hash is that of a grid without repeats
             del values["repeat"]
         return values
