@@ -113,8 +113,8 @@ class Grid:
         """The default: the grid's name, with the scale where it is not full."""
         return self.name if self.scale == "full" else f"{self.name}-{self.scale}"
 
-    def runs(self) -> Iterator[tuple[dict[str, Any], RunConfig]]:
-        """(cell, config) of every run, whole blocks first: seed by seed, so that a part can be compared.
+    def cells(self) -> list[tuple[dict[str, Any], RunConfig]]:
+        """(cell, config) of every condition, with the base's seed.
 
         Raises:
             ConfigError: a combination is not valid.
@@ -126,6 +126,15 @@ class Grid:
             # A number is kept as the configuration has it, so that 0 and 0.0 are one level.
             cell = {name: named[name] if name in self.levels else config.value(name) for name in named}
             cells.append((cell, config))
+        return cells
+
+    def runs(self) -> Iterator[tuple[dict[str, Any], RunConfig]]:
+        """(cell, config) of every run, whole blocks first: seed by seed, so that a part can be compared.
+
+        Raises:
+            ConfigError: a combination is not valid.
+        """
+        cells = self.cells()
         for seed, repeat in itertools.product(self.seeds, range(self.repeats)):
             for cell, config in cells:
                 yield dict(cell), replace(config, seed=seed, repeat=repeat)
@@ -137,8 +146,8 @@ class Grid:
 
     def describe(self) -> dict[str, Any]:
         """What the study's row keeps of the grid, for the report and against a clash."""
-        cells = [cell for cell, _ in replace(self, seeds=self.seeds[:1], repeats=1).runs()]
-        levels = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in self.factors}
+        cells = self.cells()
+        levels = {name: list(dict.fromkeys(cell[name] for cell, _ in cells)) for name in self.factors}
         return {
             "name": self.name,
             "question": self.question,
@@ -258,7 +267,7 @@ def _checked(grid: Grid) -> Grid:
     if len(set(varied)) < len(varied):
         raise ConfigError(f"factors: {', '.join(grid.factors)} name one key twice; keep one")
     there: dict[str, dict[str, Any]] = {}
-    for cell, config in replace(grid, seeds=grid.seeds[:1], repeats=1).runs():
+    for cell, config in grid.cells():
         # Numbers differ by themselves; two names may set the same, and their runs would be one job.
         if grid.levels and there.setdefault(config.hash, cell) is not cell:
             raise ConfigError(f"levels: {cell} is the same run as {there[config.hash]}; change one")

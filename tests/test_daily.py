@@ -231,5 +231,5 @@ def test_a_paused_study_waits_and_goes_on(cli: Cli, queued: Store, worker: jobs.
 def test_a_condition_that_cannot_be_read_is_one_line(cli: Cli, queued: Store) -> None:
     done = cli("cancel", "--where", "noise_sdt=1")
     assert (done.returncode, done.stdout) == (65, "")
-    assert done.stderr.startswith("error: 'nois': no such key; did you mean routing.noise_std?")
+    assert done.stderr.startswith("error: 'noise_sdt': no such key; did you mean routing.noise_std?")
     assert len(done.stderr.splitlines()) == 1
