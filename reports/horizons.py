@@ -128,8 +128,8 @@ def _notes() -> tuple[str, ...]:
     return (
         "Each horizon is a run of its own, with a schedule of its length. Differences are paired by seed and "
         "averaged over the other factors; the interval of each is Student's t.",
-        "Later - earlier is the difference of the differences, longest horizon minus shortest; Holm p is over "
-        "this table. Opposite is SUPPORTED where both intervals exclude 0 and Holm p is below .05.",
+        "Later - earlier is the difference of the differences, longest horizon minus shortest; Holm p is "
+        "over this table. Opposite is SUPPORTED where both intervals exclude 0 and Holm p is below .05.",
         "Tokens seen, epochs and losses are means over the finished runs of a horizon; a run of fewer than "
         "100 steps has its mean training loss over all of them.",
     )

@@ -49,7 +49,7 @@ class Response:
     """Fitted mean, and the ends of its 95 % interval. Shape: (3, G)."""
 
     def best(self, higher_is_better: bool = False) -> float:
-        """The level where the parabola turns; NaN without an established bend, or where it turns to the worst."""
+        """The level where the parabola turns; NaN without a bend, or where that turns to the worst."""
         line, bend = self.coefficients
         if not self.holm_p[1] < ALPHA or (bend > 0) == higher_is_better:
             return math.nan
@@ -212,6 +212,6 @@ def _notes(found: Response) -> tuple[str, ...]:
         "each seed, and only seeds that have every level count.",
         f"Ordinary least squares with the seed as block, {df} residual degrees of freedom. The scale is "
         f"about linear below {found.unit:g}, the median of the levels above 0, and logarithmic above it, so "
-        "that 0 has a place on it. The bend is x² less its straight part over these levels: the two terms are "
-        "orthogonal. Holm p: over the two terms. What neither term follows is in the residual.",
+        "that 0 has a place on it. The bend is x² less its straight part over these levels: the two "
+        "terms are orthogonal. Holm p: over the two terms. What neither term follows is in the residual.",
     )
