@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 db_app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
+grids_app = typer.Typer(invoke_without_command=True)
+app.add_typer(grids_app, name="grids")
 
 
 class Scale(StrEnum):
@@ -472,6 +474,38 @@ def clean(
     print(f"{freed:,} bytes freed; results are as they were")
 
 
+@grids_app.callback()
+def grids(
+    context: typer.Context,
+    scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
+    as_json: AsJson = False,
+    db: Db = "jobs.db",
+) -> None:
+    """List the grids that ship: runs, cost here, question.   Example: python cli.py grids --scale smoke"""
+    from runner import design_screens, designs
+
+    if context.invoked_subcommand is not None:
+        return
+    measured = _paces(db)
+    listed = [designs.describe(name, scale.value, measured) for name in designs.shipped()]
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    design_screens.list_screen(listed)
+
+
+@grids_app.command("show")
+def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
+    """Print one grid's whole design.   Example: python cli.py grids show noise-kinds"""
+    from runner import design_screens, designs
+
+    design = designs.design(name, _paces(db))
+    if as_json:
+        print(json.dumps(design, indent=2))
+        return
+    design_screens.design_screen(design)
+
+
 @db_app.command("backup")
 def db_backup(file: Path, db: Db = "jobs.db") -> None:
     """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
@@ -502,6 +536,18 @@ def _open(db: str, create: bool = False) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def _paces(db: str) -> Any:
+    """What finished runs measured; a database that is not there has measured nothing."""
+    from runner import designs
+    from runner.store import StoreUnreachable
+
+    try:
+        with _open(db) as store, store.read() as connection:
+            return designs.paces(connection)
+    except StoreUnreachable:
+        return {}
 
 
 def _write(db: str, transaction: Callable[[Any], object]) -> None:

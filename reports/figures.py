@@ -22,6 +22,7 @@ from reports.load import RunLoad
 from reports.load_figures import heatmaps, load_curves, usage
 from reports.measures import measure
 from reports.panels import curves_of, legend, panel_grid, styled
+from reports.response_figures import response_pictures
 from reports.statistics import Array
 from reports.study import Cell, Target
 from reports.tables import Picture, plain
@@ -44,6 +45,7 @@ def pictures(
         matrix = blocks(data, target.metric)
         found["Results by condition"] = [_interaction(matrix, layout)]
         found[CONTRASTS] = [_slopes(matrix, layout), _forest(families, target)]
+        found |= {place: [picture] for place, picture in response_pictures(data, matrix).items()}
     found["Training stability"] = [_learning(curves, data, layout)]
     found["Expert load by layer"] = [
         *(heatmaps(data, layout, loads), load_curves(curves, data, layout), usage(data, layout, loads)),

@@ -163,6 +163,23 @@ def interaction(axes: Axes, levels: Sequence[str], groups: Sequence[tuple[str, l
     return axes
 
 
+def response(
+    axes: Axes, levels: Array, unit: float, values: Array, grid: Array, curve: Array, shown: int = 12
+) -> Axes:
+    """Points by seed and their means over ln(1 + level / unit), and a curve with a band.
+
+    Shapes: levels (L,), values (S, L), grid (G,), curve (3, G): mean, low, high.
+    """
+    axes.fill_between(np.log1p(grid / unit), curve[1], curve[2], color=_COLOURS[0], alpha=0.15, linewidth=0)
+    axes.plot(np.log1p(grid / unit), curve[0], color=_COLOURS[0])
+    at = np.log1p(levels / unit)
+    for row in values[:shown]:
+        axes.plot(at, row, "o", color=INK, markersize=3, markerfacecolor="none", alpha=0.7)
+    axes.plot(at, values.mean(axis=0), "s", color=_COLOURS[2], markersize=6)
+    axes.set_xticks(at, [f"{level:g}" for level in levels])
+    return axes
+
+
 def forest(axes: Axes, labels: Sequence[str], contrasts: Sequence[Contrast], margin: float | None) -> Axes:
     """A row a contrast, the first on top: difference and t interval, the margin as a band around 0."""
     if margin is not None:

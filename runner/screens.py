@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.glyphs import duration, label, plain, size
+from runner.glyphs import duration, label, plain, size, varying
 from runner.schema import STATUSES
 
 if TYPE_CHECKING:
@@ -50,9 +50,12 @@ def jobs_screen(name: str, grid: Grid) -> None:
     out.print(made)
     if grid.size > ROWS:
         out.print(f"and {grid.size - ROWS} more")
+    configs = [config for _, config in grid.cells()]
+    trains = [config.train for config in configs]
     out.print(
-        f"{base.total_parameters:,} parameters, {base.active_parameters:,} active a token; "
-        f"{base.train.steps} steps of {base.train.batch_size} × {base.train.seq_len} tokens; "
+        f"{varying(c.total_parameters for c in configs)} parameters, "
+        f"{varying(c.active_parameters for c in configs)} active a token; {varying(t.steps for t in trains)} "
+        f"steps of {varying(t.batch_size for t in trains)} × {varying(t.seq_len for t in trains)} tokens; "
         f"corpus {plain(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
     )
 
