@@ -84,7 +84,8 @@ def test_an_svg_has_no_date_no_version_and_its_axes_have_units(connection: sa.Co
         assert "Matplotlib" not in svg.split("<defs>")[0]
         words = " ".join(re.findall(r"<text[^>]*>([^<]*)", svg))
         unit = {"usage": "% of assignments", "load-by-layer": "% of a layer's assignments"}
-        unit |= {"load-over-training": "(sd / mean of tokens)"}
+        unit |= {"load-over-training": "(sd / mean of tokens)", "layer-load-over-training": "(sd / mean)"}
+        unit |= {"routing-over-training": "(nats)"}
         assert unit.get(name, "nats per token") in words.replace("&#39;", "'"), name
 
 
