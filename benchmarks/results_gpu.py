@@ -110,6 +110,8 @@ def planned(options: argparse.Namespace) -> Plan:
             "error: SmolLM's tokenizer is not beside this checkout; give its folder, or where the hub can be "
             "reached HuggingFaceTB/SmolLM-135M: make results-gpu TOKENIZER=FOLDER"
         )
+    if options.device.startswith("cuda") and not has_gpu():
+        sys.exit(f"error: --device {options.device}: no GPU is seen here; run this where one is")
     options.output.mkdir(parents=True, exist_ok=True)
     return Plan(
         output=options.output.resolve(),
@@ -121,6 +123,12 @@ def planned(options: argparse.Namespace) -> Plan:
         threads=options.threads,
         ends_at=began + 60 * options.minutes,
     )
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def time_a_step(plan: Plan, target: Path) -> None:
@@ -164,6 +172,7 @@ def keep(plan: Plan) -> str:
     said = []
     kept = plan.output / "work/kept"
     shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
     for grid in STUDIES:
         if (plan.folder(grid) / "jobs.db").exists():
             study = plan.study(grid)

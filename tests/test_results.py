@@ -154,11 +154,24 @@ def test_what_is_wanted_from_a_gpu_runs_in_pieces(tmp_path: Path) -> None:
     assert "6 of 6 done" in (out / "factorial.md").read_text()
 
 
-def test_without_a_tokenizer_the_gpu_script_says_which(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "error: SmolLM's tokenizer is not beside this checkout; give its folder"),
+        (("--tokenizer", "x", "--device", "cuda:0"), "error: --device cuda:0: no GPU is seen here"),
+    ],
+)
+def test_what_the_gpu_script_lacks_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     script = str(PROJECT / "benchmarks/results_gpu.py")
     done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, script, *words],
+        cwd=tmp_path,
+        env={**environment(), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: SmolLM's tokenizer is not beside this checkout; give its folder")
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "results-gpu").exists()
