@@ -134,6 +134,7 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
             file.write(whole.read_bytes())
         whole.unlink()
         shutil.rmtree(output / "figures", ignore_errors=True)
+        (output / "report.md").unlink(missing_ok=True)  # of an earlier piece
         shutil.copytree(temporary, output, dirs_exist_ok=True)
     said = f"{name}: {done} of {jobs} runs done; packed in {output}"
     if reported.returncode:

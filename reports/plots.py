@@ -100,11 +100,11 @@ def save(figure: Figure, kind: str) -> bytes:
     return out.getvalue()
 
 
-def curves(axes: Axes, series: Sequence[Series], markers: bool = False) -> Axes:
+def curves(axes: Axes, series: Sequence[Series], markers: bool = False, seeds: bool = True) -> Axes:
     """A thin line a seed, a thick one for their mean, and the t interval of the mean as a band."""
     for i, one in enumerate(series):
         colour, dash = _COLOURS[i % STYLES], _DASHES[i % STYLES]
-        for row in one.values:
+        for row in one.values if seeds else ():
             axes.plot(one.steps, row, color=colour, linewidth=0.7, alpha=0.55)
         low, mean, high = _band(one.values)
         axes.fill_between(one.steps, low, high, color=colour, alpha=0.11, linewidth=0)

@@ -23,6 +23,7 @@ from typing import Any
 
 from model.config import ConfigError, all_keys, full_key
 from runner.claims import Claim
+from runner.where import columns
 
 Factors = dict[str, tuple[Any, ...]]
 """Factor → its levels, in the file's order."""
@@ -66,8 +67,8 @@ def parse_named(table: Mapping[str, Any]) -> Named:
         where = f"levels.{factor}"
         if not re.fullmatch(r"[A-Za-z_][\w-]{0,39}", factor):
             raise ConfigError(f"{where}: name it with up to 40 letters, digits, '-' and '_'")
-        if factor in {part for key in all_keys() for part in (key, key.rsplit(".", 1)[-1])}:
-            raise ConfigError(f"{where}: a key of the configuration has this name; take another one")
+        if factor in {*columns(), *all_keys(), *(key.rsplit(".", 1)[-1] for key in all_keys())}:
+            raise ConfigError(f"{where}: a key of the configuration or of jobs has this name; take another")
         if not isinstance(levels, dict) or not all(isinstance(level, dict) for level in levels.values()):
             raise ConfigError(f"{where}: must hold a table a level, as in none = {{ noise_std = 0.0 }}")
         named[factor] = {level: _settings(f"{where}.{level}", table) for level, table in levels.items()}

@@ -77,7 +77,11 @@ def test_a_scale_swaps_levels_and_claims_and_baseline_follow() -> None:
         ({"levels": {"balancing": {"none": {}, "bias": {}, "x": {}}}}, "levels.balancing.x: not one of"),
         ({"levels": {"balancing": {"none": {}, "bias": {}}}}, "is the same run as"),
         ({"levels": {"balancing": 3}}, "must hold a table a level"),
-        ({"levels": {"noise": {"a": {}}}}, "levels.noise: a key of the configuration has this name"),
+        (
+            {"levels": {"noise": {"a": {}}}},
+            "levels.noise: a key of the configuration or of jobs",
+        ),
+        ({"levels": {"status": {"a": {}}}}, "levels.status: a key of the configuration or"),
         ({"levels": {"a b": {"a": {}}}}, "levels.a b: name it with"),
         ({"levels": {"balancing": {"none": {"bias_rat": 1}, "bias": {}}}}, "no such key; did you mean"),
         ({"levels": {"balancing": {"none": {"seed": 1}, "bias": {}}}}, "cannot vary within a study"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import lzma
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,13 @@ from runner.sqlite import driver
 from tests.conftest import PROJECT, TINY_GRID, environment
 
 
-def results(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def results(folder: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
     script = str(PROJECT / "benchmarks/results.py")
     words = ["--grid", "tiny.toml", "--folder", "night", "--output", "kept", "--threads", "1", *more]
     return subprocess.run(
         [sys.executable, script, *words],
         cwd=folder,
-        env=environment(),
+        env={**environment(), **env},
         capture_output=True,
         text=True,
         check=False,
@@ -83,3 +86,92 @@ def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(packed: Pat
     done = results(packed, "--seeds", "42,43")
     assert done.returncode == 0, done.stderr
     assert "4 of 4 runs done" in (packed / "kept/commands.md").read_text()
+
+
+def test_without_statsmodels_the_database_is_packed_and_the_report_is_left_for_home(
+    packed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "statsmodels.py").write_text("raise ImportError('not on this machine')\n")
+    done = results(packed, "--seeds", "42,43", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
+    left = {path.name for path in (packed / "kept").iterdir()}
+    assert left == {"commands.md", "study.db.xz"}
+
+
+# The GPU's part, on a CPU with tiny sizes
+
+
+TINY = ("d_model=16", "n_layers=1", "n_heads=2", "d_ff=16", "seq_len=16", "batch_size=2")
+
+
+def gpu_results(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    script = str(PROJECT / "benchmarks/results_gpu.py")
+    sizes = [word for size in TINY for word in ("--set", size)]
+    words = ["--device", "cpu", "--scale", "smoke", "--tokenizer", "bundled-4096", "--threads", "1"]
+    return subprocess.run(
+        [sys.executable, script, "--seeds", "42", *words, *sizes, *more],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_what_is_wanted_from_a_gpu_runs_in_pieces(tmp_path: Path) -> None:
+    # A piece without time for a run measures, queues and packs.
+    first = gpu_results(tmp_path, "--minutes", "0.01")
+    assert first.returncode == 75, first.stderr
+    assert "factorial-smoke: 0 of 6 runs done" in first.stdout
+    assert "factorial-long-smoke: 0 of 60 runs done" in first.stdout
+    assert "left: factorial, factorial-long; the same command goes on" in first.stdout
+    out = tmp_path / "results-gpu"
+    bits = json.loads((out / "determinism.json").read_text())
+    assert all(bits[name] for name in bits if isinstance(bits[name], bool)), bits
+    assert 0 < bits["resumed from step"] < 120
+    assert json.loads((out / "train_step.json").read_text())["rows"]["fp32"]["step"] > 0
+    # On another machine the archive alone is there; nothing is measured or queued twice.
+    shutil.rmtree(out / "work")
+    measured = (out / "determinism.json").read_bytes()
+    second = gpu_results(tmp_path, "--minutes", "60", "--stop-after", "factorial")
+    assert second.returncode == 0, second.stderr
+    assert "factorial-smoke: 0 queued, 6 already there" in second.stdout
+    assert "factorial-smoke: 6 of 6 runs done" in second.stdout
+    assert (out / "determinism.json").read_bytes() == measured
+    files = sorted(path.name for path in out.iterdir() if path.is_file())
+    assert files == [
+        "determinism.json",
+        "factorial-long.md",
+        "factorial.md",
+        "results-gpu.tar.gz",
+        "train_step.json",
+    ]
+    with tarfile.open(out / "results-gpu.tar.gz") as archive:
+        names = archive.getnames()
+    assert {"./factorial/study.db.xz", "./factorial/report.md", "./factorial-long/commands.md"} <= set(names)
+    assert "6 of 6 done" in (out / "factorial.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "error: SmolLM's tokenizer is not beside this checkout; give its folder"),
+        (("--tokenizer", "x", "--device", "cuda:0"), "error: --device cuda:0: no GPU is seen here"),
+    ],
+)
+def test_what_the_gpu_script_lacks_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    script = str(PROJECT / "benchmarks/results_gpu.py")
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        cwd=tmp_path,
+        env={**environment(), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results-gpu").exists()
