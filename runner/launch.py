@@ -7,7 +7,9 @@ do the rest, and nothing about Slurm is kept in the database. Why: docs/decision
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import io
 import shlex
 import shutil
 import socket
@@ -114,10 +116,13 @@ def submit(store: Store, plan: Plan) -> str:
         file.touch()
     try:
         # Not `executor.submit`, which pickles a function and takes over the signals of its process.
-        return str(executor._submit_command(command).job_id)
+        with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words, which are in the error too
+            return str(executor._submit_command(command).job_id)
     except FailedJobError as error:
+        for file in files:
+            file.unlink()
         said = [line for line in str(error).splitlines() if "error" in line] or [str(error)]
-        raise NotLaunched(f"sbatch refused: {said[-1].strip()}") from error
+        raise NotLaunched(f"refused by Slurm: {said[-1].strip()}") from error
 
 
 def status(store: Store) -> list[Launched]:

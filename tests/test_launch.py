@@ -160,7 +160,7 @@ def test_worker_that_does_not_find_the_shared_folders_says_so(launched: Launched
 def test_refusal_of_slurm_is_one_line(launched: Launched) -> None:
     refused = launched.run("launch", "slurm", "--workers", "1", "--time", "soon")
     assert (refused.returncode, refused.stderr.count("\n")) == (65, 1), refused.stderr
-    assert "sbatch refused" in refused.stderr
+    assert "refused by Slurm: sbatch: error: Invalid --time" in refused.stderr
 
 
 # --- without Slurm ----------------------------------------------------------------------------------------
