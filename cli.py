@@ -538,7 +538,7 @@ def launch_stop(db: Db = "jobs.db") -> None:
 
     with _open(db) as store:
         waiting, running = launch.stop(store)
-    print(f"{waiting} waiting workers cancelled, {running} running ones asked to save and leave")
+    print(f"waiting workers cancelled: {waiting}; running ones asked to save and leave: {running}")
 
 
 # --- what the commands share ------------------------------------------------------------------------------

@@ -101,11 +101,13 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
 
     def _strays(self) -> list[int]:
-        """Job steps and their workers: those that were started with this cluster's configuration."""
+        """What outlives slurmd: job steps, which keep its log open, and workers, which know its settings."""
         found, mark = [], f"SLURM_CONF={self.folder}/slurm.conf".encode()
-        for folder in Path("/proc").iterdir():
+        for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if folder.name.isdigit() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                files = [os.readlink(file) for file in (folder / "fd").iterdir()]
+                known = mark in (folder / "environ").read_bytes().split(b"\0")
+                if known or str(self.folder / "slurmd.log") in files:
                     found.append(int(folder.name))
         return found
 

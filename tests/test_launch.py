@@ -133,7 +133,7 @@ def test_stop_lets_the_running_save_and_cancels_the_waiting(launched: Launched, 
     launched.slurm("--workers", "3", *LONG)  # the node has two CPUs: one waits
     launched.wait_until_standing(2)
     said = launched.run("launch", "stop").stdout
-    assert said == "1 waiting workers cancelled, 2 running ones asked to save and leave\n"
+    assert said == "waiting workers cancelled: 1; running ones asked to save and leave: 2\n"
     wait_for(lambda: launched.log.count("stopping") == 2, "both workers' answers")
     launched.open_gate()
     launched.wait_until_over()
@@ -203,3 +203,34 @@ def test_machine_without_slurm_is_told_so(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(launch.NotLaunched, match="sbatch is not here"):
         launch.status(store)
+
+
+# --- checkpoints across machines --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "not there"])
+def test_job_taken_over_elsewhere_goes_on_or_starts_over_and_says_why(
+    tmp_path: Path, cache_dir: Path, bits: str, shared: bool
+) -> None:
+    """Another machine: the run folder under another path, with or without the first one's files."""
+    night = Night(tmp_path, cache_dir)
+    gate = inject(tmp_path / "gate", GATE)
+    worker = night.start("work", **gate)
+    wait_for(lambda: list((tmp_path / "gate").glob("at-*")), "step 20")
+    worker.terminate()
+    (tmp_path / "gate" / "go").touch()
+    assert worker.wait(timeout=120) == 75
+    (tmp_path / "runs").rename(tmp_path / ("mounted" if shared else "left-behind"))
+    done = night.run("work", "--runs-dir", "mounted")
+    assert done.returncode == 0, done.stderr
+    second = rows(night.store, "attempts", job_id=1, number=2)[0]
+    refused = rows(night.store, "events", kind="checkpoint refused")
+    if shared:
+        assert second["resumed_from_step"] >= 20
+        assert refused == []
+    else:
+        assert second["resumed_from_step"] == 0
+        assert "No such file" in refused[0]["detail"]
+        assert "checkpoint refused" in done.stderr
+    night.assert_undisturbed(bits)
+    night.store.close()
