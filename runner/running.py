@@ -63,7 +63,7 @@ class Ending:
 
 
 class RunningJob:
-    """A claimed job and the trainer that works on it; `step_once` until `ending`, then `conclude`."""
+    """A claimed job and the trainer that works on it; `listen` until `ending`, then `conclude`."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class RunningJob:
 
     # --- from the trainer ---------------------------------------------------------------------------------
 
-    def listen(self, timeout_seconds: float, wake_fd: int | None) -> None:
-        """Take what the trainer has sent, waiting a while for it."""
-        for message in self.trainer.receive(timeout_seconds, wake_fd):
+    def listen(self) -> None:
+        """Take what the trainer has sent, without waiting for more."""
+        for message in self.trainer.receive(0.0):
             self._take(message)
         if self.trainer.ended and self.ending is None:
             code = self.trainer.kill()
@@ -229,15 +229,16 @@ class RunningJob:
                 superfluous += records.checkpointed(connection, self.claimed, event, path)
         return superfluous, cancel
 
-    def conclude(self) -> str:
-        """Write the ending with whatever the outbox holds, in one transaction, however long that takes.
+    def conclude(self) -> str | None:
+        """Try to write the ending with whatever the outbox holds, in one transaction.
 
-        Returns what became of the job: done, queued, failed, cancelled or lost.
+        Returns what became of the job: done, queued, failed, cancelled or lost; None where the database did
+        not take it now, and it is to be tried again.
 
         Raises:
             StoreUnreachable: the database file is not the one that was opened.
         """
-        while not self.lost:
+        if not self.lost:
             self.store.check_identity()  # a result must not go into a file that nobody will find
             try:
                 if self._try(self._write_ending):
@@ -246,9 +247,13 @@ class RunningJob:
                 text = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._outbox.clear()
                 self.ending = Ending("failed", None, "bug", text, tracebacks.format_exc())
-            if self.lost and self.store.write(lambda c: jobs.is_finished_by(c, self.claimed)):
-                return "done"  # the connection broke after COMMIT: the row is there, and it is ours
-        return "lost"
+        if not self.lost:
+            return None
+        try:
+            ours = self.store.try_write(lambda c: jobs.is_finished_by(c, self.claimed))
+        except StoreUnavailable:
+            return None
+        return "done" if ours else "lost"  # a connection may break after COMMIT: the row is there
 
     def _write_ending(self, connection: sa.Connection) -> tuple[list[str], bool]:
         superfluous, _ = self._write_outbox(connection)

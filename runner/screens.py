@@ -18,6 +18,7 @@ from runner.schema import STATUSES
 if TYPE_CHECKING:
     from runner.cleaning import File
     from runner.grids import Grid
+    from runner.launch import Launched
     from runner.naming import Meant
 
 ROWS = 60
@@ -106,6 +107,18 @@ def status_screen(
         out.print(_running(running[:ROWS]))
         if len(running) > ROWS:
             out.print(f"and {len(running) - ROWS:,} more")
+
+
+def launched_screen(workers: Sequence[Launched], out: Console | None = None) -> None:
+    """A line a worker that Slurm holds."""
+    out = out or console()
+    if not workers:
+        out.print("no workers in Slurm: python cli.py launch slurm --workers 8 --time 8:00:00")
+        return
+    made = table("Workers in Slurm", "job", "state", "time", "limit", "node, or why it waits", folds="job")
+    for each in workers:
+        made.add_row(each.job, each.state.lower(), each.elapsed, each.limit, plain(each.where))
+    out.print(made)
 
 
 def eta(study: dict[str, Any]) -> str:
