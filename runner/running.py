@@ -231,7 +231,8 @@ class RunningJob:
     def conclude(self) -> str:
         """Write the ending with whatever the outbox holds, in one transaction, however long that takes.
 
-        Returns what became of the job: done, queued, failed, cancelled or lost.
+        Returns what became of the job: done, queued, failed, cancelled or lost. A COMMIT whose answer never
+        came is tried again; the fence then says that the attempt is over, and the result whose it is.
 
         Raises:
             StoreUnreachable: the database file is not the one that was opened.
@@ -245,9 +246,16 @@ class RunningJob:
                 text = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._outbox.clear()
                 self.ending = Ending("failed", None, "bug", text, tracebacks.format_exc())
-            if self.lost and self.store.write(lambda c: jobs.is_finished_by(c, self.claimed)):
-                return "done"  # the connection broke after COMMIT: the row is there, and it is ours
-        return "lost"
+        return "done" if self._finished_after_all() else "lost"
+
+    def _finished_after_all(self) -> bool:
+        """Whether the connection broke after COMMIT: then the row is there, and it is ours."""
+        while True:
+            try:
+                return self.store.try_write(lambda c: jobs.is_finished_by(c, self.claimed))
+            except StoreUnavailable as error:
+                self.display.note(f"waiting: {error}")
+                time.sleep(0.05)
 
     def _write_ending(self, connection: sa.Connection) -> tuple[list[str], bool]:
         superfluous, _ = self._write_outbox(connection)
