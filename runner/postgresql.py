@@ -50,7 +50,7 @@ class Server:
     def name(self) -> str:
         """The URL as it may be shown: without password."""
         query = {key: value for key, value in self.url.query.items() if key in PUBLIC}
-        return self.url.set(password=None, query=query).render_as_string()
+        return self.url._replace(password=None).set(query=query).render_as_string()
 
     def check(self, create: bool) -> None:
         """Nothing can be said before connecting."""

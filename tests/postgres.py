@@ -25,6 +25,9 @@ unix_socket_directories = '{folder}'
 max_connections = 100
 shared_buffers = 32MB
 fsync = off
+full_page_writes = off
+wal_level = minimal
+max_wal_senders = 0
 log_min_messages = fatal
 """
 """Without fsync: these databases survive a crash of the server, and none of the machine."""
@@ -78,6 +81,11 @@ class Cluster:
             connection.exec_driver_sql(f"CREATE DATABASE {name} {options}")
         return name
 
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        with self.admin.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+
     def start(self) -> None:
         self._control("start", "-l", str(self.folder / "server.log"))
 
@@ -87,14 +95,18 @@ class Cluster:
 
     def remove(self) -> None:
         self.admin.dispose()
-        self.stop("immediate")
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self.stop("immediate")
         shutil.rmtree(self.folder)
 
     def _control(self, command: str, *options: str) -> None:
         self._run("pg_ctl", command, "-w", "-D", str(self.folder / "data"), *options)
 
     def _run(self, program: str, *arguments: str) -> None:
-        become = [] if self._user is None else ["setpriv", f"--reuid={self._user}", "--clear-groups"]
+        become = []
+        if self._user is not None:
+            group = pwd.getpwnam(self._user).pw_gid
+            become = ["setpriv", f"--reuid={self._user}", f"--regid={group}", "--clear-groups"]
         done = subprocess.run(
             [*become, str(self._programs / program), *arguments],
             cwd="/",
