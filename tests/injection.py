@@ -77,6 +77,13 @@ if TRAINER:
 """
 """The disk of the checkpoints is full from the moment the first one is saved."""
 
+BROKEN_CONNECTION = """
+            connection.driver_connection.close()
+            from psycopg import OperationalError
+            raise OperationalError("server closed the connection unexpectedly")
+"""
+"""On PostgreSQL: before COMMIT nothing was done, after it everything; the worker cannot know which."""
+
 LOST_ANSWER = """
             from pysqlite3 import dbapi2
             error = dbapi2.OperationalError("disk I/O error")
