@@ -57,6 +57,7 @@ held_out_tokens = 512
 
 both_engines = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 """Runs a test once on each; without it, on SQLite."""
+on_a_server = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +69,14 @@ def cluster() -> Iterator[Cluster]:
     made = Cluster(programs)
     yield made
     made.remove()
+
+
+@pytest.fixture
+def own_cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """The server for a test that stops it: running again afterwards, whatever happened."""
+    yield cluster
+    if not (cluster.folder / "data" / "postmaster.pid").exists():
+        cluster.start()
 
 
 @pytest.fixture

@@ -33,11 +33,11 @@ def start(tmp_path: Path, cache_dir: Path, database: str) -> Iterator[Start]:
     """Start `work` in the background; whatever is left of it is killed after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    def begin(*arguments: str, PYTHONPATH: str = "", **options: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             command("work", *arguments, cache_dir=cache_dir),
             cwd=tmp_path,
-            env=environment(database),
+            env={**environment(database), "PYTHONPATH": PYTHONPATH},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
