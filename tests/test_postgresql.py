@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from model.events import Checkpointed, Measured
 from runner import jobs, records, schema
 from runner.store import Store, StoreRefused, StoreUnavailable, StoreUnreachable, locate, open_store
-from tests.conftest import PROJECT, command, environment, row, rows
+from tests.conftest import PROJECT, command, environment, on_a_server, row, rows
 from tests.postgres import PASSWORD, Cluster
 
 # --- URLs -------------------------------------------------------------------------------------------------
