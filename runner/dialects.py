@@ -50,13 +50,15 @@ def _document(element: document, compiler: Any, **options: Any) -> str:
     return f"CAST({compiler.process(element.clauses, **options)} AS JSON)"
 
 
-def one_at_a_time(connection: sa.Connection, what: str) -> None:
+def one_at_a_time(connection: sa.Connection, what: str, patience_seconds: int | None = None) -> None:
     """Keep other transactions that do `what` out until this one ends.
 
     On SQLite BEGIN IMMEDIATE has done that already. On PostgreSQL a transaction that waited here sees what
     the one before it committed, since each of its statements (READ COMMITTED) has a snapshot of its own.
     """
     if connection.dialect.name == "postgresql":
+        if patience_seconds is not None:  # else the connection's own lock_timeout
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{patience_seconds}s'")
         key = zlib.crc32(f"nightshift {what}".encode())
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 

@@ -22,13 +22,15 @@ PASSWORD = "hunter2-never-shown"
 CONFIGURATION = """
 listen_addresses = ''
 unix_socket_directories = '{folder}'
+log_min_messages = fatal
+"""
+FOR_TESTS = """
 max_connections = 100
 shared_buffers = 32MB
 fsync = off
 full_page_writes = off
 wal_level = minimal
 max_wal_senders = 0
-log_min_messages = fatal
 """
 """Without fsync: these databases survive a crash of the server, and none of the machine."""
 
@@ -45,7 +47,7 @@ def binaries() -> Path | None:
 class Cluster:
     """One running server; `database` makes a database, `restart` lets every connection break."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, settings: str = FOR_TESTS) -> None:
         self._programs = programs
         self._user = _unprivileged() if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
         # Not pytest's folder: its path may be longer than a socket's may be.
@@ -59,7 +61,7 @@ class Cluster:
         options = ("--username=nightshift", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
         self._run("initdb", "-D", data, "--no-sync", f"--pwfile={secret}", *options)
         with (self.folder / "data" / "postgresql.conf").open("a") as file:
-            file.write(CONFIGURATION.format(folder=self.folder))
+            file.write(CONFIGURATION.format(folder=self.folder) + settings)
         self._numbers = itertools.count()
         self.start()
         self.admin = sa.create_engine(

@@ -26,7 +26,7 @@ def upgrade(engine: sa.Engine, revision: str = HEAD) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with engine.begin() as connection:
-        one_at_a_time(connection, "upgrade")
+        one_at_a_time(connection, "upgrade", patience_seconds=60)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
         known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "database_id"))
