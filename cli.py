@@ -76,9 +76,7 @@ class Program(StrEnum):
     tensorboard = "tensorboard"
 
 
-Db = Annotated[
-    str, typer.Option("--db", envvar="JOBS_DB", help="Database: a path or sqlite:/// URL.", metavar="PATH")
-]
+Db = Annotated[str, typer.Option("--db", envvar="JOBS_DB", help="Database: a path or a URL.", metavar="PATH")]
 Study = Annotated[str | None, typer.Option("--study", help="Study; the newest when left out.")]
 Cache = Annotated[Path, typer.Option("--cache-dir", help="Prepared corpora.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
@@ -192,8 +190,8 @@ def report(
     from reports.report import Options
 
     folder = str(output) if output else None
-    options = Options(std.value, metric, margin, strict, format.value, folder, db)
     with _open(db) as store, store.read() as connection:
+        options = Options(std.value, metric, margin, strict, format.value, folder, store.name)
         chosen, others = choose_study(connection, study)
         if study is None and others:
             _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
@@ -220,9 +218,9 @@ def power(
     with _open(db) as store, store.read() as connection:
         planned = plan(connection, study, difference, half_width, metric)
         line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
+        where = f" --db {shlex.quote(store.name)}" if store.name != "jobs.db" else ""
     print(planned.text)
     if planned.seeds:
-        where = f" --db {shlex.quote(db)}" if db != "jobs.db" else ""
         print(f"{line}{where}" if line else f"seeds {planned.seeds} (its grid file is not here)")
 
 
@@ -232,7 +230,7 @@ def compare(first: str, second: str, db: Db = "jobs.db") -> None:
     from reports.compare import compare_studies
 
     with _open(db) as store, store.read() as connection:
-        text = compare_studies(connection, first, second, db)
+        text = compare_studies(connection, first, second, store.name)
     print(text, end="")
 
 
@@ -245,8 +243,9 @@ def test_(
     from reports.heldout import revealed
     from runner.studies import reveal_test
 
-    command = f"python {shlex.join(['cli.py', *sys.argv[1:]])}"
     with _open(db) as store:
+        words = [word.replace(db, store.name) for word in sys.argv[1:]]  # kept for ever: without password
+        command = f"python {shlex.join(['cli.py', *words])}"
         if not store.write(lambda c: reveal_test(c, study, command)):
             _say(f"{study}: revealed before; nothing changed")
         with store.read() as connection:
@@ -515,10 +514,19 @@ def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
 @db_app.command("backup")
 def db_backup(file: Path, db: Db = "jobs.db") -> None:
     """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
-    from runner.store import backup_store
+    from runner.store import backup_store, locate
 
     backup_store(db, file)
-    print(f"{db} → {file}")
+    print(f"{locate(db).name} → {file}")
+
+
+@db_app.command("copy")
+def db_copy(source: str, target: str) -> None:
+    """Copy everything to a new database.   Example: python cli.py db copy jobs.db postgresql://me@host/lab"""
+    from runner.copying import copy_store
+
+    for line in copy_store(source, target):
+        print(line)
 
 
 @db_app.command("upgrade")

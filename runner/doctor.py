@@ -23,17 +23,18 @@ from runner import jobs as transitions
 from runner import sqlite
 from runner.glyphs import plain, size
 from runner.gpus import gpus
+from runner.postgresql import Server
 from runner.process import TrainerProcess
 from runner.provenance import PROJECT
 from runner.schema import checkpoints, jobs
+from runner.sqlite import File
 from runner.store import (
     Store,
     StoreRefused,
     StoreUnreachable,
-    database_path,
+    locate,
     now,
     open_store,
-    refuse_network_file_system,
 )
 
 FULL_BYTES, SCANT_BYTES = 0.5e9, 5e9
@@ -69,7 +70,8 @@ def examine(
     yield sqlite_version()
     yield from database(db, runs)
     yield from cached(cache, damage_of)
-    folders = [database_path(db).resolve().parent, runs.resolve()]
+    place = locate(db)
+    folders = [runs.resolve()] if isinstance(place, Server) else [place.path.resolve().parent, runs.resolve()]
     for folder in {_existing(folder).stat().st_dev: folder for folder in folders[::-1]}.values():
         yield disk(folder)
     yield memory(Path("/proc/meminfo"))
@@ -105,11 +107,11 @@ def sqlite_version() -> Finding:
 
 def database(db: str, runs: Path) -> Iterator[Finding]:
     """Location, schema, integrity; then leases and files, where it can be opened."""
-    path = database_path(db)
+    place = locate(db)
     try:
-        refuse_network_file_system(path)
-        if not path.exists():
-            yield Finding("database", "ok", f"none at {path} yet: enqueue makes it")
+        place.check(create=True)
+        if isinstance(place, File) and not place.path.exists():
+            yield Finding("database", "ok", f"none at {place.path} yet: enqueue makes it")
             return
         store = open_store(db)
     except (StoreRefused, StoreUnreachable) as error:
@@ -117,11 +119,11 @@ def database(db: str, runs: Path) -> Iterator[Finding]:
         yield Finding("database", "bad", text or remedy, remedy if text else "")
         return
     try:
-        found = _integrity(store)
+        found = _answer(store) if isinstance(place, Server) else _integrity(store)
         yield found
         if found.level == "bad":  # what else it would say cannot be relied on
             return
-        yield _leases(store)
+        yield _leases(store, db)
         yield from files(store, runs)
     finally:
         store.close()
@@ -141,7 +143,15 @@ def _integrity(store: Store) -> Finding:
     return Finding("database", "bad", f"{store.path}: damaged: {plain(answer)}", remedy)
 
 
-def _leases(store: Store) -> Finding:
+def _answer(store: Store) -> Finding:
+    with store.read() as connection:
+        version = connection.exec_driver_sql("SHOW server_version").scalar()
+        bytes_ = connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar() or 0
+        count = connection.scalar(sa.select(sa.func.count()).select_from(jobs)) or 0
+    return Finding("database", "ok", f"{store.name}: {count:,} jobs, {size(bytes_)}, PostgreSQL {version}")
+
+
+def _leases(store: Store, db: str) -> Finding:
     expired = sa.and_(jobs.c.status == "running", jobs.c.lease_expires_at < now())
     with store.read() as connection:
         lost = connection.scalars(sa.select(jobs.c.id).where(expired).order_by(jobs.c.id)).all()
@@ -150,7 +160,7 @@ def _leases(store: Store) -> Finding:
     some = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
     text = f"{len(lost)} jobs run for a worker that is gone: {some}"
     remedy = "python cli.py work takes them back by itself; --fix does it now"
-    return Finding("leases", "warn", text, remedy, partial(_requeue, str(store.path)))
+    return Finding("leases", "warn", text, remedy, partial(_requeue, db))
 
 
 def _requeue(db: str) -> None:

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from model.config import ConfigError, RunConfig, canonical_json
 from runner import attempts as attempt_log
+from runner.dialects import now, one_at_a_time
+from runner.jobs import SUBMISSION
 from runner.schema import jobs, results, studies
-from runner.store import now
 
 COLUMNS = {
     "val_loss": "val_loss",
@@ -94,6 +95,7 @@ def import_results(connection: sa.Connection, path: Path, study: str) -> int:
         ConfigError: the file is refused, or a study of that name exists.
     """
     rows = read_results(path)
+    one_at_a_time(connection, SUBMISSION)
     if connection.scalar(sa.select(studies.c.id).where(studies.c.name == study)) is not None:
         raise ConfigError(f"study {study!r}: exists already; name another with --study")
     grid = {

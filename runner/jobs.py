@@ -7,6 +7,10 @@
 
 This module alone writes `jobs.status`. Each function takes an open write transaction (`Store.write`), so
 that a caller may join several in one. What a running attempt measures is written by runner/records.py.
+
+On SQLite a write transaction has the whole database to itself. On PostgreSQL (READ COMMITTED) each function
+locks the rows of `jobs` that it decides on before it decides, several in the order of their ids, and only
+then what belongs to them: what it has read stays true until it commits, and no two wait for each other.
 """
 
 from __future__ import annotations
@@ -21,12 +25,14 @@ import sqlalchemy as sa
 from model.config import RunConfig, canonical_json
 from runner import attempts as attempt_log
 from runner.attempts import FINAL_CAUSES, SECOND_IS_FINAL
+from runner.dialects import now, one_at_a_time
 from runner.schema import attempts, checkpoints, jobs, results, studies, workers
-from runner.store import now
 
 BACKOFF_SECONDS = 10.0
 """A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
 BACKOFF_LIMIT_SECONDS = 600.0
+SUBMISSION = "submission"
+"""What only one transaction does at a time: to look what a database holds, and add what is missing."""
 
 
 class LeaseLost(Exception):
@@ -92,8 +98,10 @@ def submit(
 ) -> int:
     """Queue one job for each (cell, config) that the study does not hold yet; returns how many were added.
 
-    Safe to repeat: what is there is read under the write lock, and (study_id, config_hash) is unique.
+    Safe to repeat: what is there is read under the write lock (on PostgreSQL an advisory one, which every
+    submission takes), and (study_id, config_hash) is unique.
     """
+    one_at_a_time(connection, SUBMISSION)
     held = set(connection.scalars(sa.select(jobs.c.config_hash).where(jobs.c.study_id == study_id)))
     new = {digest: (cell, config) for cell, config in runs if (digest := config.hash) not in held}
     rows = [
@@ -121,9 +129,12 @@ def submit(
 def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
     """Take the next due job, after giving back those whose lease has expired; None when there is none.
 
-    Safe because it is one UPDATE under the write lock (BEGIN IMMEDIATE; on PostgreSQL the inner select locks
-    its row and skips locked ones): no other claim can see the row between choice and change. `attempt` grows
-    with every claim and is never reset, so an earlier holder's writes match nothing from here on.
+    Safe on SQLite because it is one UPDATE under the write lock (BEGIN IMMEDIATE). On PostgreSQL the row is
+    locked as it is chosen, others' locked rows are skipped, and a row that changed meanwhile is looked at
+    again before it is taken; the choice is a WITH, which a locking select in it keeps from being merged into
+    the UPDATE, so that it is made once and one row alone is locked. No other claim can take the row between
+    choice and change. `attempt` grows with every claim and is never reset, so an earlier holder's writes
+    match nothing from here on.
     """
     requeue_lost(connection)
     free_studies = sa.select(studies.c.id).where(studies.c.held == 0)
@@ -137,11 +148,12 @@ def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
         )
         .order_by(jobs.c.priority.desc(), jobs.c.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=jobs)
+        .cte("candidate")
     )
     taken = connection.execute(
         sa.update(jobs)
-        .where(jobs.c.id == candidate.scalar_subquery(), jobs.c.status == "queued")
+        .where(jobs.c.id == sa.select(candidate.c.id).scalar_subquery(), jobs.c.status == "queued")
         .values(
             status="running",
             attempt=jobs.c.attempt + 1,
@@ -185,6 +197,8 @@ def fence(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
     Raises:
         LeaseLost: id, attempt, owner and status do not all match. Status alone would not do: the job may be
             running again in another's hands.
+
+    On PostgreSQL an UPDATE that waited for the row looks at it anew, and matches only if it is still ours.
     """
     matched = connection.execute(
         sa.update(jobs)
@@ -235,9 +249,11 @@ def finish(connection: sa.Connection, claimed: Claim, values: Mapping[str, Any])
     exact = connection.scalar(
         sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == claimed.job_id)
     )
+    # NaN is NULL in SQLite by itself; where val_loss is NaN, both engines refuse the result.
+    kept = {name: None if value != value else value for name, value in values.items()}
     connection.execute(
         results.insert().values(
-            job_id=claimed.job_id, attempt=claimed.attempt, recorded_at=now(), exact=exact, **values
+            job_id=claimed.job_id, attempt=claimed.attempt, recorded_at=now(), exact=exact, **kept
         )
     )
     attempt_log.end(connection, claimed.job_id, claimed.attempt, "done")
@@ -287,11 +303,13 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
     """Take back every running job whose lease has expired; returns their ids.
 
     Safe beside a stale holder: the next claim grows `attempt`, and until then the owner is gone from the row,
-    so that the holder's fence matches nothing in either case.
+    so that the holder's fence matches nothing in either case. A row that is locked has a holder that writes,
+    or another worker that takes it back: it is passed over.
     """
     expired = connection.execute(
         sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner)
         .where(jobs.c.status == "running", jobs.c.lease_expires_at < now())
+        .order_by(jobs.c.id)
         .with_for_update(skip_locked=True)
     ).all()
     for job in expired:
@@ -304,6 +322,7 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
 def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> None:
     """Give back what a broken device cost these jobs: this owner's failures, as though not attempted."""
     charged = sa.and_(attempts.c.owner == owner, attempts.c.charged == 1, attempts.c.job_id.in_(job_ids))
+    _lock(connection, job_ids)
     for job_id in connection.scalars(sa.select(attempts.c.job_id).where(charged)).all():
         connection.execute(
             sa.update(jobs)
@@ -399,6 +418,7 @@ def _change(
     connection: sa.Connection, job_ids: Sequence[int], statuses: tuple[str, ...], kind: str, **values: Any
 ) -> list[int]:
     """Change those of the jobs that are in one of the states, and note it; returns them in order."""
+    _lock(connection, job_ids)
     changed: list[int] = []
     for start in range(0, len(job_ids), _CHUNK):
         chosen = sa.and_(jobs.c.id.in_(job_ids[start : start + _CHUNK]), jobs.c.status.in_(statuses))
@@ -406,6 +426,14 @@ def _change(
         changed += sorted(updated.scalars())
     attempt_log.note_all(connection, kind, changed)
     return changed
+
+
+def _lock(connection: sa.Connection, job_ids: Sequence[int]) -> None:
+    """Hold these jobs' rows: a job that is released between two statements must not escape both."""
+    ordered = sorted(job_ids)
+    for start in range(0, len(ordered), _CHUNK):
+        chosen = jobs.c.id.in_(ordered[start : start + _CHUNK])
+        connection.execute(sa.select(jobs.c.id).where(chosen).order_by(jobs.c.id).with_for_update())
 
 
 def _end_badly(

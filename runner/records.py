@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured, NotSaved, Resumed
 from runner import attempts as attempt_log
+from runner.dialects import insert_new, now
 from runner.jobs import Claim, fence
 from runner.schema import attempts, checkpoints, expert_counts, metrics
-from runner.store import now
 
 CHECKPOINTS_KEPT = 2
 """The newest may turn out damaged; then the one before serves."""
@@ -56,22 +56,23 @@ def rewind(connection: sa.Connection, claimed: Claim, event: Resumed) -> None:
 
 
 def record(connection: sa.Connection, claimed: Claim, event: Measured) -> None:
-    """Insert the values and counts of one step and split.
+    """Insert the values and counts of one step and split; what is there already is passed over.
 
+    It is there when the connection broke during COMMIT: the event is sent again, and is the same event.
     SQLite turns NaN into NULL and would lose which of NaN and the infinities it was: `nonfinite` keeps it.
     """
     fence(connection, claimed, progress_step=event.step)
     where = {"job_id": claimed.job_id, "step": event.step, "split": event.split}
     rows = [{**where, "name": name, **_number(value)} for name, value in event.values.items()]
     if rows:
-        connection.execute(metrics.insert(), rows)
+        insert_new(connection, metrics, rows)
     counts = [
         {**where, "layer": layer, "expert": expert, "tokens": tokens}
         for layer, experts in enumerate(event.expert_counts or [])
         for expert, tokens in enumerate(experts)
     ]
     if counts:
-        connection.execute(expert_counts.insert(), counts)
+        insert_new(connection, expert_counts, counts)
 
 
 def checkpointed(connection: sa.Connection, claimed: Claim, event: Checkpointed, path: str) -> list[str]:
@@ -81,18 +82,17 @@ def checkpointed(connection: sa.Connection, claimed: Claim, event: Checkpointed,
     too few. `path` is relative to the run folder.
     """
     fence(connection, claimed, progress_step=event.step)
-    connection.execute(
-        checkpoints.insert().values(
-            job_id=claimed.job_id,
-            attempt=claimed.attempt,
-            step=event.step,
-            path=path,
-            sha256=event.sha256,
-            size_bytes=event.size_bytes,
-            seconds=event.seconds,
-            created_at=now(),
-        )
-    )
+    file = {
+        "job_id": claimed.job_id,
+        "attempt": claimed.attempt,
+        "step": event.step,
+        "path": path,
+        "sha256": event.sha256,
+        "size_bytes": event.size_bytes,
+        "seconds": event.seconds,
+        "created_at": connection.scalar(sa.select(now())),
+    }
+    insert_new(connection, checkpoints, [file])
     return _forget(connection, claimed.job_id, keep=CHECKPOINTS_KEPT)
 
 

@@ -233,7 +233,8 @@ class RunningJob:
         """Try to write the ending with whatever the outbox holds, in one transaction.
 
         Returns what became of the job: done, queued, failed, cancelled or lost; None where the database did
-        not take it now, and it is to be tried again.
+        not take it now, and it is to be tried again. Where the answer to a COMMIT never came, the fence then
+        says that the attempt is over, and the result whose it is.
 
         Raises:
             StoreUnreachable: the database file is not the one that was opened.

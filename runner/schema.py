@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     REAL,
+    BigInteger,
     CheckConstraint,
     Column,
     Double,
@@ -19,9 +20,9 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
 )
+from sqlalchemy import Text as AnyText
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
@@ -36,6 +37,10 @@ metadata = MetaData()
 
 # STRICT tables know REAL; on other databases REAL would be 32 bits.
 Number: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
+# SQLite's integers have 64 bits; on other databases INTEGER has 32, and tokens pass that in a long run.
+Whole: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
+# In the order of its bytes, as on SQLite, whatever the server's language.
+Text: TypeEngine[str] = AnyText().with_variant(AnyText(collation="C"), "postgresql")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -54,14 +59,14 @@ meta = _table(
 
 studies = _table(
     "studies",
-    Column("id", Integer, primary_key=True),
+    Column("id", Whole, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("grid", Text, nullable=False),  # JSON: question, factors, primary, baseline, margins, claims
     Column("protocol", Text, nullable=False),
     Column("corpus", Text, nullable=False),
     Column("corpus_id", Text, nullable=False),
     Column("imported_from", Text),  # the file, for results that were not computed here
-    Column("held", Integer, nullable=False, server_default="0"),
+    Column("held", Whole, nullable=False, server_default="0"),
     Column("created_at", Number, nullable=False),
     Column("test_revealed_at", Number),  # until then the test split's rows are sealed
     CheckConstraint("held IN (0, 1)", name="held_is_a_flag"),
@@ -69,25 +74,25 @@ studies = _table(
 
 jobs = _table(
     "jobs",
-    Column("id", Integer, primary_key=True),
+    Column("id", Whole, primary_key=True),
     Column("study_id", ForeignKey("studies.id"), nullable=False),
     Column("config_hash", Text, nullable=False),
     Column("config", Text, nullable=False),  # canonical JSON of the whole RunConfig
     Column("cell", Text, nullable=False),  # JSON: the factors' values, in the grid's order
-    Column("seed", Integer, nullable=False),
+    Column("seed", Whole, nullable=False),
     Column("status", Text, nullable=False, server_default="queued"),
-    Column("held", Integer, nullable=False, server_default="0"),
-    Column("priority", Integer, nullable=False, server_default="0"),  # higher goes first
-    Column("attempt", Integer, nullable=False, server_default="0"),  # the fence: grows with every claim
-    Column("failures", Integer, nullable=False, server_default="0"),  # the attempts that were charged
-    Column("max_failures", Integer, nullable=False, server_default="3"),
+    Column("held", Whole, nullable=False, server_default="0"),
+    Column("priority", Whole, nullable=False, server_default="0"),  # higher goes first
+    Column("attempt", Whole, nullable=False, server_default="0"),  # the fence: grows with every claim
+    Column("failures", Whole, nullable=False, server_default="0"),  # the attempts that were charged
+    Column("max_failures", Whole, nullable=False, server_default="3"),
     Column("run_after", Number),  # back-off: not claimed before
     Column("owner", Text),  # the worker's UUID, while running
     Column("lease_expires_at", Number),
     Column("heartbeat_at", Number),
-    Column("cancel_requested", Integer, nullable=False, server_default="0"),
-    Column("progress_step", Integer, nullable=False, server_default="0"),
-    Column("total_steps", Integer, nullable=False),
+    Column("cancel_requested", Whole, nullable=False, server_default="0"),
+    Column("progress_step", Whole, nullable=False, server_default="0"),
+    Column("total_steps", Whole, nullable=False),
     Column("created_at", Number, nullable=False),
     Column("finished_at", Number),
     Column("progress_at", Number),  # the trainer's last event; heartbeat_at is the worker's
@@ -110,23 +115,23 @@ Index("jobs_claim", jobs.c.status, jobs.c.priority.desc(), jobs.c.id)
 
 attempts = _table(
     "attempts",
-    Column("id", Integer, primary_key=True),
+    Column("id", Whole, primary_key=True),
     Column("job_id", ForeignKey("jobs.id"), nullable=False),
-    Column("number", Integer, nullable=False),
+    Column("number", Whole, nullable=False),
     Column("owner", Text, nullable=False),
     Column("outcome", Text),  # NULL while it runs
     Column("cause", Text),
     Column("message", Text),  # one line for people
     Column("traceback", Text),
-    Column("charged", Integer, nullable=False, server_default="0"),
+    Column("charged", Whole, nullable=False, server_default="0"),
     Column("started_at", Number, nullable=False),
     Column("ended_at", Number),
     Column("host", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
+    Column("pid", Whole, nullable=False),
     Column("device", Text, nullable=False),
-    Column("exit_code", Integer),  # of the trainer process, where it ended; negative for a signal
-    Column("resumed_from_step", Integer),
-    Column("exact", Integer, nullable=False, server_default="1"),  # 0: resumed in another environment
+    Column("exit_code", Whole),  # of the trainer process, where it ended; negative for a signal
+    Column("resumed_from_step", Whole),
+    Column("exact", Whole, nullable=False, server_default="1"),  # 0: resumed in another environment
     Column("log_path", Text),
     Column("provenance", Text),  # JSON: git, packages, device, numeric environment
     UniqueConstraint("job_id", "number", name="numbers_are_the_fence"),
@@ -140,18 +145,18 @@ workers = _table(
     "workers",
     Column("id", Text, primary_key=True),  # the owner's UUID
     Column("host", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
+    Column("pid", Whole, nullable=False),
     Column("device", Text, nullable=False),
     Column("started_at", Number, nullable=False),
     Column("heartbeat_at", Number, nullable=False),
     Column("stopped_at", Number),
-    Column("exit_code", Integer),
+    Column("exit_code", Whole),
 )
 
 metrics = _table(
     "metrics",
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),
-    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("step", Whole, primary_key=True, autoincrement=False),
     Column("split", Text, primary_key=True),  # train, val, test (sealed)
     Column("name", Text, primary_key=True),
     Column("value", Number),
@@ -165,11 +170,11 @@ metrics = _table(
 expert_counts = _table(
     "expert_counts",
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),
-    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("step", Whole, primary_key=True, autoincrement=False),
     Column("split", Text, primary_key=True),
-    Column("layer", Integer, primary_key=True, autoincrement=False),
-    Column("expert", Integer, primary_key=True, autoincrement=False),
-    Column("tokens", Integer, nullable=False),  # top-k assignments: a layer's sum is tokens × k
+    Column("layer", Whole, primary_key=True, autoincrement=False),
+    Column("expert", Whole, primary_key=True, autoincrement=False),
+    Column("tokens", Whole, nullable=False),  # top-k assignments: a layer's sum is tokens × k
     CheckConstraint("tokens >= 0", name="tokens_are_a_count"),
     CheckConstraint(_one_of("split", ("train", "val", "test")), name="known_split"),
     sqlite_with_rowid=False,
@@ -178,9 +183,9 @@ expert_counts = _table(
 results = _table(
     "results",
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),  # at most one result a job
-    Column("attempt", Integer, nullable=False),
+    Column("attempt", Whole, nullable=False),
     Column("recorded_at", Number, nullable=False),
-    Column("exact", Integer, nullable=False, server_default="1"),
+    Column("exact", Whole, nullable=False, server_default="1"),
     Column("val_loss", Number, nullable=False),  # nats a token, final held-out pass
     Column("val_perplexity", Number, nullable=False),
     Column("val_accuracy", Number),
@@ -196,31 +201,31 @@ results = _table(
     Column("unweighted_aux_loss_last_100", Number),
     Column("clipped_share", Number),
     Column("max_grad_norm", Number),
-    Column("loss_spikes", Integer),
-    Column("steps_to_loss", Integer),  # until the declared train loss; NULL when never, or none declared
+    Column("loss_spikes", Whole),
+    Column("steps_to_loss", Whole),  # until the declared train loss; NULL when never, or none declared
     Column("train_loss_tail_sd", Number),
     Column("training_seconds", Number),
     Column("evaluation_seconds", Number),
     Column("compile_seconds", Number),
     Column("waiting_seconds", Number),  # data, start-up and checkpoints
     Column("tokens_per_second", Number),
-    Column("peak_memory_bytes", Integer),
-    Column("tokens_seen", Integer),
-    Column("unique_tokens", Integer),
-    Column("parameters_total", Integer),
-    Column("parameters_active", Integer),
+    Column("peak_memory_bytes", Whole),
+    Column("tokens_seen", Whole),
+    Column("unique_tokens", Whole),
+    Column("parameters_total", Whole),
+    Column("parameters_active", Whole),
     CheckConstraint("exact IN (0, 1)", name="exact_is_a_flag"),
 )
 
 checkpoints = _table(
     "checkpoints",  # the files that exist: a row goes when its file is pruned
-    Column("id", Integer, primary_key=True),
+    Column("id", Whole, primary_key=True),
     Column("job_id", ForeignKey("jobs.id"), nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("step", Integer, nullable=False),
+    Column("attempt", Whole, nullable=False),
+    Column("step", Whole, nullable=False),
     Column("path", Text, nullable=False),  # relative to the run folder
     Column("sha256", Text, nullable=False),
-    Column("size_bytes", Integer, nullable=False),
+    Column("size_bytes", Whole, nullable=False),
     Column("seconds", Number, nullable=False),
     Column("created_at", Number, nullable=False),
     UniqueConstraint("job_id", "attempt", "step", name="one_file_a_step"),
@@ -228,10 +233,10 @@ checkpoints = _table(
 
 events = _table(
     "events",  # append-only: every transition, and what else a morning-after reader needs
-    Column("id", Integer, primary_key=True),
+    Column("id", Whole, primary_key=True),
     Column("at", Number, nullable=False),
     Column("job_id", ForeignKey("jobs.id")),
-    Column("attempt", Integer),
+    Column("attempt", Whole),
     Column("owner", Text),
     Column("kind", Text, nullable=False),
     Column("detail", Text),

@@ -1,20 +1,23 @@
-"""Everything that depends on SQLite: its driver, its settings, its result codes, its clock.
+"""Everything that depends on SQLite: its file, its driver, its settings, its result codes.
 
-Why the settings are what they are: docs/decisions/0001-sqlite.md. Who uses it: runner/store.py.
+Why the settings are what they are: docs/decisions/0001-sqlite.md. Who uses it: runner/store.py. The
+counterpart for a server: runner/postgresql.py.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
+
+from runner.trouble import StoreRefused, StoreUnavailable, StoreUnreachable
 
 BUSY_TIMEOUT_MS = 250
 """Short, so that waiting is a loop in Python which still serves signals."""
@@ -36,21 +39,77 @@ NETWORK_FILE_SYSTEMS = {
 }
 
 
-class now(FunctionElement[float]):
-    """Seconds since 1970 by the database's clock, so that hosts with wrong clocks agree."""
+@dataclass(frozen=True)
+class File:
+    """A database in one file; postgresql.Server is the other place where one may be."""
 
-    type = sa.Double()
-    inherit_cache = True
+    path: Path
 
+    pause_seconds = 0.0
+    """Before the next try: a lock has waited already."""
 
-@compiles(now, "sqlite")
-def _now_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    @property
+    def name(self) -> str:
+        """As it may be shown, and given to --db."""
+        return str(self.path)
 
+    def check(self, create: bool) -> None:
+        """Look before opening, which would make a file.
 
-@compiles(now)
-def _now(*_: Any, **__: Any) -> str:
-    return "extract(epoch from clock_timestamp())"
+        Raises:
+            StoreUnreachable: nothing is there, and `create` is not asked for.
+            StoreRefused: it lies on a network file system, where SQLite's locks would not hold.
+        """
+        if not self.path.exists() and not create:
+            raise StoreUnreachable(
+                f"{self.path}: no database there; `python cli.py enqueue --grid factorial` makes it"
+            )
+        found = network_file_system(self.path)
+        if found is not None:
+            folder, kind = found
+            raise StoreRefused(
+                f"{self.path}: on {folder}, a {kind} file system, where SQLite's locks do not hold; "
+                "put it on a local disk, or on a PostgreSQL server, with --db"
+            )
+
+    def connect(self) -> tuple[sa.Engine, sa.Engine]:
+        """One engine for writing, one for reading, of a connection each."""
+        return (
+            connect(self.path, begin="BEGIN IMMEDIATE", query_only=False),
+            connect(self.path, begin="BEGIN", query_only=True),
+        )
+
+    def refuse_unfit(self, connection: sa.Connection) -> None:
+        """Every file is fit that could be opened."""
+
+    def unavailable(self, error: sa.exc.DBAPIError) -> StoreUnavailable | None:
+        """The error as "not now", or None where trying again would not help."""
+        if result_code(error) in BUSY:
+            return StoreUnavailable("the database is locked by another program")
+        if result_code(error) in NO_ROOM:
+            return StoreUnavailable("the database could not be written: is the disk full?")
+        return None
+
+    def refusal(self, error: sa.exc.DBAPIError) -> Exception:
+        """What an error while opening means to a person."""
+        code, path = result_code(error), self.path
+        if code in DAMAGED:
+            return StoreRefused(
+                f"{path}: damaged, or not a SQLite database; restore a copy or name another --db"
+            )
+        if code in BUSY:
+            return StoreUnreachable(f"{path}: locked by another program; close it and try again")
+        return StoreUnreachable(
+            f"{path}: cannot be opened ({error.orig}); check the folder and its permissions"
+        )
+
+    def identity(self, _: sa.Engine) -> object:
+        """Device and inode; None where it is gone. In WAL a writer goes on silently in a moved file."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def driver() -> ModuleType:

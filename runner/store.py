@@ -1,12 +1,13 @@
-"""The database file: where it is, whether it may be used, and how a transaction is done.
+"""The database: where it is, whether it may be used, and how a transaction is done.
 
-What depends on the engine is in runner/sqlite.py, statements about jobs in runner/jobs.py, tables in
-runner/schema.py, the schema's history in runner/migrations/.
+What depends on the engine is in runner/sqlite.py, runner/postgresql.py and runner/dialects.py, statements
+about jobs in runner/jobs.py, tables in runner/schema.py, the schema's history in runner/migrations/.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,46 +18,43 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from model.config import ConfigError
-from runner import sqlite
+from runner import postgresql, sqlite
+from runner.dialects import now
+from runner.postgresql import Server
 from runner.schema import HEAD, meta
-from runner.sqlite import now
+from runner.sqlite import File
+from runner.trouble import StoreRefused, StoreUnavailable, StoreUnreachable
 
 T = TypeVar("T")
-
-
-class StoreRefused(Exception):
-    """The database must not be used as it is: schema, format or location."""
-
-    exit_code = 78
-
-
-class StoreUnreachable(Exception):
-    """There is no database there, or it went away."""
-
-    exit_code = 69
-
-
-class StoreUnavailable(Exception):
-    """Not now: locked by another connection, or no room on the disk. Trying again is right."""
-
-    exit_code = 69
 
 
 @dataclass
 class Store:
     """An open database: `write` for transactions that change it, `read` for those that must not."""
 
-    path: Path
+    place: File | Server
     engine: sa.Engine
     reader: sa.Engine
     database_id: str
-    file_id: tuple[int, int]
+    identity: object
+    """What `place` was when it was opened."""
+
+    @property
+    def name(self) -> str:
+        """For people, and for --db: a path, or a URL without password."""
+        return self.place.name
+
+    @property
+    def path(self) -> Path:
+        """The file of a SQLite database; a server's database has none."""
+        assert isinstance(self.place, File)
+        return self.place.path
 
     def write(self, transaction: Callable[[sa.Connection], T], patience_seconds: float = 60.0) -> T:
         """Run one transaction, waiting for locks; it may run again, so it only touches the database.
 
         Raises:
-            StoreUnavailable: still locked or full after `patience_seconds`.
+            StoreUnavailable: still locked, full or away after `patience_seconds`.
             Exception: whatever `transaction` raises, after a rollback.
         """
         deadline = time.monotonic() + patience_seconds
@@ -68,88 +66,83 @@ class Store:
                     raise
 
     def try_write(self, transaction: Callable[[sa.Connection], T]) -> T:
-        """One try of `write`: returns or raises within about the busy timeout."""
+        """One try of `write`: returns or raises within about the busy timeout.
+
+        When the answer to COMMIT is lost with the connection, the transaction may have been done: the next
+        try finds out by its fence, and rows that are there already are passed over.
+        """
         try:
             with self.engine.begin() as connection:
                 return transaction(connection)
-        except sa.exc.OperationalError as error:
-            unavailable = _unavailable(error)
+        except sa.exc.DBAPIError as error:
+            unavailable = self.place.unavailable(error)
             if unavailable is None:
                 raise
+            time.sleep(self.place.pause_seconds * random.random())
             raise unavailable from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A deferred transaction on a query-only connection; load into memory and leave."""
+        """One unmoving moment of the database, on a connection that cannot write; load and leave."""
         try:
             with self.reader.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            unavailable = _unavailable(error)
+        except sa.exc.DBAPIError as error:
+            unavailable = self.place.unavailable(error)
             if unavailable is None:
                 raise
             raise unavailable from error
 
     def check_identity(self) -> None:
-        """Hold the open database against its path: WAL writes go on silently in a file that was moved.
+        """Hold the open database against what was opened.
+
+        A server that does not answer now is no other database: the next transaction says that it is away.
 
         Raises:
-            StoreUnreachable: the file was moved, deleted or replaced.
+            StoreUnreachable: the database was moved, deleted or replaced.
         """
         try:
-            found = os.stat(self.path)
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self.file_id:
+            found = self.place.identity(self.reader)
+        except sa.exc.DBAPIError as error:
+            if self.place.unavailable(error) is None:
+                raise
+            return
+        if found != self.identity:
             raise StoreUnreachable(
-                f"{self.path}: the database was moved, deleted or replaced while in use; "
+                f"{self.name}: the database was moved, deleted or replaced while in use; "
                 "put it back and start the worker again"
             )
 
     def close(self) -> None:
-        """Fold the WAL back (the last connection does) and close."""
+        """Close; on SQLite the last connection folds the WAL back."""
         self.reader.dispose()
         self.engine.dispose()
 
 
-def _unavailable(error: sa.exc.OperationalError) -> StoreUnavailable | None:
-    if sqlite.result_code(error) in sqlite.BUSY:
-        return StoreUnavailable("the database is locked by another program")
-    if sqlite.result_code(error) in sqlite.NO_ROOM:
-        return StoreUnavailable("the database could not be written: is the disk full?")
-    return None
-
-
 def open_store(db: str, create: bool = False) -> Store:
-    """Open the database at a path (or sqlite:/// URL), checked; made when `create` and nothing is there.
+    """Open the database at a path or URL, checked; made when `create` and nothing is there.
 
     Raises:
         StoreUnreachable: nothing is there, or it cannot be opened.
-        StoreRefused: not a database of this program's schema, or on a network file system.
+        StoreRefused: not a database of this program's schema, or in a place that is not fit for one.
     """
-    path = database_path(db)
-    if not path.exists() and not create:
-        raise StoreUnreachable(
-            f"{path}: no database there; `python cli.py enqueue --grid factorial` makes it"
-        )
-    refuse_network_file_system(path)
-    engine = sqlite.connect(path, begin="BEGIN IMMEDIATE", query_only=False)
-    reader = sqlite.connect(path, begin="BEGIN", query_only=True)
+    place = locate(db)
+    place.check(create)
+    engine, reader = place.connect()
     try:
         # Looked at before the writing engine connects: that would change another program's journal mode.
-        version = _schema_version(reader)
+        version = _schema_version(place, reader)
         if version == "" and create:
             from runner.migrations import upgrade  # Alembic is needed only here: half a second of imports
 
             upgrade(engine)
         elif version != HEAD:
-            _refuse_schema(path, version)
+            _refuse_schema(place, version)
         with reader.begin() as connection:
             database_id = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "database_id"))
-    except sa.exc.DatabaseError as error:
-        raise _refusal(error, path) from error
-    found = os.stat(path)
-    return Store(path, engine, reader, str(database_id), (found.st_dev, found.st_ino))
+        return Store(place, engine, reader, str(database_id), place.identity(reader))
+    except sa.exc.DBAPIError as error:
+        raise place.refusal(error) from error
 
 
 def upgrade_store(db: str) -> tuple[str, str]:
@@ -159,35 +152,38 @@ def upgrade_store(db: str) -> tuple[str, str]:
         StoreUnreachable: nothing is there.
         StoreRefused: not a database of this program, or newer than it.
     """
-    path = database_path(db)
-    if not path.exists():
-        raise StoreUnreachable(f"{path}: no database there")
-    refuse_network_file_system(path)
-    reader = sqlite.connect(path, begin="BEGIN", query_only=True)
-    engine = sqlite.connect(path, begin="BEGIN IMMEDIATE", query_only=False)
+    place = locate(db)
+    place.check(create=False)
+    engine, reader = place.connect()
     try:
-        before = _schema_version(reader)
+        before = _schema_version(place, reader)
         if not before or before > HEAD:
-            _refuse_schema(path, before)
+            _refuse_schema(place, before)
         if before != HEAD:
             from runner.migrations import upgrade
 
             upgrade(engine)
         return str(before), HEAD
-    except sa.exc.DatabaseError as error:
-        raise _refusal(error, path) from error
+    except sa.exc.DBAPIError as error:
+        raise place.refusal(error) from error
     finally:
         reader.dispose()
         engine.dispose()
 
 
 def backup_store(db: str, target: Path) -> None:
-    """Copy the database to a new file, as it stands at one moment, while others go on writing.
+    """Copy a SQLite database to a new file, as it stands at one moment, while others go on writing.
 
     Raises:
         StoreUnreachable: there is none, or the copy cannot be written.
-        ConfigError: the target exists; a backup never overwrites.
+        ConfigError: the target exists (a backup never overwrites), or the database is a server's.
     """
+    place = locate(db)
+    if isinstance(place, Server):
+        raise ConfigError(
+            f"{place.name}: PostgreSQL brings its own: pg_dump --format=custom --file={target} NAME; "
+            "or `python cli.py db copy` makes a SQLite file of it"
+        )
     if target.exists():
         raise ConfigError(f"{target}: exists already; name a new file")
     store = open_store(db)
@@ -205,54 +201,47 @@ def backup_store(db: str, target: Path) -> None:
         store.close()
 
 
-def refuse_network_file_system(path: Path) -> None:
-    """Raises StoreRefused where SQLite's locks would not hold."""
-    found = sqlite.network_file_system(path)
-    if found is not None:
-        folder, kind = found
-        raise StoreRefused(
-            f"{path}: on {folder}, a {kind} file system, where SQLite's locks do not hold; "
-            "put it on a local disk with --db"
-        )
-
-
-def database_path(db: str) -> Path:
-    """The file of a path or a sqlite:/// URL.
+def locate(db: str) -> File | Server:
+    """The file or server of a path or URL.
 
     Raises:
-        StoreRefused: another engine's URL; its credentials are not repeated.
+        StoreRefused: a URL of another engine, or one that cannot be read; neither is repeated.
     """
     if "://" not in db:
-        return Path(db)
-    url = sa.make_url(db)
-    if url.get_backend_name() != "sqlite" or not url.database:
-        raise StoreRefused(f"--db: {url.get_backend_name()} is not supported; give a path or sqlite:///PATH")
-    return Path(url.database)
+        return File(Path(db))
+    forms = "give a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+    try:
+        url = sa.make_url(db)
+        engine = url.get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):  # its text may hold a part of the password
+        raise StoreRefused(f"--db: not a URL that can be read; {forms}") from None
+    if engine == "postgresql":
+        return postgresql.locate(url)
+    if engine != "sqlite" or not url.database:
+        raise StoreRefused(f"--db: {engine} is not supported; {forms}")
+    return File(Path(url.database))
 
 
-def _schema_version(engine: sa.Engine) -> str | None:
-    """The version; "" for a file without tables, None for another program's tables."""
+def _schema_version(place: File | Server, engine: sa.Engine) -> str | None:
+    """The version; "" for a database without tables, None for another program's tables."""
     with engine.connect() as connection:
+        place.refuse_unfit(connection)
         tables = set(sa.inspect(connection).get_table_names())
         if "alembic_version" in tables and "jobs" in tables:
             return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
     return None if tables else ""
 
 
-def _refuse_schema(path: Path, version: str | None) -> None:
+def _refuse_schema(place: File | Server, version: str | None) -> None:
+    name = place.name
+    if version == "" and isinstance(place, Server):
+        raise StoreUnreachable(f"{name}: empty; `python cli.py enqueue --grid factorial` makes the tables")
     if not version:
-        raise StoreRefused(f"{path}: not a Nightshift database; name another file with --db")
+        another = "file" if isinstance(place, File) else "database"
+        raise StoreRefused(f"{name}: not a Nightshift database; name another {another} with --db")
     if version < HEAD:
-        raise StoreRefused(f"{path}: schema {version}, older than {HEAD}; run `python cli.py db upgrade`")
-    raise StoreRefused(f"{path}: schema {version}, newer than this program's {HEAD}; update the program")
-
-
-def _refusal(error: sa.exc.DatabaseError, path: Path) -> Exception:
-    if sqlite.result_code(error) in sqlite.DAMAGED:
-        return StoreRefused(f"{path}: damaged, or not a SQLite database; restore a copy or name another --db")
-    if sqlite.result_code(error) in sqlite.BUSY:
-        return StoreUnreachable(f"{path}: locked by another program; close it and try again")
-    return StoreUnreachable(f"{path}: cannot be opened ({error.orig}); check the folder and its permissions")
+        raise StoreRefused(f"{name}: schema {version}, older than {HEAD}; run `python cli.py db upgrade`")
+    raise StoreRefused(f"{name}: schema {version}, newer than this program's {HEAD}; update the program")
 
 
 __all__ = ["Store", "StoreRefused", "StoreUnavailable", "StoreUnreachable", "now", "open_store"]

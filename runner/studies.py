@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from model.config import ConfigError
 from runner import attempts as attempt_log
 from runner import jobs
+from runner.dialects import now, one_at_a_time
 from runner.grids import Grid, adjust, load_grid
 from runner.levels import flatten, keys_set
 from runner.schema import jobs as jobs_table
 from runner.schema import studies
-from runner.store import now
 
 
 def enqueue(
@@ -29,6 +29,7 @@ def enqueue(
     Raises:
         ConfigError: the study holds another design; nothing is written.
     """
+    one_at_a_time(connection, jobs.SUBMISSION)  # two of the same name at once make one study
     wanted = grid.describe()
     study = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
     if study is None:
@@ -51,7 +52,8 @@ def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py te
     Raises:
         ConfigError: no study of that name, or one whose results were not computed here.
     """
-    row = connection.execute(sa.select(studies).where(studies.c.name == study)).first()
+    named = sa.select(studies).where(studies.c.name == study)
+    row = connection.execute(named.with_for_update()).first()
     if row is None:
         raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
     if row.imported_from:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from model.config import ConfigError, RunConfig, full_key
+from runner.dialects import document
 from runner.schema import CAUSES, STATUSES, attempts, jobs, studies
 
 MAX_CHARACTERS = 1_000
@@ -98,7 +99,7 @@ def named(name: str, factors: Sequence[str] = ()) -> Name:
         key = full_key(name)
     except ConfigError as error:
         raise WhereError(f"{error}; or one of {', '.join(known)}") from error
-    inside = sa.type_coerce(jobs.c.config, sa.JSON)[tuple(key.split("."))]
+    inside = document(jobs.c.config)[tuple(key.split("."))]
     kind = type(RunConfig().value(key))
     return Name(inside.as_string() if kind is str else inside.as_float(), kind)
 

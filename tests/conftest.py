@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from runner import grids, jobs, schema, studies
 from runner.store import Store, open_store
+from tests.postgres import Cluster, binaries
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -54,10 +55,46 @@ held_out_tokens = 512
 """Four runs of a second or so each: real text, real training, every event."""
 
 
+both_engines = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+"""Runs a test once on each; without it, on SQLite."""
+on_a_server = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server of this session's own."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("no PostgreSQL: install Debian's package postgresql (initdb and pg_ctl are needed)")
+    made = Cluster(programs)
+    yield made
+    made.remove()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def own_cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """The server for a test that stops it: running again afterwards, whatever happened."""
+    yield cluster
+    if not (cluster.folder / "data" / "postmaster.pid").exists():
+        cluster.start()
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """What --db names: the default file in the test's folder, or a database of its own on the server."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield str(tmp_path / "jobs.db")
+        return
+    server = request.getfixturevalue("cluster")
+    made = server.database()
+    yield made
+    server.drop(made)
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
     """An empty database."""
-    opened = open_store(str(tmp_path / "jobs.db"), create=True)
+    opened = open_store(database, create=True)
     yield opened
     opened.close()
 
@@ -97,14 +134,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, cache_dir: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(tmp_path: Path, cache_dir: Path, database: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command as a user does, in the test's folder; returns exit code, stdout and stderr."""
 
     def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(*arguments, cache_dir=cache_dir),
             cwd=tmp_path,
-            env=environment(),
+            env=environment(database),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -121,9 +158,11 @@ def command(*arguments: str, cache_dir: Path) -> list[str]:
     return [sys.executable, str(PROJECT / "cli.py"), *arguments, *cache, *threads]
 
 
-def environment() -> dict[str, str]:
+def environment(database: str = "") -> dict[str, str]:
+    """A file is found by its default name; a server's database is named in JOBS_DB."""
     kept = {name: value for name, value in os.environ.items() if name not in ("JOBS_DB", "PYTHONPATH")}
-    return {**kept, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    named = {"JOBS_DB": database} if "://" in database else {}
+    return {**kept, **named, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
 
 def row(store: Store, table: str, **where: Any) -> dict[str, Any]:
@@ -137,7 +176,8 @@ def rows(store: Store, table: str, **where: Any) -> list[dict[str, Any]]:
     target = schema.metadata.tables[table]
     with store.read() as connection:
         statement = sa.select(target).where(*(target.c[name] == value for name, value in where.items()))
-        return [dict(found._mapping) for found in connection.execute(statement)]
+        ordered = statement.order_by(*target.primary_key.columns)
+        return [dict(found._mapping) for found in connection.execute(ordered)]
 
 
 def results_bits(store: Store) -> str:

@@ -90,6 +90,12 @@ if TRAINER:
     json.dumps = gated
 """
 """Each trainer stands still at step 20, leaving a mark, until there is a file `go`."""
+BROKEN_CONNECTION = """
+            connection.driver_connection.close()
+            from psycopg import OperationalError
+            raise OperationalError("server closed the connection unexpectedly")
+"""
+"""On PostgreSQL: before COMMIT nothing was done, after it everything; the worker cannot know which."""
 
 LOST_ANSWER = """
             from pysqlite3 import dbapi2

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from runner import grids, jobs, sqlite, studies
 from runner.store import Store, open_store
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
-from tests.injection import CHECKPOINT, COMMIT, FULL_DISK, LOST_ANSWER, inject, struck
+from tests.injection import BROKEN_CONNECTION, CHECKPOINT, COMMIT, FULL_DISK, LOST_ANSWER, inject, struck
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
@@ -31,12 +31,12 @@ SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
 class Night:
     """A folder with two jobs of 120 steps in its queue, and the commands to work them."""
 
-    def __init__(self, folder: Path, cache_dir: Path) -> None:
-        self.folder, self.cache_dir = folder, cache_dir
+    def __init__(self, folder: Path, cache_dir: Path, database: str = "") -> None:
+        self.folder, self.cache_dir, self.database = folder, cache_dir, database
         (folder / "tiny.toml").write_text(TINY_GRID)
         done = self.run("enqueue", "--grid", "tiny.toml", "--corpus", "bundled", *SIZES)
         assert done.returncode == 0, done.stderr
-        self.store = open_store(str(folder / "jobs.db"))
+        self.store = open_store(database or str(folder / "jobs.db"))
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **env)
@@ -47,7 +47,7 @@ class Night:
         return subprocess.Popen(
             command(*arguments, cache_dir=self.cache_dir),
             cwd=self.folder,
-            env={**environment(), **env},
+            env={**environment(self.database), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -70,13 +70,14 @@ class Night:
         assert {job["status"] for job in rows(self.store, "jobs")} == {"done"}
         assert len(rows(self.store, "results")) == 2
         assert results_bits(self.store) == bits
-        with self.store.read() as connection:
-            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        if "://" not in self.database:
+            with self.store.read() as connection:
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
 
 
 @pytest.fixture
-def night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
-    made = Night(tmp_path, cache_dir)
+def night(tmp_path: Path, cache_dir: Path, database: str) -> Iterator[Night]:
+    made = Night(tmp_path, cache_dir, database)
     yield made
     made.store.close()
 
@@ -95,12 +96,27 @@ def bits(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "attempts"),
-    [("die()", "pass", 2), ("pass", "die()", 1), ("pass", LOST_ANSWER, 1)],
-    ids=["killed before", "killed after", "answer lost"],
+    ("database", "before", "after", "attempts"),
+    [
+        ("sqlite", "die()", "pass", 2),
+        ("sqlite", "pass", "die()", 1),
+        ("sqlite", "pass", LOST_ANSWER, 1),
+        ("postgresql", "die()", "pass", 2),
+        ("postgresql", BROKEN_CONNECTION, "pass", 1),
+        ("postgresql", "pass", BROKEN_CONNECTION, 1),
+    ],
+    ids=[
+        "killed before",
+        "killed after",
+        "answer lost",
+        "server: killed",
+        "server: not done",
+        "server: done",
+    ],
+    indirect=["database"],
 )
 def test_finishing_commit(night: Night, bits: str, before: str, after: str, attempts: int) -> None:
-    """Before it: the job runs again. After it: it does not. Answer lost: read again, and found to be ours."""
+    """Before it: the job runs again. After it: it does not. Answer lost: asked again, and recorded once."""
     env = inject(night.folder / "fault", COMMIT, BEFORE=before, AFTER=after)
     night.work_until_drained(**env)
     assert struck(night.folder / "fault")

@@ -15,8 +15,9 @@ from runner import grids, jobs, records, schema, status, studies
 from runner.jobs import Claim, LeaseLost, UnknownJob, Worker
 from runner.status import backlog
 from runner.store import Store
-from tests.conftest import PROJECT, row, rows
+from tests.conftest import PROJECT, both_engines, row, rows
 
+pytestmark = both_engines
 RESULT = {"val_loss": 1.0, "val_perplexity": 2.718}
 
 
@@ -93,14 +94,14 @@ def test_priority_goes_first_and_held_jobs_and_studies_wait(queued: Store, worke
     assert claim(queued, worker) is None
 
 
-def test_eight_processes_claim_four_hundred_jobs_once_each(store: Store, tiny_grid) -> None:
+def test_eight_processes_claim_four_hundred_jobs_once_each(store: Store, tiny_grid, database: str) -> None:
     grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..200")
     assert store.write(lambda c: studies.enqueue(c, "tiny", grid)) == 400
     code = f"""
 import sys
 from runner import jobs
 from runner.store import open_store
-store = open_store({str(store.path)!r})
+store = open_store({database!r})
 me = jobs.Worker(sys.argv[1], "here", 1, "cpu")
 while (claimed := store.write(lambda c: jobs.claim(c, me))) is not None:
     store.write(lambda c: jobs.finish(c, claimed, {RESULT!r}))

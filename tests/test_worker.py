@@ -23,22 +23,22 @@ from runner.display import Display
 from runner.options import Options
 from runner.store import Store, StoreUnreachable, open_store
 from runner.worker import DRAINED, PREEMPTED, UNHEALTHY, Worker
-from tests.conftest import command, environment, results_bits, row, rows
+from tests.conftest import both_engines, command, environment, results_bits, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(tmp_path: Path, cache_dir: Path) -> Iterator[Start]:
+def start(tmp_path: Path, cache_dir: Path, database: str) -> Iterator[Start]:
     """Start `work` in the background; whatever is left of it is killed after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    def begin(*arguments: str, PYTHONPATH: str = "", **options: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             command("work", *arguments, cache_dir=cache_dir),
             cwd=tmp_path,
-            env=environment(),
+            env={**environment(database), "PYTHONPATH": PYTHONPATH},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -53,8 +53,8 @@ def start(tmp_path: Path, cache_dir: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def opened(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "jobs.db"))
+def opened(place: Path | str) -> Store:
+    return open_store(str(place / "jobs.db") if isinstance(place, Path) else place)
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
@@ -141,11 +141,12 @@ def test_work_drains_the_queue_and_says_so(cli: Cli, tiny_grid: Path, tmp_path: 
     assert (tmp_path / "jobs.db").read_bytes() == before  # reading changes nothing
 
 
-def test_two_workers_share_a_queue(cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path) -> None:
+@both_engines
+def test_two_workers_share_a_queue(cli: Cli, start: Start, tiny_grid: Path, database: str) -> None:
     cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--seeds", "1..4")
     pair = [start(), start()]
     assert [worker.wait(timeout=300) for worker in pair] == [0, 0]
-    store = opened(tmp_path)
+    store = opened(database)
     assert [job["attempt"] for job in rows(store, "jobs", status="done")] == [1] * 8
     assert len(rows(store, "results")) == 8
     assert len({a["owner"] for a in rows(store, "attempts")}) == 2
@@ -171,12 +172,21 @@ def test_bits_do_not_depend_on_the_process_being_fresh(
 # --- signals ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 0), (signal.SIGHUP, 75)])
+@pytest.mark.parametrize(
+    ("database", "number", "code"),
+    [
+        ("sqlite", signal.SIGTERM, 75),
+        ("sqlite", signal.SIGINT, 0),
+        ("sqlite", signal.SIGHUP, 75),
+        ("postgresql", signal.SIGTERM, 75),
+    ],
+    indirect=["database"],
+)
 def test_first_signal_saves_releases_and_the_next_worker_goes_on(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, undisturbed: str, number: int, code: int
+    cli: Cli, start: Start, tiny_grid: Path, database: str, undisturbed: str, number: int, code: int
 ) -> None:
     enqueue_long(cli, tiny_grid)
-    store = opened(tmp_path)
+    store = opened(database)
     worker = start()
     wait_for(lambda: steps_done(store) > 50, "some steps")
     worker.send_signal(number)
@@ -243,11 +253,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+@both_engines
 def test_killed_supervisor_takes_its_trainer_along(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path
+    cli: Cli, start: Start, tiny_grid: Path, database: str
 ) -> None:
     enqueue_long(cli, tiny_grid)
-    store = opened(tmp_path)
+    store = opened(database)
     worker = start("--lease-seconds", "3")
     wait_for(lambda: steps_done(store) > 0, "a step")
     trainer = row(store, "attempts")["pid"]
@@ -258,11 +269,12 @@ def test_killed_supervisor_takes_its_trainer_along(
     assert rows(store, "attempts", job_id=1)[0]["outcome"] == "lost"
 
 
+@both_engines
 def test_killed_trainer_costs_its_attempt_only(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, undisturbed: str
+    cli: Cli, start: Start, tiny_grid: Path, database: str, undisturbed: str
 ) -> None:
     enqueue_long(cli, tiny_grid)
-    store = opened(tmp_path)
+    store = opened(database)
     worker = start("--checkpoint-seconds", "0.2")
     wait_for(lambda: rows(store, "checkpoints"), "a checkpoint")
     os.kill(rows(store, "attempts")[-1]["pid"], signal.SIGKILL)
@@ -297,11 +309,12 @@ def test_ten_kills_of_the_worker_change_no_bit(
     assert results_bits(store) == undisturbed
 
 
+@both_engines
 def test_stopped_worker_is_taken_over_and_stays_out(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, undisturbed: str
+    cli: Cli, start: Start, tiny_grid: Path, database: str, undisturbed: str
 ) -> None:
     enqueue_long(cli, tiny_grid)
-    store = opened(tmp_path)
+    store = opened(database)
     sleeper = start("--lease-seconds", "2")
     wait_for(lambda: steps_done(store) > 20, "some steps")
     os.kill(sleeper.pid, signal.SIGSTOP)
@@ -321,11 +334,12 @@ def test_stopped_worker_is_taken_over_and_stays_out(
 # --- cancel, database gone --------------------------------------------------------------------------------
 
 
+@both_engines
 def test_cancelled_running_job_stops_and_keeps_what_it_measured(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path
+    cli: Cli, start: Start, tiny_grid: Path, database: str
 ) -> None:
     enqueue_long(cli, tiny_grid)
-    store = opened(tmp_path)
+    store = opened(database)
     worker = start("--lease-seconds", "6")
     wait_for(lambda: rows(store, "metrics", job_id=1), "a measurement")
     assert cli("cancel", "1").returncode == 0

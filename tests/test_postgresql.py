@@ -1,0 +1,330 @@
+"""A database on a server: its URL, who may come in, how it is made, and what "not now" means there.
+
+What is the same on both engines is tested on both in test_store.py, test_jobs.py, test_queue_properties.py,
+test_worker.py and test_faults.py; what a server can do to a worker is in test_server_faults.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from model.events import Checkpointed, Measured
+from runner import jobs, records, schema
+from runner.store import Store, StoreRefused, StoreUnavailable, StoreUnreachable, locate, open_store
+from tests.conftest import PROJECT, command, environment, on_a_server, row, rows
+from tests.postgres import PASSWORD, Cluster
+
+# --- URLs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://me:SECRET@box:5433/lab", "postgresql+psycopg://me@box:5433/lab"),
+        ("postgresql+psycopg://me@box/lab?password=SECRET", "postgresql+psycopg://me@box/lab"),
+        (
+            "postgresql+psycopg2://box/lab?sslmode=require&sslpassword=SECRET",
+            "postgresql+psycopg://box/lab?sslmode=require",
+        ),
+        ("postgresql://me:SECRET@/lab?host=/run/pg", "postgresql+psycopg://me@/lab?host=%2Frun%2Fpg"),
+        ("sqlite:///some/jobs.db", "some/jobs.db"),
+        ("jobs.db", "jobs.db"),
+    ],
+)
+def test_name_is_without_secrets(url: str, name: str) -> None:
+    place = locate(url.replace("SECRET", PASSWORD))
+    assert place.name == name
+    assert PASSWORD not in repr(place)
+    assert locate(place.name).name == name
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:SECRET@box:port/lab", "post gres://SECRET", "oracle://me:SECRET@box/lab"]
+)
+def test_url_that_cannot_be_used_is_not_repeated(url: str) -> None:
+    with pytest.raises(StoreRefused, match="postgresql\\+psycopg://USER@HOST/NAME") as refusal:
+        locate(url.replace("SECRET", PASSWORD))
+    assert PASSWORD not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+# --- who may come in --------------------------------------------------------------------------------------
+
+
+def test_password_comes_from_the_environment_or_a_file(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = cluster.url("postgres", password="")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    with pytest.raises(StoreUnreachable, match=r"empty; .*enqueue"):
+        open_store(bare)
+    monkeypatch.delenv("PGPASSWORD")
+    secrets = tmp_path / "pgpass"
+    secrets.write_text(f"*:*:*:nightshift:{PASSWORD}\n")
+    secrets.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(secrets))
+    with pytest.raises(StoreUnreachable, match=r"empty; .*enqueue"):
+        open_store(bare)
+    secrets.unlink()
+    with pytest.raises(StoreUnreachable, match=r"PGPASSWORD or ~/.pgpass"):
+        open_store(bare)
+
+
+@pytest.mark.parametrize("wrong", ["password", "name", "server"])
+def test_what_cannot_be_reached_is_one_line_and_exit_69(cluster: Cluster, wrong: str) -> None:
+    urls = {
+        "password": cluster.url("postgres", f":{PASSWORD}-not"),
+        "name": cluster.url("nowhere"),
+        "server": f"postgresql+psycopg://me:{PASSWORD}@127.0.0.1:1/lab",
+    }
+    done = subprocess.run(
+        command("status", "--db", urls[wrong], cache_dir=Path()),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (69, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: postgresql+psycopg://")
+    assert "~/.pgpass" in line
+    assert PASSWORD not in line
+
+
+def test_database_of_another_program_or_encoding_is_refused(cluster: Cluster) -> None:
+    other = cluster.database(empty=True)
+    engine = sa.create_engine(other)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE recipes (id INTEGER)")
+    engine.dispose()
+    for create in (False, True):
+        with pytest.raises(StoreRefused, match="not a Nightshift database"):
+            open_store(other, create)
+    cluster.drop(other)
+    with cluster.admin.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(StoreRefused, match=r"LATIN1, not UTF8; .*createdb"):
+        open_store(cluster.url("latin"), create=True)
+    cluster.drop(cluster.url("latin"))
+
+
+@on_a_server
+def test_backup_names_the_servers_own_tool(cli, database: str) -> None:
+    done = cli("db", "backup", "copy.db")
+    assert (done.returncode, "pg_dump" in done.stderr) == (65, True)
+    assert PASSWORD not in done.stderr
+
+
+# --- making it --------------------------------------------------------------------------------------------
+
+
+@on_a_server
+def test_migrations_make_exactly_the_tables_of_the_schema(store: Store, cluster: Cluster) -> None:
+    url = cluster.database(empty=True)
+    direct = sa.create_engine(url)
+    schema.metadata.create_all(direct)
+    with direct.begin() as connection:
+        for name, select in schema.VIEWS.items():
+            connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
+
+    def described(engine: sa.Engine) -> dict[str, object]:
+        inspector = sa.inspect(engine)
+        tables = {
+            name: (
+                [
+                    (c["name"], str(c["type"]), c["nullable"], c["default"])
+                    for c in inspector.get_columns(name)
+                ],
+                inspector.get_pk_constraint(name)["constrained_columns"],
+                sorted(str(c["sqltext"]) for c in inspector.get_check_constraints(name)),
+                sorted(str(c["column_names"]) for c in inspector.get_unique_constraints(name)),
+                sorted(str(c["referred_table"]) for c in inspector.get_foreign_keys(name)),
+                sorted(str(c["column_names"]) for c in inspector.get_indexes(name)),
+            )
+            for name in schema.metadata.tables
+        }
+        return {**tables, **{name: inspector.get_view_definition(name) for name in schema.VIEWS}}
+
+    made, wanted = described(store.engine), described(direct)
+    direct.dispose()
+    cluster.drop(url)
+    assert made == wanted
+    assert 'TEXT COLLATE "C"' in str(made["meta"])  # in the order of its bytes, as on SQLite
+    assert "BIGINT" in str(made["results"])
+
+
+def test_many_processes_make_one_database(cluster: Cluster) -> None:
+    url = cluster.database(empty=True)
+    code = f"from runner.store import open_store; print(open_store({url!r}, True).database_id)"
+    makers = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    identities = {maker.communicate(timeout=120)[0] for maker in makers}
+    assert [maker.returncode for maker in makers] == [0] * 4
+    assert len(identities) == 1
+    cluster.drop(url)
+
+
+@on_a_server
+def test_the_same_grid_queued_by_four_at_once_is_queued_once(database: str, tiny_grid: Path) -> None:
+    code = f"""
+from runner import grids, studies
+from runner.store import open_store
+grid = grids.adjust(grids.load_grid({str(tiny_grid)!r}), seeds="1..100")
+print(open_store({database!r}).write(lambda c: studies.enqueue(c, "tiny", grid)))
+"""
+    makers = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    added = [int(maker.communicate(timeout=120)[0]) for maker in makers]
+    assert sorted(added) == [0, 0, 0, 200]
+    store = open_store(database)
+    assert len(rows(store, "studies")) == 1
+    assert len(rows(store, "jobs")) == 200
+    store.close()
+
+
+# --- not now ----------------------------------------------------------------------------------------------
+
+
+@on_a_server
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("53100", "disk full"),
+        ("58030", "disk full"),
+        ("40001", "locked or busy"),
+        ("40P01", "locked or busy"),
+        ("53300", "locked or busy"),
+        ("25006", "locked or busy"),
+        ("57P01", "connection .* lost"),
+        ("08006", "connection .* lost"),
+    ],
+)
+def test_server_that_cannot_now_is_asked_again(store: Store, state: str, message: str) -> None:
+    """The server itself raises the error, in the midst of a transaction."""
+    raising = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"
+    tried: list[int] = []
+
+    def transaction(connection: sa.Connection) -> None:
+        tried.append(1)
+        connection.execute(schema.meta.insert().values(key="half", value=str(len(tried))))
+        if len(tried) == 1:
+            connection.exec_driver_sql(raising)
+
+    with pytest.raises(StoreUnavailable, match=message):
+        store.try_write(transaction)
+    tried.clear()
+    store.write(transaction)
+    assert row(store, "meta", key="half")["value"] == "2"  # the first try left nothing behind
+
+
+@on_a_server
+def test_what_trying_again_would_not_mend_is_raised(store: Store) -> None:
+    with pytest.raises(sa.exc.IntegrityError):
+        store.write(lambda c: c.execute(schema.meta.insert().values(key="database_id", value="twice")))
+
+
+@on_a_server
+def test_row_that_is_locked_is_waited_for(queued: Store, claimed: jobs.Claim, database: str) -> None:
+    holder = sa.create_engine(database)
+    with holder.begin() as other:
+        other.exec_driver_sql("SELECT id FROM jobs WHERE id = 1 FOR UPDATE")
+        with pytest.raises(StoreUnavailable, match="locked or busy"):
+            queued.try_write(lambda c: jobs.heartbeat(c, claimed, 60, 1))
+        assert queued.write(jobs.requeue_lost) == []  # passes over locked rows, and does not wait
+    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 1))
+    holder.dispose()
+
+
+@on_a_server
+def test_claim_passes_over_a_row_in_anothers_hands(queued: Store, worker: jobs.Worker, database: str) -> None:
+    holder = sa.create_engine(database)
+    with holder.begin() as other:
+        other.exec_driver_sql("SELECT id FROM jobs WHERE id = 1 FOR UPDATE")
+        second = queued.write(lambda c: jobs.claim(c, worker))
+        assert second is not None
+        assert second.job_id == 2
+    holder.dispose()
+
+
+@on_a_server
+def test_claim_that_waits_for_no_one_sees_what_changed_meanwhile(
+    queued: Store, worker: jobs.Worker, database: str
+) -> None:
+    """Two claims that begin in the same moment: the second one's snapshot still shows job 1 as queued."""
+    other = open_store(database)
+    theirs = jobs.Worker("worker-2", "there", 2, "cpu")
+    first_holds, second_may_go = threading.Event(), threading.Event()
+    found: list[jobs.Claim | None] = []
+
+    def claim_and_stay(connection: sa.Connection) -> None:
+        found.append(jobs.claim(connection, theirs))
+        first_holds.set()
+        second_may_go.wait(60)
+
+    holding = threading.Thread(target=lambda: other.write(claim_and_stay))
+    holding.start()
+    assert first_holds.wait(60)
+    mine = queued.write(lambda c: jobs.claim(c, worker))
+    second_may_go.set()
+    holding.join(60)
+    other.close()
+    assert [claim.job_id for claim in (*found, mine) if claim] == [1, 2]
+
+
+@on_a_server
+def test_connection_cut_in_mid_transaction_is_made_anew(store: Store, cluster: Cluster) -> None:
+    def cut(connection: sa.Connection) -> None:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with cluster.admin.connect() as admin:
+            admin.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 10000)")
+        connection.execute(sa.select(schema.meta))
+
+    with pytest.raises(StoreUnavailable, match="lost"):
+        store.try_write(cut)
+    with pytest.raises(StoreUnavailable, match="lost"), store.read() as connection:
+        cut(connection)
+    store.try_write(lambda c: c.execute(schema.meta.insert().values(key="after", value="cut")))
+
+
+@on_a_server
+def test_event_that_is_sent_again_is_there_once(queued: Store, claimed: jobs.Claim) -> None:
+    """The answer to its COMMIT was lost: the worker cannot know, and writes it again."""
+    measured = Measured(10, "val", {"loss": 1.0, "accuracy": float("nan")}, [[1, 2], [3, 4]])
+    for _ in range(2):
+        queued.write(lambda c: records.record(c, claimed, measured))
+        queued.write(lambda c: records.checkpointed(c, claimed, Checkpointed(10, "", "0" * 64, 1, 0.1), "p"))
+    assert len(rows(queued, "metrics")) == 2
+    assert [count["tokens"] for count in rows(queued, "expert_counts")] == [1, 2, 3, 4]
+    assert row(queued, "checkpoints")["path"] == "p"
+
+
+# --- gone, or another -------------------------------------------------------------------------------------
+
+
+def test_server_away_is_waited_for_but_another_database_is_not(own_cluster: Cluster) -> None:
+    url = own_cluster.database()
+    store = open_store(url)
+    own_cluster.stop()
+    store.check_identity()  # it does not answer: no reason to think that it is another
+    with pytest.raises(StoreUnavailable, match="lost"):
+        store.try_write(lambda c: None)
+    own_cluster.start()
+    store.write(lambda c: None)
+    store.check_identity()
+    store.write(lambda c: c.exec_driver_sql("UPDATE meta SET value = 'x' WHERE key = 'database_id'"))
+    with pytest.raises(StoreUnreachable, match="replaced"):
+        store.check_identity()
+    store.close()
+    own_cluster.drop(url)
+    with pytest.raises(StoreUnreachable, match="deleted"):
+        store.check_identity()
