@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import signal
+from dataclasses import replace
 
 from runner import provenance
 from runner.display import Display
@@ -39,6 +40,8 @@ class Worker:
         self.studies: list[str] = []  # worked on, in order
         self._handed_out = 0
         self._look_at = 0.0  # when to look for jobs again
+        self._left: Backlog | None = None
+        self._believed_until = 0.0
         self._drained = self._stopping = False
         self._stop = Stop(options.time_limit_seconds, self._end_groups)
         self._pace: list[tuple[float, int]] = []  # (seconds, steps) of the finished jobs
@@ -129,6 +132,8 @@ class Worker:
 
     def _claim(self, slot: Slot) -> None:
         claimed = self.store.write(slot.claim, POLL_SECONDS)
+        left = self._left
+        self._left = replace(left, due=left.due - 1, running=left.running + 1) if claimed and left else None
         if claimed is not None:
             self._handed_out += 1
             slot.take(claimed)
@@ -151,9 +156,14 @@ class Worker:
         self.display.ended(claimed)
 
     def _backlog(self) -> Backlog:
+        """What is left. Counting a million jobs takes a second: a count is believed for 100 times as long."""
         self.store.check_identity()
-        with self.store.read() as connection:
-            left = backlog(connection)
+        began = awake_seconds()
+        if self._left is None or self._left.due <= len(self.slots) or began > self._believed_until:
+            with self.store.read() as connection:
+                self._left = backlog(connection)
+            self._believed_until = began + 100 * (awake_seconds() - began)
+        left = self._left
         pace = sum(seconds for seconds, _ in self._pace) / max(1, sum(steps for _, steps in self._pace))
         at_work = max(left.workers, sum(not slot.out for slot in self.slots))
         self.display.queue(left.jobs, left.steps * pace / at_work if self._pace else None)
