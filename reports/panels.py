@@ -22,6 +22,8 @@ from reports.tables import plain
 
 MAX_POINTS = 400
 """Points of a line: about one a pixel."""
+_LETTERS, _HANDLE = 120, 9
+"""Of a legend's row, and of the line before each label."""
 
 
 def panel_grid(
@@ -59,7 +61,9 @@ def styled(draw: Callable[[], Figure], settle: bool = True) -> Callable[[], Figu
 def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(6, len(labels)))
+        fitting = max(1, _LETTERS // (_HANDLE + max(map(len, labels))))  # a longer row would be cut off
+        columns = min(6, fitting, len(labels))
+        figure.legend(handles, labels, loc="outside upper right", ncols=columns)
 
 
 def two_lines(study: Study, cell: Cell) -> str:

@@ -102,7 +102,7 @@ def test_the_list_and_the_design_are_printed(tmp_path: Path, measured: Store) ->
     assert max(map(len, listed.splitlines())) <= 100
     shown = run("grids", "show", "scale", "--db", nowhere)
     assert "            8x2: n_experts=8,top_k=2,d_ff=1536" in shown
-    assert "noise_std=0.0,size=dense" in shown
+    assert "size=dense,noise_std=0.0" in shown
     assert not Path(nowhere).exists()
     of_another_machine = run("grids", "--db", str(measured.path))
     assert "factorial-long       60    –" in of_another_machine

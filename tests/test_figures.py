@@ -219,3 +219,18 @@ def test_the_router_and_each_layer_are_followed_over_steps(connection: sa.Connec
 def test_without_two_evaluations_nothing_is_followed_over_steps(connection: sa.Connection) -> None:
     made.finished_study(connection)
     assert not {"routing-over-training", "layer-load-over-training"} & set(drawn(connection))
+
+
+def test_a_legend_of_long_names_stays_on_the_page(connection: sa.Connection) -> None:
+    kinds = ["none", "gaussian", "annealed", "jitter", "learned", "gumbel"]
+    study = made.add_study(connection, grid={"factors": {"noise_kind": kinds}, "baseline": {}})
+    for kind in kinds:
+        for seed in made.SEEDS:
+            job = made.finish(connection, study, {**made.cells(made.FACTORS)[0], "noise_kind": kind}, seed)
+            for step in (200, 400):
+                made.add_metric(connection, job, "loss", 5.0 + seed / step, step=step)
+    figure = drawn(connection)["learning"].draw()
+    box = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].get_texts()) == 6
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
