@@ -26,7 +26,6 @@ sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one 
 
 from model.config import ConfigError  # noqa: E402
 from runner.grids import adjust, load_grid  # noqa: E402
-from runner.provenance import of_this_machine  # noqa: E402
 from runner.sqlite import driver  # noqa: E402
 
 CLI = PROJECT / "cli.py"
@@ -168,21 +167,20 @@ def copy(database: Path, target: Path, study: str) -> tuple[int, int]:
 
 def page(name: str, done: int, jobs: int, commands: list[list[str]], report: list[str]) -> str:
     """How the study was made, and how its report is made again from the database beside it."""
-    machine = of_this_machine()
-    revision = (machine["git_commit"] or "unknown") + (" with changes" if machine["git_dirty"] else "")
     lines = [f"python cli.py {shlex.join(words)}" for words in commands]
     again = [f"xz --decompress --keep {DATABASE}.xz", f"python cli.py {shlex.join(report)}"]
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"{done} of {jobs} runs done, in a folder of their own, at revision {revision}, by",
+            f"{done} of {jobs} runs done, in a folder of their own, by",
             "",
             "```bash",
             *lines,
             "```",
             "",
-            "What ran them (processor, packages, threads) is in the report and, by attempt, in the database.",
+            "What ran them (revision, processor, packages, threads) is in the report and, by attempt, in the",
+            "database.",
             "The report and its figures are made again from the database beside this page by",
             "",
             "```bash",

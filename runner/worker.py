@@ -119,7 +119,7 @@ class Worker:
                 raise
             self.display.note(f"waiting: {error}")
             return
-        if not left.due and not busy:
+        if not left.due and not busy and not self._drained:
             self._say_what_for(left)
 
     def _fill(self, free: list[Slot], due: int) -> None:
