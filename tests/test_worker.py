@@ -21,8 +21,9 @@ from model.events import Phase
 from runner import grids, jobs, studies
 from runner.display import Display
 from runner.options import Options
+from runner.slot import UNHEALTHY
 from runner.store import Store, StoreUnreachable, open_store
-from runner.worker import DRAINED, PREEMPTED, UNHEALTHY, Worker
+from runner.worker import DRAINED, PREEMPTED, Worker
 from tests.conftest import command, environment, results_bits, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
