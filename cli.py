@@ -76,11 +76,22 @@ class Program(StrEnum):
     tensorboard = "tensorboard"
 
 
+def _folder(path: Path) -> Path:
+    """Typer's check of a folder: an URL would quietly become a folder of that name."""
+    if re.match(r"[a-z0-9]{2,}:/", str(path)):
+        raise typer.BadParameter(f"{path}: object stores are not supported; give a mounted folder")
+    return path
+
+
 Db = Annotated[str, typer.Option("--db", envvar="JOBS_DB", help="Database: a path or a URL.", metavar="PATH")]
 Study = Annotated[str | None, typer.Option("--study", help="Study; the newest when left out.")]
-Cache = Annotated[Path, typer.Option("--cache-dir", help="Prepared corpora.", metavar="DIR")]
+Cache = Annotated[
+    Path, typer.Option("--cache-dir", help="Prepared corpora.", metavar="DIR", callback=_folder)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
-Runs = Annotated[Path, typer.Option("--runs-dir", help="Checkpoints and logs.", metavar="DIR")]
+Runs = Annotated[
+    Path, typer.Option("--runs-dir", help="Checkpoints and logs.", metavar="DIR", callback=_folder)
+]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: noise_std=0.1,seed=43.")]
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB", help="By id, hash or cell.")]
 OfStudy = Annotated[str | None, typer.Option("--study", help="All jobs of this study.")]

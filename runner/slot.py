@@ -27,6 +27,8 @@ from runner.schema import workers
 from runner.stopping import awake_seconds
 from runner.store import Store, StoreUnavailable, now
 
+UNHEALTHY = 70
+"""Exit code; sysexits.h: internal."""
 QUICK_FAILURES = 3
 """So many in a row, each within `QUICK_SECONDS` and without a checkpoint, and the device is tested."""
 QUICK_SECONDS = 60.0
@@ -185,7 +187,7 @@ class Slot:
         """Let a job save and come back; a trainer that is only starting, or tested, is ended."""
         if self.running is not None:
             self.running.ask(Request.STOP)
-        elif self.starting or self._suspects:
+        elif not self._broken:
             self._suspects = []  # untested: those jobs stay charged, and are tried again
             self.end_trainer()
 
@@ -215,7 +217,7 @@ class Slot:
         self._awaited = (event, awake_seconds() + self.options.phase_limits[Phase.START])
 
     def _hear(self) -> None:
-        """Whether the awaited answer has come, or cannot come any more."""
+        """Take the awaited answer, or note why it will not come."""
         assert self._trainer is not None
         assert self._awaited is not None
         trainer, (event, until) = self._trainer, self._awaited
@@ -244,8 +246,13 @@ class Slot:
 
     def _leave_work(self) -> None:
         """Take the slot out of work: its quick failures are given back, its row is signed off."""
+
+        def transaction(connection: sa.Connection) -> None:
+            jobs.uncharge(connection, self.owner, self._suspects)
+            self._sign(connection, UNHEALTHY)
+
         try:
-            self.store.try_write(lambda c: jobs.uncharge(c, self.owner, self._suspects))
+            self.store.try_write(transaction)
         except StoreUnavailable as error:
             self.display.note(f"waiting: {error}")
             return
@@ -283,6 +290,10 @@ class Slot:
                 trainer.log_path.unlink()
 
     def sign_off(self, code: int) -> None:
-        """Note in its row that the slot is not at work any more."""
+        """Note in its row that the slot is not at work any more, where it does not say so yet."""
+        if not self.out:
+            self.store.write(lambda c: self._sign(c, code), 5.0)
+
+    def _sign(self, connection: sa.Connection, code: int) -> None:
         signed = sa.update(workers).where(workers.c.id == self.owner)
-        self.store.write(lambda c: c.execute(signed.values(stopped_at=now(), exit_code=code)), 5.0)
+        connection.execute(signed.values(stopped_at=now(), exit_code=code))

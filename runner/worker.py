@@ -14,13 +14,13 @@ from dataclasses import replace
 from runner import provenance
 from runner.display import Display
 from runner.options import Options
-from runner.slot import FULL, Concluded, Slot
+from runner.slot import FULL, UNHEALTHY, Concluded, Slot
 from runner.status import Backlog, backlog
 from runner.stopping import Stop, awake_seconds
 from runner.store import Store, StoreUnavailable
 
-DRAINED, UNREACHABLE, UNHEALTHY, PREEMPTED = 0, 69, 70, 75
-"""Exit codes; sysexits.h gives 69 (unavailable), 70 (internal), 75 (try again later)."""
+DRAINED, UNREACHABLE, PREEMPTED = 0, 69, 75
+"""Exit codes; sysexits.h gives 69 (unavailable) and 75 (try again later)."""
 
 POLL_SECONDS = 2.0
 LISTEN_SECONDS = 0.2
@@ -67,7 +67,7 @@ class Worker:
             if code != UNREACHABLE:
                 with contextlib.suppress(Exception):  # the exit code matters more than these rows
                     for slot in self.slots:
-                        slot.sign_off(UNHEALTHY if slot.out else code)
+                        slot.sign_off(code)
         return code
 
     def _work(self) -> int:

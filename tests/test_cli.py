@@ -29,6 +29,8 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
         ("enqueue --grid factorial --tokenizer none --corpus bundled", 65, "none"),
         ("work", 69, "no database there"),
         ("work --device tpu", 2, "cuda:0"),
+        ("work --devices cuda:0,all", 2, "cuda:0,cuda:2"),
+        ("work --runs-dir s3://bucket/runs", 2, "object stores"),
         ("work --time-limit soon", 2, "9m"),
         ("status", 69, "python cli.py enqueue --grid factorial"),
         ("report", 69, "no database there"),

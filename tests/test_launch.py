@@ -96,6 +96,7 @@ def test_array_of_two_works_a_study(launched: Launched, bits: str) -> None:
     launched.night.assert_undisturbed(bits)
 
 
+@pytest.mark.slow
 @on_slurm
 def test_requeued_worker_saves_releases_and_goes_on(launched: Launched, bits: str) -> None:
     launched.slurm("--workers", "1", *LONG)
@@ -112,6 +113,7 @@ def test_requeued_worker_saves_releases_and_goes_on(launched: Launched, bits: st
     launched.night.assert_undisturbed(bits)
 
 
+@pytest.mark.slow
 @on_slurm
 def test_time_limit_is_a_signal_in_time_and_the_next_worker_goes_on(launched: Launched, bits: str) -> None:
     """Three minutes, less the 90 s for saving, less the minute by which Slurm may be early."""

@@ -19,8 +19,9 @@ import pytest
 from model.events import Phase
 from runner.display import Display
 from runner.options import DevicesUnknown, Options, slots
+from runner.slot import UNHEALTHY
 from runner.store import Store
-from runner.worker import DRAINED, PREEMPTED, UNHEALTHY, Worker
+from runner.worker import DRAINED, PREEMPTED, Worker
 from tests.conftest import row, rows
 from tests.injection import GATE, inject
 from tests.test_faults import Night, bits

@@ -21,8 +21,9 @@ from model.events import Phase
 from runner import grids, jobs, studies
 from runner.display import Display
 from runner.options import Options
+from runner.slot import UNHEALTHY
 from runner.store import Store, StoreUnreachable, open_store
-from runner.worker import DRAINED, PREEMPTED, UNHEALTHY, Worker
+from runner.worker import DRAINED, PREEMPTED, Worker
 from tests.conftest import both_engines, command, environment, results_bits, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -137,6 +138,7 @@ def test_work_drains_the_queue_and_says_so(cli: Cli, tiny_grid: Path, tmp_path: 
     again = cli("work")
     assert (again.returncode, again.stdout) == (0, "")
     assert "nothing to do" in again.stderr
+    assert "waiting" not in again.stderr
     assert cli("status").returncode == cli("report").returncode == cli("show", "1").returncode == 0
     assert (tmp_path / "jobs.db").read_bytes() == before  # reading changes nothing
 
