@@ -204,7 +204,7 @@ print(open_store({database!r}).write(lambda c: studies.enqueue(c, "tiny", grid))
         ("40001", "locked or busy"),
         ("40P01", "locked or busy"),
         ("53300", "locked or busy"),
-        ("25006", "locked or busy"),
+        ("25006", "read-only"),
         ("57P01", "connection .* lost"),
         ("08006", "connection .* lost"),
     ],
