@@ -3,10 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 10
+OUT ?= results-gpu
+DEVICE ?= cuda:0
 SEED ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run test quick chaos check clean
+.PHONY: run test quick chaos results-gpu check clean
 
 run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their report.
 	$(BIN)/python cli.py enqueue --grid factorial --scale smoke --corpus bundled
@@ -22,6 +24,11 @@ quick: check  ## The inner loop: without the tests that take minutes.
 
 chaos: .venv/ready  ## A seeded storm of faults over a real study: make chaos MINUTES=10 SEED=1
 	$(BIN)/python tests/chaos.py --minutes $(MINUTES) --seed $(SEED)
+
+results-gpu: MINUTES = 25
+results-gpu:  ## On one GPU: speed, determinism, factorial, factorial-long. In pieces: make results-gpu MINUTES=9
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/results_gpu.py --minutes $(MINUTES) --output $(OUT) \
+		--device $(DEVICE) $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) || [ $$? -eq 75 ]
 
 check: .venv/ready
 	$(BIN)/ruff check .

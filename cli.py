@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import re
 import shlex
 import sys
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from runner.store import Store
 
 CANNOT_MAKE = 73
+DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
+THREADS = "Of each trainer; default: all cores, shared out."
 
 app = typer.Typer(
     help="A job queue for small Mixture-of-Experts studies: enqueue, work, report.",
@@ -36,6 +37,10 @@ app = typer.Typer(
 )
 db_app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
+grids_app = typer.Typer(invoke_without_command=True)
+app.add_typer(grids_app, name="grids")
+launch_app = typer.Typer(help="Start workers on a cluster.", no_args_is_help=True)
+app.add_typer(launch_app, name="launch")
 
 
 class Scale(StrEnum):
@@ -122,8 +127,9 @@ def work(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Stop after so many.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Keep polling an empty queue.")] = False,
     time_limit: Annotated[str | None, typer.Option("--time-limit", help="Such as 9m or 8h.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: all cores.")] = None,
+    devices: Annotated[str, typer.Option("--devices", "--device", help=DEVICES)] = "auto",
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Trainers on each device.")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help=THREADS)] = None,
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0)] = 120.0,
     lease_seconds: Annotated[float, typer.Option("--lease-seconds", min=1, max=86400)] = 60.0,
     on_finish: Annotated[str | None, typer.Option("--on-finish", help="Gets the digest on stdin.")] = None,
@@ -135,14 +141,16 @@ def work(
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
     from runner import digest as digest_of
+    from runner import options as chosen
     from runner.display import Display
-    from runner.worker import Options, Worker
+    from runner.worker import Worker
 
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise typer.BadParameter(f"--device {device}: choose auto, cpu or cuda:0")
-    options = Options(
-        device=device,
-        threads=threads or len(os.sched_getaffinity(0)),
+    if not re.fullmatch(r"all|(auto|cpu|cuda(:\d+)?)(,(auto|cpu|cuda(:\d+)?))*", devices):
+        raise typer.BadParameter(f"--devices {devices}: choose auto, all, cpu, cuda:0 or cuda:0,cuda:2")
+    names = chosen.slots(devices, slots)
+    options = chosen.Options(
+        devices=names,
+        threads=threads or chosen.threads_each(len(names)),
         jobs=jobs,
         wait=wait,
         time_limit_seconds=_seconds(time_limit, "--time-limit") if time_limit else None,
@@ -471,6 +479,38 @@ def clean(
     print(f"{freed:,} bytes freed; results are as they were")
 
 
+@grids_app.callback()
+def grids(
+    context: typer.Context,
+    scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
+    as_json: AsJson = False,
+    db: Db = "jobs.db",
+) -> None:
+    """List the grids that ship: runs, cost here, question.   Example: python cli.py grids --scale smoke"""
+    from runner import design_screens, designs
+
+    if context.invoked_subcommand is not None:
+        return
+    measured = _paces(db)
+    listed = [designs.describe(name, scale.value, measured) for name in designs.shipped()]
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    design_screens.list_screen(listed)
+
+
+@grids_app.command("show")
+def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
+    """Print one grid's whole design.   Example: python cli.py grids show noise-kinds"""
+    from runner import design_screens, designs
+
+    design = designs.design(name, _paces(db))
+    if as_json:
+        print(json.dumps(design, indent=2))
+        return
+    design_screens.design_screen(design)
+
+
 @db_app.command("backup")
 def db_backup(file: Path, db: Db = "jobs.db") -> None:
     """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
@@ -498,6 +538,51 @@ def db_upgrade(db: Db = "jobs.db") -> None:
     print(f"schema {before} → {after}" if before != after else f"schema {after}: nothing to upgrade")
 
 
+@launch_app.command("slurm")
+def launch_slurm(
+    workers: Annotated[int, typer.Option("--workers", min=1, help="One array of so many.")],
+    time: Annotated[str, typer.Option("--time", help="Of each, as sbatch reads it: 8:00:00.")],
+    partition: Annotated[str | None, typer.Option("--partition", help="Default: the cluster's.")] = None,
+    gres: Annotated[str | None, typer.Option("--gres", help="Of each worker, such as gpu:1.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
+    runs_dir: Runs = Path("runs"),
+    cache_dir: Cache = Path("data_cache"),
+    db: Db = "jobs.db",
+) -> None:
+    """Submit workers to Slurm.   Example: python cli.py launch slurm --workers 8 --time 8:00:00"""
+    from runner import launch
+
+    plan = launch.Plan(workers, time, partition, gres, db, runs_dir, cache_dir)
+    with _open(db) as store:
+        if dry_run:
+            print(launch.script(store, plan), end="")
+            return
+        array = launch.submit(store, plan)
+        logs = launch.logs(store, runs_dir)
+    print(f"array {array}: {workers} workers submitted")
+    _say(f"their logs: {logs}")
+    _say(f"all nodes must share this folder and {cache_dir.resolve()}; each worker looks at its start")
+
+
+@launch_app.command("status")
+def launch_status(db: Db = "jobs.db") -> None:
+    """List this database's workers in Slurm.   Example: python cli.py launch status"""
+    from runner import launch, screens
+
+    with _open(db) as store:
+        screens.launched_screen(launch.status(store))
+
+
+@launch_app.command("stop")
+def launch_stop(db: Db = "jobs.db") -> None:
+    """Ask them to save, release and leave.   Example: python cli.py launch stop"""
+    from runner import launch
+
+    with _open(db) as store:
+        waiting, running = launch.stop(store)
+    print(f"waiting workers cancelled: {waiting}; running ones asked to save and leave: {running}")
+
+
 # --- what the commands share ------------------------------------------------------------------------------
 
 
@@ -510,6 +595,18 @@ def _open(db: str, create: bool = False) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def _paces(db: str) -> Any:
+    """What finished runs measured; a database that is not there has measured nothing."""
+    from runner import designs
+    from runner.store import StoreUnreachable
+
+    try:
+        with _open(db) as store, store.read() as connection:
+            return designs.paces(connection)
+    except StoreUnreachable:
+        return {}
 
 
 def _write(db: str, transaction: Callable[[Any], object]) -> None:

@@ -1,22 +1,26 @@
-"""Mixture of Experts: a noisy top-k router, experts as stacked weights, the load-balancing loss.
+"""Mixture of Experts: a noisy top-k router, experts as stacked weights, what keeps their load even.
 
 What the studies vary. Dropless: every token reaches its k experts. Nothing is stashed on a module: `forward`
-returns the routing's statistics beside the output. How the experts answer: model/plain.py. What surrounds
-the layer: model/transformer.py.
+returns the routing's statistics beside the output. Read from the top: MoE.forward → noisy → route →
+load_balancing_loss, z_loss, shift_bias. How the experts answer: model/plain.py. What surrounds the layer:
+model/transformer.py.
 
 Shapes: B batch, T time, N = B·T tokens, D d_model, F d_ff, E experts, K top-k.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import ModelConfig
+from model.config import ModelConfig, RoutingConfig
 from model.engine import operations
+
+DEFAULT_ROUTING = RoutingConfig()
 
 
 class Routing(NamedTuple):
@@ -29,6 +33,8 @@ class Routing(NamedTuple):
     """Assignments that each expert received, int64; their sum is N·K."""
     aux_loss: Tensor
     """Load-balancing loss before its weight: 1 when the load is even."""
+    z_loss: Tensor | None
+    """Router z-loss before its weight; None where the configuration gives it none."""
     entropy: Tensor | None
     """Mean entropy of the clean softmax over experts, in nats."""
     top1_probability: Tensor | None
@@ -40,72 +46,135 @@ class Routing(NamedTuple):
 class MoE(nn.Module):
     """A router and its experts, W2 · dropout(silu(W1 · x)), for each token its top-k."""
 
-    def __init__(self, config: ModelConfig, engine: str = "auto") -> None:
+    bias_E: Tensor | None
+    """Of the choice of experts alone, moved by `shift_bias`; None without a bias rate."""
+
+    def __init__(
+        self, config: ModelConfig, engine: str = "auto", routing: RoutingConfig = DEFAULT_ROUTING
+    ) -> None:
         super().__init__()
         self.top_k, self.dropout, self.engine = config.top_k, config.dropout, engine
+        self.noise, self.has_z_loss = routing.noise, routing.z_loss_weight > 0
         self.gate = nn.Linear(config.d_model, config.n_experts, bias=False)
+        if routing.noise == "learned":
+            self.noise_gate = nn.Linear(config.d_model, config.n_experts, bias=False)
+        self.register_buffer("bias_E", torch.zeros(config.n_experts) if routing.bias_rate else None)
         self.w1 = nn.Parameter(torch.empty(config.n_experts, config.d_ff, config.d_model))
         self.w2 = nn.Parameter(torch.empty(config.n_experts, config.d_model, config.d_ff))
 
-    def forward(self, x_BTD: Tensor, noise_std: float, noise: torch.Generator) -> tuple[Tensor, Routing]:
+    def forward(
+        self, x_BTD: Tensor, noise_std: float, noise: torch.Generator, seen_E: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
         """Send each token to its experts and add up their weighted answers.
 
         Args:
             x_BTD: the block's normed input.
-            noise_std: of the Gaussian noise on the logits. In training it moves the routing; in evaluation
-                the routing is clean, and the noise only serves to measure the agreement.
+            noise_std: the noise's strength. In training it moves the routing; in evaluation the routing is
+                clean, and the noise only serves to measure the agreement.
             noise: the generator that the noise is drawn from, on the device of `x_BTD`.
+            seen_E: assignments of earlier micro-batches that count in the load-balancing loss.
         """
         x_ND = x_BTD.flatten(0, 1)
-        clean_NE = self.router_logits(x_ND)
-        # Drawn at std 0 too: the stream stays aligned between the cells of one seed.
-        unit_NE = torch.randn(clean_NE.shape, generator=noise, device=clean_NE.device, dtype=clean_NE.dtype)
-        noisy_NE = clean_NE + noise_std * unit_NE
+        clean_NE = gate_logits(x_ND, self.gate)
+        noisy_NE = self.noisy(x_ND, clean_NE, noise_std, noise)
         logits_NE = noisy_NE if self.training else clean_NE
 
-        weights_NK, experts_NK, probabilities_NE = route(logits_NE, self.top_k)
+        weights_NK, experts_NK, probabilities_NE = route(logits_NE, self.top_k, self.bias_E)
         # Σ_k weight · W2 · dropout(silu(W1 · x)): model/plain.py
         y_ND, counts_E = operations(self.engine, x_ND).experts(
             x_ND, weights_NK, experts_NK, self.w1, self.w2, self.dropout if self.training else 0.0
         )
-        routing = Routing(counts_E, load_balancing_loss(probabilities_NE, counts_E), None, None, None)
+        load_E = counts_E if seen_E is None else counts_E + seen_E
+        z = z_loss(logits_NE) if self.has_z_loss else None
+        routing = Routing(counts_E, load_balancing_loss(probabilities_NE, load_E), z, None, None, None)
         if not self.training:
-            routing = routing._replace(**_describe(probabilities_NE, experts_NK, noisy_NE))
+            noisy_NK = choose(noisy_NE, self.top_k, self.bias_E)
+            routing = routing._replace(**_describe(probabilities_NE, experts_NK, noisy_NK))
         return y_ND.view_as(x_BTD), routing
 
-    def router_logits(self, x_ND: Tensor) -> Tensor:
-        """The gate's logits, in the dtype of its weights."""
-        # float32 even under autocast: the top-k is a discontinuous function of the logits, and bf16, with its
-        # 8 bits, would tie or swap experts whose logits are close.
-        with torch.autocast(x_ND.device.type, enabled=False):
-            return F.linear(x_ND.to(self.gate.weight.dtype), self.gate.weight)
+    def noisy(self, x_ND: Tensor, clean_NE: Tensor, std: float, generator: torch.Generator) -> Tensor:
+        """The logits with noise of strength `std`, of the kind that the configuration chose.
+
+        Every kind draws as many numbers at std 0 as at any other: the stream stays aligned between the cells
+        of one seed. Annealed noise is Gaussian here; `strength` lowers its std.
+        """
+        like = {"generator": generator, "device": clean_NE.device, "dtype": clean_NE.dtype}
+        if self.noise == "jitter":
+            # gate(x · u), u ~ U(1 - ε, 1 + ε) for each entry of x (Fedus et al. 2022, appendix C); a uniform
+            # draw's standard deviation is ε / √3, so ε = √3 · std.
+            u_ND = 1.0 + math.sqrt(3.0) * std * (2.0 * torch.rand(x_ND.shape, **like) - 1.0)
+            return gate_logits(x_ND * u_ND, self.gate)
+        if self.noise == "gumbel":
+            # l + std / (π / √6) · g, g = -log(-log u) (Jang et al. 2017, eq. 1): π / √6 is its standard
+            # deviation, and at that std the first choice is a draw from the softmax. A uniform 0 would make
+            # an infinite logit, and NaN at std 0.
+            uniform_NE = torch.rand(clean_NE.shape, **like).clamp_(min=torch.finfo(clean_NE.dtype).tiny)
+            return clean_NE - std * math.sqrt(6.0) / math.pi * uniform_NE.log_().neg_().log_()
+        unit_NE = torch.randn(clean_NE.shape, **like)
+        if self.noise == "learned":
+            # l + n · softplus(x · W_noise), n ~ N(0, 1) (Shazeer et al. 2017, eq. 4), times std / ln 2:
+            # W_noise starts at zero, and softplus(0) = ln 2.
+            return clean_NE + unit_NE * F.softplus(gate_logits(x_ND, self.noise_gate)) * (std / math.log(2.0))
+        return clean_NE + std * unit_NE  # l + std · n, n ~ N(0, 1)
 
 
-def route(logits_NE: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+def gate_logits(x_ND: Tensor, gate: nn.Linear) -> Tensor:
+    """A gate's logits, in the dtype of its weights."""
+    # float32 even under autocast: the top-k is a discontinuous function of the logits, and bf16, with its
+    # 8 bits, would tie or swap experts whose logits are close.
+    with torch.autocast(x_ND.device.type, enabled=False):
+        return F.linear(x_ND.to(gate.weight.dtype), gate.weight)
+
+
+def strength(routing: RoutingConfig, update: int, updates: int) -> float:
+    """The noise's std at an update (from 0) of `updates`; annealed noise falls linearly to 0."""
+    return routing.noise_std * (1.0 - update / updates) if routing.noise == "annealed" else routing.noise_std
+
+
+def route(logits_NE: Tensor, top_k: int, bias_E: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Choose experts: weights_NK, experts_NK (int64) and the full softmax, probabilities_NE.
 
     The weights are a softmax over the chosen logits (Shazeer et al. 2017, eq. 3-5). At top_k = 1 that would
     be constantly 1 and cut the router from the language loss: there the weight comes from the full softmax
-    (Switch Transformer, eq. 2).
+    (Switch Transformer, eq. 2). A bias helps to choose and is in no weight.
     """
     probabilities_NE = logits_NE.softmax(-1)
     chosen_NK, experts_NK = logits_NE.topk(top_k)
+    if bias_E is not None:
+        experts_NK = choose(logits_NE, top_k, bias_E)
+        chosen_NK = logits_NE.gather(-1, experts_NK)
     weights_NK = probabilities_NE.gather(-1, experts_NK) if top_k == 1 else chosen_NK.softmax(-1)
     return weights_NK, experts_NK, probabilities_NE
+
+
+def choose(logits_NE: Tensor, top_k: int, bias_E: Tensor | None) -> Tensor:
+    """The experts of the highest logit + bias, (N, K) (Wang et al. 2024, eq. 3; there score + bias)."""
+    return (logits_NE if bias_E is None else logits_NE + bias_E).topk(top_k).indices
+
+
+def shift_bias(bias_E: Tensor, counts_E: Tensor, rate: float) -> None:
+    """b_e += rate · sign(mean count - count_e), in place, after an update (Wang et al. 2024, algorithm 1)."""
+    # Whole numbers, mean times E: an expert at the mean is recognised exactly.
+    bias_E += rate * (counts_E.sum() - counts_E.numel() * counts_E).sign()
 
 
 def load_balancing_loss(probabilities_NE: Tensor, counts_E: Tensor) -> Tensor:
     """E · Σ_e f_e · P_e, without its weight (Switch Transformer, eq. 4-6).
 
-    f_e is the share of the N·K assignments that went to expert e (no gradient), P_e the mean probability.
+    f_e is the share of the assignments counted that went to expert e (no gradient), P_e the mean probability.
+    With `balance = batch` the counts are those of the update's micro-batches so far (Qiu et al. 2025).
     """
     f_E = counts_E.to(probabilities_NE.dtype) / counts_E.sum()
     return counts_E.numel() * (f_E * probabilities_NE.mean(0)).sum()
 
 
-def _describe(probabilities_NE: Tensor, experts_NK: Tensor, noisy_NE: Tensor) -> dict[str, Tensor]:
+def z_loss(logits_NE: Tensor) -> Tensor:
+    """Mean over tokens of (log Σ_e exp l_e)², without its weight (Zoph et al. 2022, eq. 5)."""
+    return logits_NE.logsumexp(-1).square().mean()
+
+
+def _describe(probabilities_NE: Tensor, experts_NK: Tensor, noisy_NK: Tensor) -> dict[str, Tensor]:
     """The statistics that only an evaluation pays for."""
-    noisy_NK = noisy_NE.topk(experts_NK.shape[-1]).indices
     kept_NK = (experts_NK.unsqueeze(-1) == noisy_NK.unsqueeze(-2)).any(-1)
     return {
         "entropy": torch.special.entr(probabilities_NE).sum(-1).mean(),

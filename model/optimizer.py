@@ -173,7 +173,8 @@ def muon_matrices(model: LanguageModel) -> list[Matrices]:
     found = []
     for layer, block in enumerate(model.blocks):
         found += [Matrices(block.attention.qkv.weight), Matrices(block.attention.out.weight)]
-        found += [Matrices(block.moe.gate.weight)]
+        gates = [block.moe.gate, *([block.moe.noise_gate] if block.moe.noise == "learned" else [])]
+        found += [Matrices(gate.weight) for gate in gates]
         found += [Matrices(block.moe.w1, layer), Matrices(block.moe.w2, layer)]
     return found
 

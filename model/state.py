@@ -23,6 +23,7 @@ from model.data import Dataset, prepare
 from model.engine import settle
 from model.events import Request, Resumed
 from model.memory import peak_memory_bytes, reset_peak_memory
+from model.moe import strength
 from model.optimizer import Optimizers
 from model.streams import stream_seed
 from model.transformer import LanguageModel, build
@@ -91,6 +92,11 @@ class Run:
         return [row[index] for row in self.series]
 
     @property
+    def noise_std(self) -> float:
+        """The routing noise's strength in the update that is under way: a function of the step alone."""
+        return strength(self.config.routing, self.updates, self.config.train.updates)
+
+    @property
     def updates(self) -> int:
         return self.step // self.config.train.accumulate
 
@@ -119,7 +125,8 @@ def start(
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     seed, engine = config.seed, config.train.engine
-    model = build(config.model, config.train.seq_len, stream_seed(seed, "init"), device, engine)
+    init = stream_seed(seed, "init")
+    model = build(config.model, config.train.seq_len, init, device, engine, config.routing)
     run = Run(
         config=config,
         device=device,

@@ -103,26 +103,49 @@ def _update(run: Run) -> Events:
         last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
         phase = Phase.STEP if run.warm else Phase.COMPILE
         run.heed((yield Progressed(phase, run.step, last_loss, speed)))
-        step_losses, step_counts_LE = _forward_backward(run)
+        step_losses, step_counts_LE = _forward_backward(run, counts_LE)
         losses += step_losses / train.accumulate
         counts_LE += step_counts_LE
         _book_step(run)
     rate, norm = run.optimizers.step(run.updates - 1, counts_LE)
+    if run.config.routing.bias_rate:
+        run.model.shift_biases(counts_LE, run.config.routing.bias_rate)
     run.unread.append((rate, torch.cat([losses, norm.view(1)])))
     if len(run.unread) >= LOG_EVERY_UPDATES:
         yield from _read_series(run)
 
 
-def _forward_backward(run: Run) -> tuple[Tensor, Tensor]:
-    """Add one batch's gradient; returns (cross-entropy, unweighted auxiliary loss) and counts_LE."""
+def _forward_backward(run: Run, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
+    """Add one batch's gradient; returns (cross-entropy, unweighted auxiliary loss) and counts_LE.
+
+    Args:
+        seen_LE: assignments of the update's steps before this one.
+    """
     inputs_BT, targets_BT = (torch.from_numpy(array).to(run.device) for array in run.data.batch(run.step))
-    routing = run.config.routing
+    windows = run.config.train.windows_at_once
+    losses, counts_LE = torch.zeros(2, device=run.device), torch.zeros_like(seen_LE)
+    for inputs, targets in zip(inputs_BT.split(windows), targets_BT.split(windows), strict=True):
+        pieces = len(inputs_BT) / len(inputs)
+        piece_losses, piece_counts_LE = _piece(run, inputs, targets, seen_LE + counts_LE, pieces)
+        losses += piece_losses / pieces
+        counts_LE += piece_counts_LE
+    return losses, counts_LE
+
+
+def _piece(
+    run: Run, inputs_BT: Tensor, targets_BT: Tensor, seen_LE: Tensor, pieces: float
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward over one of `pieces` parts of a step; 1 unless train.micro_batch splits it."""
+    config, routing = run.config, run.config.routing
+    seen = seen_LE if routing.balance == "batch" else None
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.precision == "bf16"):
-        loss, layers = run.model.loss(inputs_BT, targets_BT, routing.noise_std, run.streams["noise"])
+        loss, layers = run.model.loss(inputs_BT, targets_BT, run.noise_std, run.streams["noise"], seen)
     auxiliary = layers.aux_loss.sum()
-    # Both are divided alike: the gradient is that of the mean over the update's batches.
-    total = (loss + routing.load_balancing_weight * auxiliary) / run.config.train.accumulate
-    total.backward()
+    total = loss + routing.load_balancing_weight * auxiliary
+    if layers.z_loss is not None:
+        total = total + routing.z_loss_weight * layers.z_loss.sum()
+    # All are divided alike: the gradient is that of the mean over the update's batches.
+    (total / (config.train.accumulate * pieces)).backward()
     return torch.stack([loss.detach(), auxiliary.detach()]), layers.counts_E
 
 
@@ -224,8 +247,8 @@ def _evaluate(run: Run, split: str) -> Generator[Event, Request | None, Evaluati
     if not len(held_out.inputs):
         return None
     config = run.config
-    tally = Tally(run.model, config.seed, run.step, config.routing.noise_std)
-    for inputs_BT, targets_BT in batches(held_out, config.train.batch_size, run.device):
+    tally = Tally(run.model, config.seed, run.step, run.noise_std)
+    for inputs_BT, targets_BT in batches(held_out, config.train.windows_at_once, run.device):
         run.heed((yield Progressed(Phase.EVALUATE, run.step)))
         tally.add(inputs_BT, targets_BT, run.precision)
     evaluation = tally.result(held_out.text_bytes)
@@ -267,6 +290,6 @@ def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int |
         "peak_memory_bytes": run.peak_memory_bytes,
         "tokens_seen": run.config.tokens_seen,
         "unique_tokens": run.data.unique_tokens,
-        "parameters_total": run.config.model.total_parameters,
-        "parameters_active": run.config.model.active_parameters,
+        "parameters_total": run.config.total_parameters,
+        "parameters_active": run.config.active_parameters,
     }

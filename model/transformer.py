@@ -15,25 +15,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import kernels
-from model.config import ModelConfig
+from model.config import ModelConfig, RoutingConfig
 from model.engine import operations
-from model.moe import MoE, Routing
+from model.moe import DEFAULT_ROUTING, MoE, Routing, shift_bias
 
 ROTARY_BASE = 10_000.0
 INIT_STD = 0.02
 
 
 def build(
-    config: ModelConfig, seq_len: int, seed: int, device: torch.device, engine: str = "auto"
+    config: ModelConfig,
+    seq_len: int,
+    seed: int,
+    device: torch.device,
+    engine: str = "auto",
+    routing: RoutingConfig = DEFAULT_ROUTING,
 ) -> LanguageModel:
     """A model on `device`, with weights drawn on the CPU: the same on every device.
 
     Args:
         seed: of the initialisation stream alone; no other stream is touched.
         engine: auto or plain; see model/engine.py.
+        routing: its kind of noise, z-loss and bias decide what the layers hold; see model/moe.py.
     """
     with torch.device("meta"):  # without memory: the modules' own random initialisation is skipped
-        model = LanguageModel(config, seq_len, engine)
+        model = LanguageModel(config, seq_len, engine, routing)
     model.to_empty(device="cpu")
     init_weights(model, torch.Generator().manual_seed(seed))
     return model.to(device)
@@ -41,20 +47,26 @@ def build(
 
 @torch.no_grad()
 def init_weights(model: LanguageModel, generator: torch.Generator) -> None:
-    """Fill every parameter, in the order of `named_parameters`, and the rotary tables.
+    """Fill every parameter, in the order of `named_parameters`, and the buffers.
 
     | what                                          | value                          |
     | --------------------------------------------- | ------------------------------ |
     | embedding, and with it the tied head          | normal(0, 0.02)                |
     | qkv, output projection, router gates, experts | normal(0, 0.02)                |
     | RMSNorm gains                                 | 1                              |
+    | learned noise's gates, routing biases         | 0; nothing is drawn for them   |
     | rotary tables                                 | cos and sin, base 10,000       |
     """
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(1.0)
+        elif name.endswith("noise_gate.weight"):
+            parameter.zero_()
         else:
             parameter.normal_(0.0, INIT_STD, generator=generator)
+    for block in model.blocks:
+        if block.moe.bias_E is not None:
+            block.moe.bias_E.zero_()
     cos_TC, sin_TC = rotary_tables(*model.cos_TC.shape)
     model.cos_TC.copy_(cos_TC)
     model.sin_TC.copy_(sin_TC)
@@ -66,11 +78,17 @@ class LanguageModel(nn.Module):
     cos_TC: Tensor
     sin_TC: Tensor
 
-    def __init__(self, config: ModelConfig, seq_len: int, engine: str = "auto") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        seq_len: int,
+        engine: str = "auto",
+        routing: RoutingConfig = DEFAULT_ROUTING,
+    ) -> None:
         super().__init__()
         self.dropout, self.engine = config.dropout, engine
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, engine) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, engine, routing) for _ in range(config.n_layers))
         self.norm = rms_norm(config.d_model)
         self.register_buffer("cos_TC", torch.empty(seq_len, config.d_head // 2))
         self.register_buffer("sin_TC", torch.empty(seq_len, config.d_head // 2))
@@ -86,10 +104,15 @@ class LanguageModel(nn.Module):
         return F.linear(x_BTD, self.embedding.weight), routing  # the tied head
 
     def loss(
-        self, tokens_BT: Tensor, targets_BT: Tensor, noise_std: float, noise: torch.Generator
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        noise_std: float,
+        noise: torch.Generator,
+        seen_LE: Tensor | None = None,
     ) -> tuple[Tensor, Routing]:
         """The mean cross-entropy in nats, without keeping the logits where the engine can do without."""
-        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise, seen_LE)
         ops = operations(self.engine, x_BTD)
         return ops.head_loss(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
 
@@ -107,14 +130,22 @@ class LanguageModel(nn.Module):
             for parameter in self.parameters():
                 parameter.grad = torch.zeros_like(parameter)
 
-    def hidden(self, tokens_BT: Tensor, noise_std: float, noise: torch.Generator) -> tuple[Tensor, Routing]:
+    def shift_biases(self, counts_LE: Tensor, rate: float) -> None:
+        """After an update whose assignments were counts_LE: move each layer's routing bias."""
+        for block, counts_E in zip(self.blocks, counts_LE, strict=True):
+            shift_bias(block.moe.bias_E, counts_E, rate)
+
+    def hidden(
+        self, tokens_BT: Tensor, noise_std: float, noise: torch.Generator, seen_LE: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
         """What the head reads, (B, T, D), and the routing."""
         ops, p = operations(self.engine, tokens_BT), self.dropout if self.training else 0.0
         x_BTD = ops.dropout(ops.embed(tokens_BT, self.embedding.weight), p)
         rotation = self.cos_TC[: tokens_BT.shape[1]], self.sin_TC[: tokens_BT.shape[1]]
         routings = []
-        for block in self.blocks:
-            x_BTD, routing = block(x_BTD, rotation, noise_std, noise)
+        for layer, block in enumerate(self.blocks):
+            seen_E = None if seen_LE is None else seen_LE[layer]
+            x_BTD, routing = block(x_BTD, rotation, noise_std, noise, seen_E)
             routings.append(routing)
         return ops.dropout(ops.rms_norm(x_BTD, self.norm), p), _stack(routings)
 
@@ -122,21 +153,26 @@ class LanguageModel(nn.Module):
 class Block(nn.Module):
     """Pre-norm: attention and MoE each read the normed stream and add to the raw one."""
 
-    def __init__(self, config: ModelConfig, engine: str = "auto") -> None:
+    def __init__(self, config: ModelConfig, engine: str, routing: RoutingConfig) -> None:
         super().__init__()
         self.dropout, self.engine = config.dropout, engine
         self.attention_norm = rms_norm(config.d_model)
         self.attention = Attention(config, engine)
         self.moe_norm = rms_norm(config.d_model)
-        self.moe = MoE(config, engine)
+        self.moe = MoE(config, engine, routing)
 
     def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], noise_std: float, noise: torch.Generator
+        self,
+        x_BTD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        noise_std: float,
+        noise: torch.Generator,
+        seen_E: Tensor | None,
     ) -> tuple[Tensor, Routing]:
         ops, p = operations(self.engine, x_BTD), self.dropout if self.training else 0.0
         attended_BTD = self.attention(ops.rms_norm(x_BTD, self.attention_norm), rotation)
         x_BTD = ops.add_dropout(x_BTD, attended_BTD, p)
-        answer_BTD, routing = self.moe(ops.rms_norm(x_BTD, self.moe_norm), noise_std, noise)
+        answer_BTD, routing = self.moe(ops.rms_norm(x_BTD, self.moe_norm), noise_std, noise, seen_E)
         return ops.add_dropout(x_BTD, answer_BTD, p), routing
 
 

@@ -48,7 +48,7 @@ def load_weights(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder}: no {WEIGHTS} with its {CONFIG}; `work --keep-weights` writes them")
     config = RunConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    model = build(config.model, config.train.seq_len, 0, torch.device(device))
+    model = build(config.model, config.train.seq_len, 0, torch.device(device), routing=config.routing)
     model.load_state_dict(load_file(folder / WEIGHTS, device=device))
     return model.eval(), config
 

@@ -44,6 +44,7 @@ def facts(data: StudyData, environment: Environment, target: Target) -> tuple[Fa
     return (
         ("Question", str(study.grid.get("question") or "none declared")),
         ("Design", _design(data)),
+        *_levels(study),
         ("Primary metric", _primary(study)),
         *_target(study, target),
         ("Declared before the runs", _declared(study)),
@@ -98,6 +99,15 @@ def _design(data: StudyData) -> str:
         f"{' × '.join([*levels, seeds])}: {conditions} condition{'s' * (conditions != 1)}, "
         f"{len(data.runs)} run{'s' * (len(data.runs) != 1)}"
     )
+
+
+def _levels(study: Study) -> tuple[Fact, ...]:
+    """What each named level sets: `bias: load_balancing_weight 0.0, bias_rate 0.01`."""
+    told = {}
+    for factor, levels in study.levels.items():
+        each = (f"{level}: {_comma(f'{k} {v}' for k, v in keys.items())}" for level, keys in levels.items())
+        told[factor] = "; ".join(each)
+    return tuple((f"Levels of {factor}", text) for factor, text in told.items())
 
 
 def _seeds(seeds: list[int]) -> str:

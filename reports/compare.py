@@ -189,10 +189,10 @@ def _effects(first: StudyData, second: StudyData, found: list[Match]) -> Section
             continue
         one = blocks(first, LOSS.column).contrast({match.first: 1.0, base.first: -1.0})
         two = blocks(second, LOSS.column).contrast({match.second: 1.0, base.second: -1.0})
-        rows.append((match.label, *_effect(one), *_effect(two)))
+        rows.append((match.label, *_effect(one), *_effect(two), _signs(one, two)))
     names = (first.study.name, second.study.name)
     kinds = ("n", "Difference", "% of PPL", "95 % interval")
-    columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds))
+    columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds), "Signs")
     return Section(
         "Effects side by side",
         (f"Each condition against {base.label}, in {LOSS.column}, paired by seed within each study.",),
@@ -200,6 +200,7 @@ def _effects(first: StudyData, second: StudyData, found: list[Match]) -> Section
         (
             "Differences within a study compare better than losses do: what a study's text and protocol add "
             "to every condition is not in them.",
+            "Signs are of the two differences; whether they are established, the intervals say.",
         ),
     )
 
@@ -211,3 +212,8 @@ def _effect(contrast: Contrast) -> tuple[str, ...]:
         percent_of_perplexity(contrast.difference),
         interval(contrast.low, contrast.high, 4) if contrast.n else number(math.nan),
     )
+
+
+def _signs(one: Contrast, two: Contrast) -> str:
+    product = one.difference * two.difference
+    return DASH if math.isnan(product) else "the same" if product >= 0 else "opposite"

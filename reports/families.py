@@ -70,7 +70,7 @@ def factor_families(study: Study, baseline: Cell) -> list[Family]:
     """The families that the grid's factors make; none for a study without factors."""
     varied = [factor for factor, levels in study.factors.items() if len(levels) > 1]
     standard = study.values(baseline)
-    pairs = {factor: _pairs(study.factors[factor], standard[factor]) for factor in varied}
+    pairs = {factor: pairs_of(study.factors[factor], standard[factor]) for factor in varied}
     found = [_levels(study, factor, pairs[factor]) for factor in varied]
     if len(varied) < 2:
         # With one factor its levels are the conditions; a third level makes pairs beside the baseline's.
@@ -123,7 +123,7 @@ def _has(values: Levels, levels: Levels) -> bool:
     return all(factor in values and values[factor] == level for factor, level in levels.items())
 
 
-def _pairs(levels: Sequence[Any], standard: Any) -> list[tuple[Any, Any]]:
+def pairs_of(levels: Sequence[Any], standard: Any) -> list[tuple[Any, Any]]:
     """(level, earlier level) of a factor, in the grid's order."""
     if len(levels) <= ALL_PAIRS:
         return [(later, earlier) for earlier, later in itertools.combinations(levels, 2)]

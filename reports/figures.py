@@ -22,6 +22,8 @@ from reports.load import RunLoad
 from reports.load_figures import heatmaps, load_curves, usage
 from reports.measures import measure
 from reports.panels import curves_of, legend, panel_grid, styled
+from reports.response_figures import response_pictures
+from reports.routing_figures import layer_curves, routing_curves
 from reports.statistics import Array
 from reports.study import Cell, Target
 from reports.tables import Picture, plain
@@ -44,9 +46,12 @@ def pictures(
         matrix = blocks(data, target.metric)
         found["Results by condition"] = [_interaction(matrix, layout)]
         found[CONTRASTS] = [_slopes(matrix, layout), _forest(families, target)]
+        found |= {place: [picture] for place, picture in response_pictures(data, matrix).items()}
     found["Training stability"] = [_learning(curves, data, layout)]
+    found["Routing"] = [routing_curves(curves, data, layout)]
     found["Expert load by layer"] = [
-        *(heatmaps(data, layout, loads), load_curves(curves, data, layout), usage(data, layout, loads)),
+        *(heatmaps(data, layout, loads), load_curves(curves, data, layout)),
+        *(layer_curves(curves, data, layout), usage(data, layout, loads)),
     ]
     return {
         heading: tuple(picture for picture in drawn_here if picture is not None)

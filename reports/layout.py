@@ -66,6 +66,8 @@ class Curves:
     train: pd.DataFrame
     held_out: pd.DataFrame
     counts: pd.DataFrame
+    routing: pd.DataFrame
+    """The router's measures at each evaluation, like the losses."""
 
 
 def read_curves(connection: sa.Connection, data: StudyData, further: Iterable[int] = ()) -> Curves:
@@ -77,6 +79,7 @@ def read_curves(connection: sa.Connection, data: StudyData, further: Iterable[in
         series.metrics(connection, data.study, ["loss"], "train", jobs),
         series.metrics(connection, data.study, ["loss"], "val", jobs),
         series.expert_counts(connection, data.study, only=sorted(drawn)),
+        series.metrics(connection, data.study, series.ROUTER, "val", sorted(drawn)),
     )
 
 

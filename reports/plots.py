@@ -100,11 +100,11 @@ def save(figure: Figure, kind: str) -> bytes:
     return out.getvalue()
 
 
-def curves(axes: Axes, series: Sequence[Series], markers: bool = False) -> Axes:
+def curves(axes: Axes, series: Sequence[Series], markers: bool = False, seeds: bool = True) -> Axes:
     """A thin line a seed, a thick one for their mean, and the t interval of the mean as a band."""
     for i, one in enumerate(series):
         colour, dash = _COLOURS[i % STYLES], _DASHES[i % STYLES]
-        for row in one.values:
+        for row in one.values if seeds else ():
             axes.plot(one.steps, row, color=colour, linewidth=0.7, alpha=0.55)
         low, mean, high = _band(one.values)
         axes.fill_between(one.steps, low, high, color=colour, alpha=0.11, linewidth=0)
@@ -160,6 +160,23 @@ def interaction(axes: Axes, levels: Sequence[str], groups: Sequence[tuple[str, l
             axes.plot(spots, values, marker, color=colour, markersize=3.5, markerfacecolor="none", alpha=0.8)
     axes.set_xticks(at, list(levels))
     axes.margins(x=0.12)
+    return axes
+
+
+def response(
+    axes: Axes, levels: Array, unit: float, values: Array, grid: Array, curve: Array, shown: int = 12
+) -> Axes:
+    """Points by seed and their means over ln(1 + level / unit), and a curve with a band.
+
+    Shapes: levels (L,), values (S, L), grid (G,), curve (3, G): mean, low, high.
+    """
+    axes.fill_between(np.log1p(grid / unit), curve[1], curve[2], color=_COLOURS[0], alpha=0.15, linewidth=0)
+    axes.plot(np.log1p(grid / unit), curve[0], color=_COLOURS[0])
+    at = np.log1p(levels / unit)
+    for row in values[:shown]:
+        axes.plot(at, row, "o", color=INK, markersize=3, markerfacecolor="none", alpha=0.7)
+    axes.plot(at, values.mean(axis=0), "s", color=_COLOURS[2], markersize=6)
+    axes.set_xticks(at, [f"{level:g}" for level in levels])
     return axes
 
 

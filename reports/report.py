@@ -21,11 +21,13 @@ from reports.contrasts import TestedFamily, judge_families
 from reports.environment import Environment, observe
 from reports.families import baseline_cell
 from reports.frames import StudyData, choose_study, load
+from reports.horizons import horizons
 from reports.load import RunLoad, run_loads
 from reports.load import load as load_by_layer
 from reports.measures import measured
 from reports.noise_floor import noise_floor
 from reports.planning import power
+from reports.response import response
 from reports.statistics import Std, finite
 from reports.study import Study, Target
 from reports.tables import Picture, Section, escape, markdown_section, plain
@@ -228,6 +230,8 @@ def _sections(
         *costs.missing(data),
         *heldout.held_out(data, std),
         contrasts.contrasts(data, target, families),
+        *response(data, target),
+        *horizons(data, target),
         variance(data, target, families),
         power(families, target, data.study.name),
         behaviour.stability(data, std),

@@ -49,6 +49,17 @@ class Study:
         return dict(self.grid.get("factors") or {})
 
     @property
+    def levels(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Factor → level → key → value, for the factors whose levels are names."""
+        return dict(self.grid.get("levels") or {})
+
+    @property
+    def varied(self) -> set[str]:
+        """What differs between conditions on purpose: factors, and the keys that named levels set."""
+        told = (values for levels in self.levels.values() for values in levels.values())
+        return {*self.factors, *(key for values in told for key in values)}
+
+    @property
     def primary(self) -> str:
         return str(self.grid.get("primary") or "val_loss")
 

@@ -74,6 +74,19 @@ def parse_claims(
     return tuple(claims)
 
 
+def parse_margins(table: Mapping[str, Any]) -> dict[str, float]:
+    """The margins of a grid file, by metric.
+
+    Raises:
+        ConfigError: one is not a number above 0.
+    """
+    for metric, value in table.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise ConfigError(f"margins.{metric} = {value!r}: must be a number above 0, in the metric's unit")
+    return {metric: float(value) for metric, value in table.items()}
+
+
 def _claim(
     where: str,
     entry: Mapping[str, Any],

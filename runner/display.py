@@ -1,4 +1,4 @@
-"""What `work` shows on stderr: a live bar on a terminal, plain lines elsewhere. Decides nothing."""
+"""What `work` shows on stderr: live bars on a terminal, plain lines elsewhere. Decides nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from model.events import Phase, Progressed, Resumed
 from runner.jobs import Claim
@@ -17,7 +17,7 @@ LINE_SECONDS = 10.0
 
 
 class Display:
-    """Notes and progress of one worker."""
+    """Notes of one worker, and a bar for each job in its hands."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -31,8 +31,8 @@ class Display:
             console=self.console,
             transient=True,
         )
-        self._task = self._bars.add_task("", total=None, visible=False, state="", queue="")
-        self._said_at = 0.0
+        self._tasks: dict[int, TaskID] = {}  # by job; the first one shows the queue too
+        self._said_at: dict[int, float] = {}
         self._last_note = ""
         self._queue = ""
 
@@ -54,14 +54,19 @@ class Display:
         """How much is left in the whole queue, and for how long."""
         eta = f", ETA {timedelta(seconds=round(eta_seconds))}" if eta_seconds is not None else ""
         self._queue = f"{left} left{eta}"
-        self._bars.update(self._task, queue=self._queue)
+        self._show_queue()
+
+    def _show_queue(self) -> None:
+        for task in list(self._tasks.values())[:1]:
+            self._bars.update(task, queue=self._queue)
 
     def claimed(self, claim: Claim) -> None:
         self.note(f"{claim.label}: attempt {claim.attempt}")
-        self._said_at = time.monotonic()
-        self._bars.update(
-            self._task, description=f"job {claim.job_id}", total=claim.total_steps, completed=0, visible=True
+        self._said_at[claim.job_id] = time.monotonic()
+        self._tasks[claim.job_id] = self._bars.add_task(
+            f"job {claim.job_id}", total=claim.total_steps, state="", queue=""
         )
+        self._show_queue()
 
     def resumed(self, claim: Claim, event: Resumed) -> None:
         for reason in event.refused:
@@ -73,10 +78,12 @@ class Display:
         loss = f" loss {event.loss:.3f}" if event.loss is not None else ""
         speed = f" {event.tokens_per_second:,.0f} tok/s" if event.tokens_per_second else ""
         state = f"{'' if event.phase is Phase.STEP else event.phase}{loss}{speed}"
-        self._bars.update(self._task, completed=event.step, state=state)
-        if not self._live and time.monotonic() - self._said_at >= LINE_SECONDS:
-            self._said_at = time.monotonic()
+        self._bars.update(self._tasks[claim.job_id], completed=event.step, state=state)
+        if not self._live and time.monotonic() - self._said_at[claim.job_id] >= LINE_SECONDS:
+            self._said_at[claim.job_id] = time.monotonic()
             self.note(f"{claim.label}: step {event.step}/{claim.total_steps} {state.strip()} · {self._queue}")
 
-    def idle(self) -> None:
-        self._bars.update(self._task, visible=False)
+    def ended(self, claim: Claim) -> None:
+        """The job is not in hand any more."""
+        self._bars.remove_task(self._tasks.pop(claim.job_id))
+        self._show_queue()

@@ -101,7 +101,7 @@ def _running(shown: Snapshot, width: int) -> list[Text]:
     """Two lines a job: who, and how it goes."""
     lines: list[Text] = []
     for job in shown.running[:MOST_RUNNING]:
-        age = "lost" if job["stale"] else f"{duration(job['heartbeat_age_seconds'])} ago"
+        age = "lost" if job["stale"] else f"{duration(job['event_age_seconds'])} ago"
         attempt = f", try {job['attempt']}" if job["attempt"] > 1 else ""
         tail = f"{attempt}  {'cancelling' if job['cancel_requested'] else age}"
         name = _padded(

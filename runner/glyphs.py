@@ -6,7 +6,7 @@ What prints them: runner/screens.py, runner/job_screen.py and runner/watching.py
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -84,3 +84,9 @@ def label(cell: Mapping[str, Any], seed: int | None = None) -> str:
     """A cell as people name it, and as `show` takes it: noise_std=0.1,seed=43."""
     parts = [f"{name}={value}" for name, value in cell.items()]
     return plain(",".join([*parts, *([] if seed is None else [f"seed={seed}"])])) or "all"
+
+
+def varying(values: Iterable[int]) -> str:
+    """A number that all share, or the span: `1,000` or `1,000 to 2,000`."""
+    found = sorted(set(values))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"

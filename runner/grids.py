@@ -1,7 +1,8 @@
 """From a grid file to validated runs: base values × factors × seeds, checked before anything is queued.
 
 A grid is TOML that a person can write; runner/grids/*.toml ship with the project and README.md explains
-the keys. Imports no torch and touches no database; runner/studies.py queues what comes out of here.
+the keys. What a level may be: runner/levels.py. Imports no torch and touches no database; runner/studies.py
+queues what comes out of here.
 """
 
 from __future__ import annotations
@@ -11,12 +12,26 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError, DataConfig, RunConfig, full_key
-from runner.claims import Claim, parse_claims
+from runner.claims import Claim, parse_claims, parse_margins
+from runner.levels import (
+    Factors,
+    Named,
+    flatten,
+    follow,
+    keys_set,
+    moved,
+    parse_factors,
+    parse_named,
+    parse_scales,
+    settings,
+    swap_factors,
+    swap_named,
+)
 from runner.seeds import MAX_JOBS, checked_repeats, checked_seeds, parse_seeds
 
 SHIPPED = Path(__file__).parent / "grids"
@@ -47,7 +62,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "data.held_out_tokens": 16_384,
     },
 }
-"""What each scale sets, unless the grid's factors or --set say otherwise."""
+"""What each scale sets, unless the grid's factors, its [scales], or --set say otherwise."""
 
 _OPTIONS = {
     "seed": "--seeds",
@@ -61,7 +76,7 @@ _OPTIONS = {
 """Keys that have an option of their own, because more hangs on them."""
 
 _DESIGN = {"primary", "baseline", "margins", "claims", "base", "factors", "seeds"}
-_KEYS = {"name", "question", "protocol", "repeats", *_DESIGN}
+_KEYS = {"name", "question", "protocol", "repeats", "levels", "scales", *_DESIGN}
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ class Grid:
     name: str
     question: str
     base: RunConfig
-    factors: dict[str, tuple[Any, ...]]
+    factors: Factors
     """By the name that the file uses, in its order."""
     seeds: tuple[int, ...]
     repeats: int = 1
@@ -80,6 +95,10 @@ class Grid:
     baseline: tuple[tuple[str, Any], ...] = ()
     margins: tuple[tuple[str, float], ...] = ()
     claims: tuple[Claim, ...] = ()
+    levels: Named = field(default_factory=dict)
+    """What the levels of the factors that are no key set."""
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the file swaps at a scale, as it stands there."""
     scale: str = "full"
     source: str = ""
     """What --grid named: a shipped grid or a file."""
@@ -94,16 +113,28 @@ class Grid:
         """The default: the grid's name, with the scale where it is not full."""
         return self.name if self.scale == "full" else f"{self.name}-{self.scale}"
 
-    def runs(self) -> Iterator[tuple[dict[str, Any], RunConfig]]:
-        """(cell, config) of every run, whole blocks first: seed by seed, so that a part can be compared.
+    def cells(self) -> list[tuple[dict[str, Any], RunConfig]]:
+        """(cell, config) of every condition, with the base's seed.
 
         Raises:
             ConfigError: a combination is not valid.
         """
         cells = []
         for levels in itertools.product(*self.factors.values()):
-            config = self.base.with_values(dict(zip(self.factors, levels, strict=True)))
-            cells.append(({name: config.value(name) for name in self.factors}, config))
+            named = dict(zip(self.factors, levels, strict=True))
+            config = self.base.with_values(settings(named, self.levels))
+            # A number is kept as the configuration has it, so that 0 and 0.0 are one level.
+            cell = {name: named[name] if name in self.levels else config.value(name) for name in named}
+            cells.append((cell, config))
+        return cells
+
+    def runs(self) -> Iterator[tuple[dict[str, Any], RunConfig]]:
+        """(cell, config) of every run, whole blocks first: seed by seed, so that a part can be compared.
+
+        Raises:
+            ConfigError: a combination is not valid.
+        """
+        cells = self.cells()
         for seed, repeat in itertools.product(self.seeds, range(self.repeats)):
             for cell, config in cells:
                 yield dict(cell), replace(config, seed=seed, repeat=repeat)
@@ -115,12 +146,13 @@ class Grid:
 
     def describe(self) -> dict[str, Any]:
         """What the study's row keeps of the grid, for the report and against a clash."""
-        cells = [cell for cell, _ in replace(self, seeds=self.seeds[:1], repeats=1).runs()]
-        levels = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in self.factors}
+        cells = self.cells()
+        levels = {name: list(dict.fromkeys(cell[name] for cell, _ in cells)) for name in self.factors}
         return {
             "name": self.name,
             "question": self.question,
             "factors": levels,
+            **({"levels": self.levels} if self.levels else {}),
             "base": self.base.identity(),
             "seeds": list(self.seeds),
             "repeats": self.repeats,
@@ -168,11 +200,12 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
     base = RunConfig().with_values(flatten(_table(content, "base")))
     if "protocol" in content:
         base = base.with_values({"protocol": content["protocol"]})
-    factors, baseline = _factors(_table(content, "factors")), _table(content, "baseline")
+    named = parse_named(_table(content, "levels"))
+    factors, baseline = parse_factors(_table(content, "factors"), named), _table(content, "baseline")
     for name, level in baseline.items():
         if level not in factors.get(name, ()):
             raise ConfigError(f"baseline.{name} = {level!r}: not one of the factor's levels")
-    margins, primary = _margins(_table(content, "margins")), str(content.get("primary", "val_loss"))
+    margins, primary = parse_margins(_table(content, "margins")), str(content.get("primary", "val_loss"))
     grid = Grid(
         name=checked_name(content.get("name", default_name)),
         question=str(content.get("question", "")),
@@ -184,6 +217,8 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
         baseline=tuple(baseline.items()),
         margins=tuple(margins.items()),
         claims=parse_claims(content.get("claims", []), factors, baseline, margins, primary),
+        levels=named,
+        scales=parse_scales(_table(content, "scales"), SCALES),
     )
     return _checked(grid)
 
@@ -198,14 +233,18 @@ def adjust(
     """
     if scale not in SCALES:
         raise ConfigError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
-    changes = {key: value for key, value in SCALES[scale].items() if key not in _full_names(grid.factors)}
+    grid = _swapped(grid, scale)
+    varied = set(keys_set(grid.factors, grid.levels))
+    changes = {key: value for key, value in SCALES[scale].items() if key not in varied}
     if grid.base.train.eval_every == 0:  # evaluation at the end only is the design, not a size
         changes.pop("train.eval_every", None)
+    for key, value in flatten(grid.scales.get(scale, {}).get("base", {})).items():
+        changes[full_key(key)] = value
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         if not found:
             raise ConfigError(f"--set {assignment}: write key=value, as in train.steps=4000")
-        if full_key(key) in _full_names(grid.factors):
+        if full_key(key) in varied:
             raise ConfigError(f"--set {key}: a factor of this grid; edit a copy of the file instead")
         if full_key(key) in _OPTIONS:
             raise ConfigError(f"--set {assignment}: use {_OPTIONS[full_key(key)]}")
@@ -224,16 +263,28 @@ def _checked(grid: Grid) -> Grid:
     """Hold the whole design to the configuration's rules: every run is built once, none is kept."""
     if grid.size > MAX_JOBS:
         raise ConfigError(f"{grid.name}: {grid.size:,} runs, more than {MAX_JOBS:,}; take fewer levels")
-    clashing = _full_names(grid.factors)
-    if len(clashing) < len(grid.factors):
+    varied = keys_set(grid.factors, grid.levels)
+    if len(set(varied)) < len(varied):
         raise ConfigError(f"factors: {', '.join(grid.factors)} name one key twice; keep one")
-    for _ in replace(grid, seeds=grid.seeds[:1], repeats=1).runs():
-        pass
+    there: dict[str, dict[str, Any]] = {}
+    for cell, config in grid.cells():
+        # Numbers differ by themselves; two names may set the same, and their runs would be one job.
+        if grid.levels and there.setdefault(config.hash, cell) is not cell:
+            raise ConfigError(f"levels: {cell} is the same run as {there[config.hash]}; change one")
     return grid
 
 
-def _full_names(factors: Mapping[str, Any]) -> set[str]:
-    return {full_key(name) for name in factors}
+def _swapped(grid: Grid, scale: str) -> Grid:
+    """The grid with what its file swaps at a scale; baseline and claims go along, place by place."""
+    own, where = grid.scales.get(scale, {}), f"scales.{scale}"
+    factors = swap_factors(grid.factors, own.get("factors", {}), f"{where}.factors")
+    return replace(
+        grid,
+        factors=factors,
+        levels=swap_named(grid.levels, own.get("levels", {}), f"{where}.levels"),
+        baseline=tuple(moved(dict(grid.baseline), grid.factors, factors).items()),
+        claims=tuple(follow(claim, grid.factors, factors) for claim in grid.claims),
+    )
 
 
 def _table(content: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -241,37 +292,6 @@ def _table(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{key} = {value!r}: must be a table, [{key}]")
     return value
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _factors(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    factors: dict[str, tuple[Any, ...]] = {}
-    for name, levels in flatten(table).items():
-        if not isinstance(levels, list) or not levels:
-            raise ConfigError(f"factors.{name} = {levels!r}: must list at least one level")
-        if full_key(name) in ("seed", "repeat", "protocol") or full_key(name).startswith("data."):
-            raise ConfigError(f"factors.{name}: cannot vary within a study; make a study for each")
-        if not all(isinstance(level, (int, float, str)) for level in levels):
-            raise ConfigError(f"factors.{name}: levels must be numbers or texts")
-        if len(set(levels)) < len(levels):
-            raise ConfigError(f"factors.{name} = {levels!r}: a level stands there twice; remove one")
-        factors[name] = tuple(levels)
-    return factors
-
-
-def _margins(table: Mapping[str, Any]) -> dict[str, float]:
-    for metric, value in table.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            raise ConfigError(f"margins.{metric} = {value!r}: must be a number above 0, in the metric's unit")
-    return {metric: float(value) for metric, value in table.items()}
 
 
 def checked_name(value: Any) -> str:

@@ -160,6 +160,7 @@ def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
             owner=worker.owner,
             lease_expires_at=now() + worker.lease_seconds,
             heartbeat_at=now(),
+            progress_at=now(),
             run_after=None,
         )
         .returning(*jobs.c)
@@ -213,8 +214,12 @@ def fence(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
         raise LeaseLost(f"job {claimed.job_id}: attempt {claimed.attempt} no longer holds it")
 
 
-def heartbeat(connection: sa.Connection, claimed: Claim, lease_seconds: float, step: int) -> bool:
+def heartbeat(
+    connection: sa.Connection, claimed: Claim, lease_seconds: float, step: int, silent_seconds: float = 0.0
+) -> bool:
     """Renew the lease and note the progress; True when someone asked to cancel the job.
+
+    `silent_seconds` is how long ago the trainer last sent an event: the worker lives, but does the job?
 
     An expired lease that nobody has taken is renewed: the fence is the attempt, not the time.
     """
@@ -223,6 +228,7 @@ def heartbeat(connection: sa.Connection, claimed: Claim, lease_seconds: float, s
         claimed,
         lease_expires_at=now() + lease_seconds,
         heartbeat_at=now(),
+        progress_at=now() - silent_seconds,
         progress_step=step,
     )
     connection.execute(sa.update(workers).where(workers.c.id == claimed.owner).values(heartbeat_at=now()))

@@ -50,7 +50,8 @@ def find_job(connection: sa.Connection, name: str) -> int:
         if found is not None:
             return int(found)
     if "=" in name:
-        matching = condition(" and ".join(part for part in name.split(",") if part.strip()))
+        parts = " and ".join(part for part in name.split(",") if part.strip())
+        matching = condition(parts, named_factors(connection))
     elif re.fullmatch(rf"[0-9a-f]{{{FEWEST_HEX},64}}", name):
         matching = sa.and_(jobs.c.config_hash >= name, jobs.c.config_hash < name + "g")
     elif not name.isdigit():
@@ -88,10 +89,16 @@ def jobs_meant(
     if study is not None:
         conditions.append(jobs.c.study_id == study_id(connection, study))
     if where is not None:
-        conditions.append(condition(where))
+        conditions.append(condition(where, named_factors(connection)))
     if len(conditions) == 1:
         raise ConfigError("which jobs? Name one, or select them with --study NAME or --where CONDITION")
     return _select(connection, sa.and_(*conditions))
+
+
+def named_factors(connection: sa.Connection) -> list[str]:
+    """The factors of the studies here whose levels are names, not values of a key."""
+    grids = connection.scalars(sa.select(studies.c.grid))
+    return sorted({factor for text in grids for factor in json.loads(text).get("levels", {})})
 
 
 def study_id(connection: sa.Connection, name: str) -> int:

@@ -27,6 +27,8 @@ ALLOCATOR = {
 }
 """glibc keeps what a step frees for the next one, instead of returning it and faulting it in again, page by
 page; measured in docs/performance.md. What the user has set wins."""
+KILL_SECONDS = 10.0
+"""A process that hangs in its device's driver dies when that lets go; other slots do not wait for it."""
 
 
 class TrainerProcess:
@@ -58,10 +60,10 @@ class TrainerProcess:
             )
         os.close(events_out)
         os.set_blocking(events_in, False)
+        self.events_fd = events_in  # to listen to several trainers at once; `receive` alone reads it
         self.log_path = log_path
         self.jobs_run = 0
         self.first_memory_bytes = 0
-        self._events_in = events_in
         self._buffer = b""
         self._closed = False
 
@@ -86,18 +88,17 @@ class TrainerProcess:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
-    def receive(self, timeout_seconds: float, wake_fd: int | None = None) -> list[dict[str, Any]]:
-        """The messages that have come, waiting for the first one, a signal or the timeout."""
-        watched = [self._events_in, *([wake_fd] if wake_fd is not None else [])]
+    def receive(self, timeout_seconds: float) -> list[dict[str, Any]]:
+        """The messages that have come, waiting for the first one or the timeout."""
         if not self._closed:
-            select.select(watched, [], [], timeout_seconds)
+            select.select([self.events_fd], [], [], timeout_seconds)
             self._fill_buffer()
         *lines, self._buffer = self._buffer.split(b"\n")
         return [json.loads(line) for line in lines]
 
     def _fill_buffer(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._events_in, 1 << 16):
+            while chunk := os.read(self.events_fd, 1 << 16):
                 self._buffer += chunk
             self._closed = True  # end of file: every writer is gone
 
@@ -117,10 +118,13 @@ class TrainerProcess:
     def kill(self) -> int:
         """End the whole process group now; returns the exit code."""
         self.end_group()
-        code = self._process.wait()
+        try:
+            code = self._process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
         self._closed = True
         with contextlib.suppress(OSError):
-            os.close(self._events_in)
+            os.close(self.events_fd)
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()

@@ -63,7 +63,7 @@ class Ending:
 
 
 class RunningJob:
-    """A claimed job and the trainer that works on it; `step_once` until `ending`, then `conclude`."""
+    """A claimed job and the trainer that works on it; `listen` until `ending`, then `conclude`."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class RunningJob:
 
     # --- from the trainer ---------------------------------------------------------------------------------
 
-    def listen(self, timeout_seconds: float, wake_fd: int | None) -> None:
-        """Take what the trainer has sent, waiting a while for it."""
-        for message in self.trainer.receive(timeout_seconds, wake_fd):
+    def listen(self) -> None:
+        """Take what the trainer has sent, without waiting for more."""
+        for message in self.trainer.receive(0.0):
             self._take(message)
         if self.trainer.ended and self.ending is None:
             code = self.trainer.kill()
@@ -211,7 +211,8 @@ class RunningJob:
         return True
 
     def _write_outbox(self, connection: sa.Connection) -> tuple[list[str], bool]:
-        cancel = jobs.heartbeat(connection, self.claimed, self.lease_seconds, self.step)
+        silent_seconds = time.monotonic() - self._phase_at
+        cancel = jobs.heartbeat(connection, self.claimed, self.lease_seconds, self.step, silent_seconds)
         if self._provenance is not None:
             log_path = str(self.workdir.relative_to(self.runs) / "trainer.log")
             records.describe(connection, self.claimed, self._provenance, log_path, self.trainer.pid)
@@ -228,16 +229,17 @@ class RunningJob:
                 superfluous += records.checkpointed(connection, self.claimed, event, path)
         return superfluous, cancel
 
-    def conclude(self) -> str:
-        """Write the ending with whatever the outbox holds, in one transaction, however long that takes.
+    def conclude(self) -> str | None:
+        """Try to write the ending with whatever the outbox holds, in one transaction.
 
-        Returns what became of the job: done, queued, failed, cancelled or lost. A COMMIT whose answer never
-        came is tried again; the fence then says that the attempt is over, and the result whose it is.
+        Returns what became of the job: done, queued, failed, cancelled or lost; None where the database did
+        not take it now, and it is to be tried again. Where the answer to a COMMIT never came, the fence then
+        says that the attempt is over, and the result whose it is.
 
         Raises:
             StoreUnreachable: the database file is not the one that was opened.
         """
-        while not self.lost:
+        if not self.lost:
             self.store.check_identity()  # a result must not go into a file that nobody will find
             try:
                 if self._try(self._write_ending):
@@ -246,16 +248,13 @@ class RunningJob:
                 text = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._outbox.clear()
                 self.ending = Ending("failed", None, "bug", text, tracebacks.format_exc())
-        return "done" if self._finished_after_all() else "lost"
-
-    def _finished_after_all(self) -> bool:
-        """Whether the connection broke after COMMIT: then the row is there, and it is ours."""
-        while True:
-            try:
-                return self.store.try_write(lambda c: jobs.is_finished_by(c, self.claimed))
-            except StoreUnavailable as error:
-                self.display.note(f"waiting: {error}")
-                time.sleep(0.05)
+        if not self.lost:
+            return None
+        try:
+            ours = self.store.try_write(lambda c: jobs.is_finished_by(c, self.claimed))
+        except StoreUnavailable:
+            return None
+        return "done" if ours else "lost"  # a connection may break after COMMIT: the row is there
 
     def _write_ending(self, connection: sa.Connection) -> tuple[list[str], bool]:
         superfluous, _ = self._write_outbox(connection)

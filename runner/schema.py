@@ -26,7 +26,7 @@ from sqlalchemy import Text as AnyText
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest schema version; the row of `alembic_version` must say the same."""
 
 STATUSES = ("queued", "running", "done", "failed", "cancelled")
@@ -95,6 +95,7 @@ jobs = _table(
     Column("total_steps", Whole, nullable=False),
     Column("created_at", Number, nullable=False),
     Column("finished_at", Number),
+    Column("progress_at", Number),  # the trainer's last event; heartbeat_at is the worker's
     UniqueConstraint("study_id", "config_hash", name="one_job_a_configuration"),
     CheckConstraint(_one_of("status", STATUSES), name="known_status"),
     CheckConstraint(

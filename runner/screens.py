@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.glyphs import duration, label, plain, size
+from runner.glyphs import duration, label, plain, size, varying
 from runner.schema import STATUSES
 
 if TYPE_CHECKING:
     from runner.cleaning import File
     from runner.grids import Grid
+    from runner.launch import Launched
     from runner.naming import Meant
 
 ROWS = 60
@@ -50,9 +51,12 @@ def jobs_screen(name: str, grid: Grid) -> None:
     out.print(made)
     if grid.size > ROWS:
         out.print(f"and {grid.size - ROWS} more")
+    configs = [config for _, config in grid.cells()]
+    trains = [config.train for config in configs]
     out.print(
-        f"{base.model.total_parameters:,} parameters, {base.model.active_parameters:,} active a token; "
-        f"{base.train.steps} steps of {base.train.batch_size} × {base.train.seq_len} tokens; "
+        f"{varying(c.total_parameters for c in configs)} parameters, "
+        f"{varying(c.active_parameters for c in configs)} active a token; {varying(t.steps for t in trains)} "
+        f"steps of {varying(t.batch_size for t in trains)} × {varying(t.seq_len for t in trains)} tokens; "
         f"corpus {plain(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
     )
 
@@ -105,6 +109,18 @@ def status_screen(
             out.print(f"and {len(running) - ROWS:,} more")
 
 
+def launched_screen(workers: Sequence[Launched], out: Console | None = None) -> None:
+    """A line a worker that Slurm holds."""
+    out = out or console()
+    if not workers:
+        out.print("no workers in Slurm: python cli.py launch slurm --workers 8 --time 8:00:00")
+        return
+    made = table("Workers in Slurm", "job", "state", "time", "limit", "node, or why it waits", folds="job")
+    for each in workers:
+        made.add_row(each.job, each.state.lower(), each.elapsed, each.limit, plain(each.where))
+    out.print(made)
+
+
 def eta(study: dict[str, Any]) -> str:
     """A study's ETA as words: in brackets where nobody is at work."""
     if study["paused"]:
@@ -124,10 +140,10 @@ def _studies(overview: list[dict[str, Any]]) -> Table:
 
 
 def _running(running: list[dict[str, Any]]) -> Table:
-    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last sign")
+    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last event")
     made = table("Running", *columns, folds="cell")
     for job in running:
-        age = f"{duration(job['heartbeat_age_seconds'])} ago"
+        age = f"{duration(job['event_age_seconds'])} ago"
         made.add_row(
             str(job["id"]),
             label(job["cell"], job["seed"]),

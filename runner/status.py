@@ -135,7 +135,7 @@ def _states(connection: sa.Connection) -> dict[int, dict[str, Any]]:
 
 
 def running_jobs(connection: sa.Connection) -> list[dict[str, Any]]:
-    """A row a running job: where it stands, how fast, who holds it, how old its last sign is, in seconds."""
+    """A row a running job: where it stands, how fast, who holds it, how old its last event is, in seconds."""
     rows = connection.execute(
         sa.select(
             jobs.c.id,
@@ -152,6 +152,7 @@ def running_jobs(connection: sa.Connection) -> list[dict[str, Any]]:
             workers.c.host,
             workers.c.device,
             (now() - jobs.c.heartbeat_at).label("heartbeat_age_seconds"),
+            (now() - sa.func.coalesce(jobs.c.progress_at, jobs.c.heartbeat_at)).label("event_age_seconds"),
             (jobs.c.lease_expires_at < now()).label("stale"),
         )
         .join(studies, studies.c.id == jobs.c.study_id)

@@ -59,12 +59,6 @@ class Stop:
         """Time kept for finishing an update and saving: a tenth of the limit, or two slow updates."""
         return max(min(30.0, 0.1 * limit), min(2 * self.slowest_update_seconds, 0.5 * limit))
 
-    def pause(self, seconds: float) -> None:
-        """Wait, unless a stop is asked for."""
-        deadline = time.monotonic() + seconds
-        while (rest := deadline - time.monotonic()) > 0 and not self.asked:
-            time.sleep(min(rest, 0.2))
-
     def clear_wake(self) -> None:
         """Empty the pipe that a signal has written to, so that waiting on it waits again."""
         with contextlib.suppress(BlockingIOError):

@@ -11,11 +11,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import ConfigError, full_key
+from model.config import ConfigError
 from runner import attempts as attempt_log
 from runner import jobs
 from runner.dialects import now, one_at_a_time
-from runner.grids import Grid, adjust, flatten, load_grid
+from runner.grids import Grid, adjust, load_grid
+from runner.levels import flatten, keys_set
 from runner.schema import jobs as jobs_table
 from runner.schema import studies
 
@@ -104,7 +105,7 @@ def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | 
     if row.corpus not in ("bundled", "smollm") and data.get("tokenizer"):
         words += ["--tokenizer", data["tokenizer"]]
     had, has = flatten(held["base"]), flatten(grid.base.identity())
-    own = {"seed", "model.vocab_size", *(full_key(factor) for factor in held["factors"])}
+    own = {"seed", "model.vocab_size", *keys_set(held["factors"], held.get("levels", {}))}
     for key in sorted(had.keys() - own):
         if not key.startswith(("data.corpus", "data.tokenizer")) and had[key] != has.get(key):
             words += ["--set", f"{key}={had[key]}"]
@@ -137,8 +138,13 @@ def _extend(connection: sa.Connection, study_id: int, held: dict[str, Any], want
             name: list(dict.fromkeys(levels + wanted["factors"][name]))
             for name, levels in held["factors"].items()
         },
+        **({"levels": _merged(held, wanted)} if "levels" in held else {}),
     }
     connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=json.dumps(merged)))
+
+
+def _merged(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    return {factor: {**levels, **wanted["levels"][factor]} for factor, levels in held["levels"].items()}
 
 
 def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -146,8 +152,15 @@ def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any]) -> No
     if list(held["factors"]) != list(wanted["factors"]):
         ours, theirs = ", ".join(held["factors"]), ", ".join(wanted["factors"])
         raise ConfigError(f"study {name!r}: its factors are {ours}, not {theirs}; {another}")
+    named, again = held.get("levels", {}), wanted.get("levels", {})
+    if named.keys() != again.keys():
+        raise ConfigError(f"study {name!r}: the names of its levels are not this grid's; {another}")
+    for factor, levels in named.items():
+        for level in levels.keys() & again[factor].keys():
+            if levels[level] != again[factor][level]:
+                raise ConfigError(f"study {name!r}: its {factor} = {level} sets something else; {another}")
     had, has = flatten(held["base"]), flatten(wanted["base"])
-    free = {"seed", *(full_key(factor) for factor in held["factors"])}
+    free = {"seed", *keys_set(held["factors"], named)}
     for key in sorted((had.keys() | has.keys()) - free):
         before, after = had.get(key, "unset"), has.get(key, "unset")
         if before != after:

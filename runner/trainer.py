@@ -32,8 +32,9 @@ def main() -> None:
     """Serve commands from stdin until it closes."""
     events_fd, device, threads = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     die_with_parent()
-    # The supervisor decides what a signal means; a terminal's Ctrl-C must not race it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The supervisor decides what a signal means; a terminal's Ctrl-C and Slurm's SIGTERM come here too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     trainer = Trainer(events_fd)
     threading.Thread(target=trainer.listen, daemon=True).start()
     trainer.start(device, threads)

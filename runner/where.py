@@ -4,7 +4,8 @@
     one    = "not" one | "(" any ")" | name operator value | name "in" "(" value { "," value } ")"
     operator is one of = == != < <= > >=
 
-A name is a column that people ask for (`COLUMNS`) or a key of the configuration; a value is a number, a word,
+A name is a column that people ask for (`COLUMNS`), a key of the configuration, or a factor whose levels have
+names; a value is a number, a word,
 or a text in quotes. Values reach the database bound, as parameters. Who selects with it: runner/naming.py.
 """
 
@@ -81,8 +82,8 @@ def columns() -> dict[str, Name]:
     }
 
 
-def named(name: str) -> Name:
-    """The column, or the key of the configuration, that a name stands for.
+def named(name: str, factors: Sequence[str] = ()) -> Name:
+    """The column, the key of the configuration, or the factor of named levels, that a name stands for.
 
     Raises:
         ConfigError: there is none.
@@ -92,6 +93,8 @@ def named(name: str) -> Name:
         return known[name]
     if name == "seed":  # a column too: no need to open the configuration
         return Name(jobs.c.seed, int)
+    if name in factors:
+        return Name(sa.type_coerce(jobs.c.cell, sa.JSON)[name].as_string(), str)
     try:
         key = full_key(name)
     except ConfigError as error:
@@ -101,22 +104,24 @@ def named(name: str) -> Name:
     return Name(inside.as_string() if kind is str else inside.as_float(), kind)
 
 
-def condition(text: str) -> sa.ColumnElement[bool]:
+def condition(text: str, factors: Sequence[str] = ()) -> sa.ColumnElement[bool]:
     """The condition as an expression over `jobs`; true or false for every job, never unknown.
+
+    `factors` are those of named levels, which are found in a job's cell alone.
 
     Raises:
         WhereError: it does not follow the grammar, or names or compares what it cannot.
     """
     if len(text) > MAX_CHARACTERS:
         raise WhereError(f"--where: {len(text)} characters, more than {MAX_CHARACTERS}; ask for less at once")
-    return _Parser(text).whole()
+    return _Parser(text, factors).whole()
 
 
 class _Parser:
     """Recursive descent over the tokens; one method a line of the grammar."""
 
-    def __init__(self, text: str) -> None:
-        self._tokens = _tokens(text)
+    def __init__(self, text: str, factors: Sequence[str]) -> None:
+        self._tokens, self._factors = _tokens(text), factors
         self._next = 0
 
     def whole(self) -> sa.ColumnElement[bool]:
@@ -152,7 +157,7 @@ class _Parser:
         token = self._take()
         if token.kind != "word":
             raise WhereError(f"--where: {token.text!r} at {token.at}: expected a name, as in noise_std=0.5")
-        name = named(token.text)
+        name = named(token.text, self._factors)
         if self._accept("in"):
             self._expect("(")
             values = [self._value(token.text, name)]

@@ -77,6 +77,19 @@ if TRAINER:
 """
 """The disk of the checkpoints is full from the moment the first one is saved."""
 
+GATE = """
+if TRAINER:
+    import json, time
+    dumps = json.dumps
+    def gated(message, **options):
+        if isinstance(message, dict) and message.get("event") == "Progressed" and message["step"] == 20:
+            open(os.path.join(HERE, f"at-{os.getpid()}"), "w").close()
+            while not os.path.exists(os.path.join(HERE, "go")):
+                time.sleep(0.01)
+        return dumps(message, **options)
+    json.dumps = gated
+"""
+"""Each trainer stands still at step 20, leaving a mark, until there is a file `go`."""
 BROKEN_CONNECTION = """
             connection.driver_connection.close()
             from psycopg import OperationalError

@@ -238,6 +238,7 @@ def curved_study(connection: sa.Connection, **values: Any) -> int:
             add_metric(connection, job, "loss", loss + 0.1, step=step)
         for number, name in enumerate(("router_entropy", "top1_probability", "noisy_agreement")):
             add_metric(connection, job, name, 0.5 + number / 10 + job / 1000)
+            add_metric(connection, job, name, 0.4 + number / 10 + job / 1000, step=200)
         add_counts(connection, job, layer_counts(job), step=200)
         for name, value in (("loss", 4.4), ("perplexity", 81.5), ("accuracy", 0.26), ("bits_per_byte", 1.6)):
             add_metric(connection, job, name, value + job / 1000, split="test")

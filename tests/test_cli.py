@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runner import schema
 from runner.store import open_store
 from tests.conftest import row, rows
 
@@ -131,7 +132,7 @@ def test_environment_names_the_database(cli: Cli, tmp_path: Path, tiny_grid: Pat
     assert other.exists()
     assert cli("status", "--db", str(other)).returncode == 0
     assert cli("status").returncode == 69
-    assert cli("db", "upgrade", "--db", str(other)).stdout.startswith("schema 0001")
+    assert cli("db", "upgrade", "--db", str(other)).stdout.startswith(f"schema {schema.HEAD}")
 
 
 def test_run_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path, tiny_grid: Path) -> None:

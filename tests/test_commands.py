@@ -19,12 +19,18 @@ def commands() -> dict[str, str]:
     import cli as program
 
     found = {}
-    for prefix, app in (("", program.app), ("db ", program.db_app)):
+    groups = {
+        "": program.app,
+        "db ": program.db_app,
+        "grids ": program.grids_app,
+        "launch ": program.launch_app,
+    }
+    for prefix, app in groups.items():
         for command in app.registered_commands:
             callback = command.callback
             assert callback is not None
             found[prefix + (command.name or callback.__name__.strip("_"))] = callback.__doc__ or ""
-    return found
+    return {**found, "grids": program.grids.__doc__ or ""}  # a command that has one below it
 
 
 def test_every_command_says_what_it_does_and_gives_an_example() -> None:
@@ -42,10 +48,11 @@ def test_every_command_is_documented() -> None:
 def test_every_documented_command_and_option_exists() -> None:
     text = (PROJECT / "docs/commands.md").read_text(encoding="utf-8")
     known = set(commands())
-    for words in re.findall(r"python cli\.py ((?:db )?[a-z]+)", text):
+    pattern = r"python cli\.py ((?:db |launch |grids (?=show))?[a-z]+)"
+    for words in re.findall(pattern, text):
         assert words in known, words
     done = {name: helped(name) for name in known}
-    for name, options in re.findall(r"python cli\.py ((?:db )?[a-z]+)([^\n`]*)", text):
+    for name, options in re.findall(pattern + r"([^\n`]*)", text):
         for option in re.findall(r"(?<![\w\"'])--[a-z-]+", options.split("|")[0].split(" -- ")[0]):
             assert option in done[name], f"{name} {option}"
 

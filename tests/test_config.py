@@ -114,6 +114,16 @@ def test_derived_quantities() -> None:
         ({"corpus": 7}, "data.corpus = 7: must be text"),
         ({"seed": -1}, "seed = -1: must lie between 0 and 2147483647"),
         ({"seed": None}, "seed = None: must be a whole number"),
+        (
+            {"noise": "laplace"},
+            "routing.noise = 'laplace': choose one of gaussian, annealed, jitter, learned, gumbel",
+        ),
+        (
+            {"noise": "jitter", "noise_std": 0.6},
+            "routing.noise_std = 0.6: jitter's factor, 1 ± √3 · noise_std, would turn negative; "
+            "choose at most 0.5773, or another routing.noise",
+        ),
+        ({"balance": "global"}, "routing.balance = 'global': choose one of micro-batch, batch"),
         ({"precision": "fp16"}, "train.precision = 'fp16': choose one of auto, fp32, bf16"),
         ({"protocol": "mine"}, "protocol = 'mine': choose one of sound, published"),
         ({"noise_sdt": 0.1}, "'noise_sdt': no such key; did you mean routing.noise_std?"),
@@ -200,6 +210,28 @@ def test_the_hash_is_stable() -> None:
     assert canonical_json({"b": 1.0, "a": [1, "é"]}) == '{"a":[1,"\\u00e9"],"b":1.0}'
 
 
+def test_routing_variants_are_in_the_hash_only_when_chosen() -> None:
+    """Earlier results keep their hash; naming a default changes nothing."""
+    default = RunConfig().identity()
+    assert set(default["routing"]) == {"noise_std", "load_balancing_weight"}
+    assert "micro_batch" not in default["train"]
+    names = {
+        "noise": "gaussian",
+        "balance": "micro-batch",
+        "z_loss_weight": 0.0,
+        "bias_rate": 0,
+        "micro_batch": 0,
+    }
+    assert RunConfig().with_values(names).hash == RunConfig().hash
+    chosen = {"noise": "jitter", "balance": "batch", "z_loss_weight": 0.001, "bias_rate": 0.01}
+    assert RunConfig().with_values(chosen).identity()["routing"] == {**default["routing"], **chosen}
+
+
+def test_jitter_may_be_as_strong_as_its_factor_stays_positive() -> None:
+    assert RoutingConfig(noise="jitter", noise_std=0.577).noise_std == 0.577
+    assert RoutingConfig(noise="gumbel", noise_std=5.0).noise_std == 5.0
+
+
 def test_every_value_that_defines_the_result_changes_the_hash() -> None:
     other = {
         "d_model": 400, "n_layers": 5, "n_heads": 4, "d_ff": 1_000, "n_experts": 9, "top_k": 1,
@@ -208,7 +240,8 @@ def test_every_value_that_defines_the_result_changes_the_hash() -> None:
         "muon_momentum": 0.9, "weight_decay": 0.0, "grad_clip": 2.0, "precision": "fp32", "target_loss": 5.0,
         "corpus": "smollm", "corpus_id": "a", "tokenizer": "b", "tokenizer_id": "c", "documents": 1_999,
         "document_characters": 2_999, "tokens": 499_999, "held_out_tokens": 99_999,
-        "protocol": "published", "seed": 43, "repeat": 1,
+        "protocol": "published", "seed": 43, "repeat": 1, "noise": "gumbel", "balance": "batch",
+        "z_loss_weight": 0.001, "bias_rate": 0.001, "micro_batch": 12,
     }  # fmt: skip
     assert {full_key(key) for key in other} | {"train.engine"} == set(all_keys())
     hashes = {RunConfig().with_values({key: value}).hash for key, value in other.items()}

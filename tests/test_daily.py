@@ -229,7 +229,7 @@ def test_a_paused_study_waits_and_goes_on(cli: Cli, queued: Store, worker: jobs.
 
 
 def test_a_condition_that_cannot_be_read_is_one_line(cli: Cli, queued: Store) -> None:
-    done = cli("cancel", "--where", "nois=1")
+    done = cli("cancel", "--where", "nois_std=1")
     assert (done.returncode, done.stdout) == (65, "")
-    assert done.stderr.startswith("error: 'nois': no such key; did you mean routing.noise_std?")
+    assert done.stderr.startswith("error: 'nois_std': no such key; did you mean routing.noise_std?")
     assert len(done.stderr.splitlines()) == 1

@@ -26,7 +26,10 @@ from reports.tables import Picture
 from reports.units import UnknownOption
 from tests import report_fixtures as made
 
-ALL = ["interaction", "paired", "differences", "learning", "load-by-layer", "load-over-training", "usage"]
+ALL = [
+    *("interaction", "paired", "differences", "learning", "routing-over-training"),
+    *("load-by-layer", "load-over-training", "layer-load-over-training", "usage"),
+]
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \ud800 é漢"
 
 
@@ -81,7 +84,8 @@ def test_an_svg_has_no_date_no_version_and_its_axes_have_units(connection: sa.Co
         assert "Matplotlib" not in svg.split("<defs>")[0]
         words = " ".join(re.findall(r"<text[^>]*>([^<]*)", svg))
         unit = {"usage": "% of assignments", "load-by-layer": "% of a layer's assignments"}
-        unit |= {"load-over-training": "(sd / mean of tokens)"}
+        unit |= {"load-over-training": "(sd / mean of tokens)", "layer-load-over-training": "(sd / mean)"}
+        unit |= {"routing-over-training": "(nats)"}
         assert unit.get(name, "nats per token") in words.replace("&#39;", "'"), name
 
 
@@ -195,3 +199,23 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UnknownOption, match="cannot be written"):
         write({"report.md": b""}, tmp_path / "file")
+
+
+def test_the_router_and_each_layer_are_followed_over_steps(connection: sa.Connection) -> None:
+    made.curved_study(connection)
+    pictures = drawn(connection)
+    top = axes_of(pictures["routing-over-training"].draw())[0]
+    line = top.get_lines()[0]  # the first seed of the first condition is job 1
+    assert line.get_xdata().tolist() == [200, 400]
+    assert line.get_ydata() == pytest.approx([0.401, 0.501])
+    panel = axes_of(pictures["layer-load-over-training"].draw())[0]
+    lines = panel.get_lines()
+    assert [one.get_label() for one in lines] == ["layer 0", "layer 1"]
+    # At step 400 the three seeds' counts, by hand: population sd over mean, then the mean over seeds.
+    counts = [made.layer_counts(seed)[0] for seed in made.SEEDS]
+    assert lines[0].get_ydata()[-1] == pytest.approx(np.mean([np.std(c) / np.mean(c) for c in counts]))
+
+
+def test_without_two_evaluations_nothing_is_followed_over_steps(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    assert not {"routing-over-training", "layer-load-over-training"} & set(drawn(connection))

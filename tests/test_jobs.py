@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from model.config import ConfigError
 from model.events import Checkpointed, Measured, Resumed
-from runner import grids, jobs, records, schema, studies
+from runner import grids, jobs, records, schema, status, studies
 from runner.jobs import Claim, LeaseLost, UnknownJob, Worker
 from runner.status import backlog
 from runner.store import Store
@@ -337,6 +337,13 @@ def test_broken_device_costs_the_jobs_nothing(queued: Store, worker: Worker) -> 
 
 
 # --- asked for by people ----------------------------------------------------------------------------------
+
+
+def test_living_worker_does_not_hide_a_silent_trainer(queued: Store, claimed: Claim) -> None:
+    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 1, silent_seconds=500.0))
+    with queued.read() as connection:
+        [running] = status.running_jobs(connection)
+    assert running["heartbeat_age_seconds"] < 500.0 <= running["event_age_seconds"]
 
 
 def test_cancel_ends_a_queued_job_and_asks_a_running_ones_worker(queued: Store, claimed: Claim) -> None:

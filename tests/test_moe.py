@@ -6,6 +6,8 @@ Shapes: N tokens, D d_model, F d_ff, E experts, K top-k.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,19 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import grouped
-from model.config import ModelConfig
+from model.config import ModelConfig, RoutingConfig
 from model.grouped import GatherRows, expert_matmul
-from model.moe import MoE, load_balancing_loss, route
+from model.moe import MoE, gate_logits, load_balancing_loss, route
 
 D, FF, E = 8, 16, 4
 
 
-def layer(top_k: int = 2, dtype: torch.dtype = torch.float64, dropout: float = 0.0, seed: int = 0) -> MoE:
+def layer(
+    top_k: int = 2, dtype: torch.dtype = torch.float64, dropout: float = 0.0, seed: int = 0, **routing: Any
+) -> MoE:
     """A layer with weights large enough that the experts differ."""
     config = ModelConfig(
         d_model=D, n_heads=2, d_ff=FF, n_experts=E, top_k=top_k, dropout=dropout, vocab_size=16
     )
-    made = MoE(config)
+    made = MoE(config, routing=RoutingConfig(**routing))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -41,13 +45,15 @@ def noise(seed: int = 2) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def dense(made: MoE, x_BTD: Tensor, logits_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dense(
+    made: MoE, x_BTD: Tensor, logits_NE: Tensor, bias: Sequence[float] = (0.0,) * E
+) -> tuple[Tensor, Tensor, Tensor]:
     """Every expert on every token, one by one, weighted by a matrix that is mostly zero."""
     x_ND = x_BTD.reshape(-1, D)
     weights_NE, counts_E = torch.zeros_like(logits_NE), torch.zeros(E, dtype=torch.int64)
     full_NE = torch.exp(logits_NE) / torch.exp(logits_NE).sum(1, keepdim=True)
     for n in range(len(x_ND)):
-        chosen = sorted(range(E), key=lambda e: -logits_NE[n, e].item())[: made.top_k]
+        chosen = sorted(range(E), key=lambda e: -logits_NE[n, e].item() - bias[e])[: made.top_k]
         for e in chosen:
             counts_E[e] += 1
             others = torch.exp(logits_NE[n, chosen]).sum()
@@ -264,7 +270,7 @@ def test_the_router_stays_in_float32_under_autocast() -> None:
     expected, routing = made(x, 0.1, noise())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, cast = made(x, 0.1, noise())
-        assert made.router_logits(x.flatten(0, 1).bfloat16()).dtype == torch.float32
+        assert gate_logits(x.flatten(0, 1).bfloat16(), made.gate).dtype == torch.float32
     assert torch.equal(routing.counts_E, cast.counts_E)
     assert torch.equal(routing.aux_loss, cast.aux_loss)
     # The experts do compute in bf16: near, and not the same.

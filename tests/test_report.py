@@ -356,3 +356,24 @@ def snapshot(connection: sa.Connection) -> str:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, made.opened(Path(folder)) as opened:
         SNAPSHOT.write_text(snapshot(opened))
+
+
+def test_named_levels_are_explained_and_not_called_a_mixture(connection: sa.Connection) -> None:
+    levels = {
+        "none": {"load_balancing_weight": 0.0},
+        "bias": {"load_balancing_weight": 0.0, "bias_rate": 0.01},
+    }
+    grid = {"factors": {"balancing": list(levels)}, "levels": {"balancing": levels}}
+    study = made.add_study(connection, grid={**grid, "baseline": {"balancing": "none"}})
+    for name, values in levels.items():
+        for seed in made.SEEDS:
+            config = made.configuration(values, seed)
+            job = made.add_job(connection, study, {"balancing": name}, seed, config=config)
+            made.add_attempt(connection, job)
+            made.add_result(connection, job, val_loss=4.5 + 0.01 * seed + 0.1 * (name == "bias"))
+    text = render(connection)
+    told = "none: load_balancing_weight 0.0; bias: load_balancing_weight 0.0, bias_rate 0.01"
+    assert fact(text, "Levels of balancing") == told
+    assert "Mixed:" not in text
+    assert "balancing=bias" in section(text, "Paired contrasts")
+    render(connection, strict=True)

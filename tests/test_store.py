@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from runner import schema, sqlite
+from runner import jobs, schema, sqlite
 from runner.migrations import upgrade
 from runner.store import (
     Store,
@@ -19,8 +20,11 @@ from runner.store import (
     StoreUnreachable,
     now,
     open_store,
+    upgrade_store,
 )
 from tests.conftest import PROJECT, both_engines
+
+DATA = Path(__file__).parent / "data"
 
 
 def test_settings_are_those_that_survive_a_power_cut(store: Store) -> None:
@@ -168,6 +172,41 @@ def test_missing_database_names_the_command_that_makes_it(tmp_path: Path) -> Non
     with pytest.raises(StoreUnreachable, match="enqueue"):
         open_store(str(tmp_path / "none.db"))
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("version", ["0001"])
+def test_stored_database_of_every_earlier_schema_is_upgraded_whole(tmp_path: Path, version: str) -> None:
+    """A study in mid-life: two jobs done, one queued, one cancelled. It is refused, upgraded, and goes on."""
+    path = tmp_path / "jobs.db"
+    path.write_bytes(gzip.decompress((DATA / f"schema-{version}.db.gz").read_bytes()))
+
+    def content() -> dict[str, list[sa.RowMapping]]:
+        with sqlite.connect(path, begin="BEGIN", query_only=True).begin() as connection:
+            return {
+                name: list(connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY 1, 2, 3")).mappings())
+                for name in ("studies", "jobs", "attempts", "results", "metrics", "expert_counts", "events")
+            }
+
+    before = content()
+    with pytest.raises(StoreRefused, match="db upgrade"):
+        open_store(str(path))
+    assert upgrade_store(str(path)) == (version, schema.HEAD)
+    after = content()
+    for name, rows in before.items():
+        assert [dict(row) for row in rows] == [
+            {column: row[column] for column in was} for was, row in zip(rows, after[name], strict=True)
+        ]
+    store = open_store(str(path))
+    claimed = store.write(lambda c: jobs.claim(c, jobs.Worker("worker-1", "here", 1, "cpu")))
+    assert claimed is not None
+    assert claimed.job_id == next(job["id"] for job in before["jobs"] if job["status"] == "queued")
+    store.close()
+
+
+def test_every_earlier_schema_is_stored() -> None:
+    versions = sorted(path.name[:4] for path in (PROJECT / "runner/migrations/versions").glob("0*.py"))
+    stored = sorted(path.name[7:11] for path in DATA.glob("schema-*.db.gz"))
+    assert versions == [*stored, schema.HEAD]
 
 
 @both_engines

@@ -534,8 +534,10 @@ def test_a_run_that_diverges_says_when_and_what_to_change(numbers: None, tmp_pat
 def test_a_loss_that_is_no_number_ends_the_run_after_its_series(
     numbers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
-    def poisoned(run_: state.Run, original: Callable[..., Any] = training._forward_backward) -> Any:
-        losses, counts = original(run_)
+    def poisoned(
+        run_: state.Run, seen_LE: torch.Tensor, original: Callable[..., Any] = training._forward_backward
+    ) -> Any:
+        losses, counts = original(run_, seen_LE)
         return (torch.full_like(losses, bad) if run_.step == 12 else losses), counts
 
     monkeypatch.setattr(training, "_forward_backward", poisoned)

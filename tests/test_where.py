@@ -121,7 +121,7 @@ def test_configuration_keys_are_known_short_and_dotted(mixed: Store) -> None:
     ("text", "said"),
     [
         ("", "expected a name"),
-        ("nois=3", "did you mean routing.noise_std"),
+        ("nois_std=3", "did you mean routing.noise_std"),
         ("seed", "expected =, !="),
         ("seed=", "expected a value"),
         ("seed=abc", "must be a number"),

@@ -20,8 +20,9 @@ import pytest
 from model.events import Phase
 from runner import grids, jobs, studies
 from runner.display import Display
+from runner.options import Options
 from runner.store import Store, StoreUnreachable, open_store
-from runner.worker import DRAINED, PREEMPTED, UNHEALTHY, Options, Worker
+from runner.worker import DRAINED, PREEMPTED, UNHEALTHY, Worker
 from tests.conftest import both_engines, command, environment, results_bits, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

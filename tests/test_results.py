@@ -1,0 +1,177 @@
+"""The scripts that run a study for good: what they pack is the study, and a piece is gone on with."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from runner.sqlite import driver
+from tests.conftest import PROJECT, TINY_GRID, environment
+
+
+def results(folder: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
+    script = str(PROJECT / "benchmarks/results.py")
+    words = ["--grid", "tiny.toml", "--folder", "night", "--output", "kept", "--threads", "1", *more]
+    return subprocess.run(
+        [sys.executable, script, *words],
+        cwd=folder,
+        env={**environment(), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study that was run and packed."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "tiny.toml").write_text(TINY_GRID)
+    done = results(folder, "--seeds", "42")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "tiny: 2 of 2 runs done; packed in kept"
+    return folder
+
+
+def test_what_is_packed_is_the_study(packed: Path, tmp_path: Path) -> None:
+    kept = packed / "kept"
+    assert {path.name for path in kept.iterdir()} == {"commands.md", "figures", "report.md", "study.db.xz"}
+    (tmp_path / "study.db").write_bytes(lzma.decompress((kept / "study.db.xz").read_bytes()))
+    connection = driver().connect(str(tmp_path / "study.db"))
+    assert connection.execute("SELECT COUNT(*) FROM results").fetchone() == (2,)
+    connection.close()
+    # The page's last command, run where it says, makes the same report and the same figures.
+    page = (kept / "commands.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("python cli.py report"))
+    again = [sys.executable, str(PROJECT / "cli.py"), *line.split()[2:]]
+    subprocess.run(again, cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    assert (tmp_path / "report.md").read_bytes() == (kept / "report.md").read_bytes()
+    for figure in (kept / "figures").iterdir():
+        assert (tmp_path / "figures" / figure.name).read_bytes() == figure.read_bytes()
+
+
+def test_the_page_names_the_commands_and_no_place_of_this_machine(packed: Path) -> None:
+    page = (packed / "kept/commands.md").read_text()
+    assert "python cli.py enqueue --grid tiny.toml --scale full --corpus bundled --seeds 42\n" in page
+    assert "python cli.py work --device auto --threads 1\n" in page
+    assert "2 of 2 runs done" in page
+    assert str(packed) not in page
+    assert str(packed) not in (packed / "kept/report.md").read_text()
+
+
+def test_the_same_line_again_adds_nothing_and_a_mistake_is_one_line(packed: Path, tmp_path: Path) -> None:
+    before = (packed / "kept/report.md").read_bytes()
+    done = results(packed, "--seeds", "42")
+    assert done.returncode == 0, done.stderr
+    assert "tiny: 0 queued, 2 already there" in done.stdout
+    assert (packed / "kept/report.md").read_bytes() == before
+    refused = results(tmp_path)
+    assert refused.returncode == 1
+    assert "error: --grid tiny.toml: no such grid or file" in refused.stderr
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(packed: Path) -> None:
+    cut = results(packed, "--seeds", "42,43", "--time-limit", "0s")
+    assert cut.returncode == 75, cut.stderr
+    assert cut.stdout.splitlines()[-1] == "tiny: 2 of 4 runs done; packed in kept"
+    assert "Unfinished: 2 of 4 runs have no result" in (packed / "kept/report.md").read_text()
+    done = results(packed, "--seeds", "42,43")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 runs done" in (packed / "kept/commands.md").read_text()
+
+
+def test_without_statsmodels_the_database_is_packed_and_the_report_is_left_for_home(
+    packed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "statsmodels.py").write_text("raise ImportError('not on this machine')\n")
+    done = results(packed, "--seeds", "42,43", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
+    left = {path.name for path in (packed / "kept").iterdir()}
+    assert left == {"commands.md", "study.db.xz"}
+
+
+# The GPU's part, on a CPU with tiny sizes
+
+
+TINY = ("d_model=16", "n_layers=1", "n_heads=2", "d_ff=16", "seq_len=16", "batch_size=2")
+
+
+def gpu_results(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    script = str(PROJECT / "benchmarks/results_gpu.py")
+    sizes = [word for size in TINY for word in ("--set", size)]
+    words = ["--device", "cpu", "--scale", "smoke", "--tokenizer", "bundled-4096", "--threads", "1"]
+    return subprocess.run(
+        [sys.executable, script, "--seeds", "42", *words, *sizes, *more],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_what_is_wanted_from_a_gpu_runs_in_pieces(tmp_path: Path) -> None:
+    # A piece without time for a run measures, queues and packs.
+    first = gpu_results(tmp_path, "--minutes", "0.01")
+    assert first.returncode == 75, first.stderr
+    assert "factorial-smoke: 0 of 6 runs done" in first.stdout
+    assert "factorial-long-smoke: 0 of 60 runs done" in first.stdout
+    assert "left: factorial, factorial-long; the same command goes on" in first.stdout
+    out = tmp_path / "results-gpu"
+    bits = json.loads((out / "determinism.json").read_text())
+    assert all(bits[name] for name in bits if isinstance(bits[name], bool)), bits
+    assert 0 < bits["resumed from step"] < 120
+    assert json.loads((out / "train_step.json").read_text())["rows"]["fp32"]["step"] > 0
+    # On another machine the archive alone is there; nothing is measured or queued twice.
+    shutil.rmtree(out / "work")
+    measured = (out / "determinism.json").read_bytes()
+    second = gpu_results(tmp_path, "--minutes", "60", "--stop-after", "factorial")
+    assert second.returncode == 0, second.stderr
+    assert "factorial-smoke: 0 queued, 6 already there" in second.stdout
+    assert "factorial-smoke: 6 of 6 runs done" in second.stdout
+    assert (out / "determinism.json").read_bytes() == measured
+    files = sorted(path.name for path in out.iterdir() if path.is_file())
+    assert files == [
+        "determinism.json",
+        "factorial-long.md",
+        "factorial.md",
+        "results-gpu.tar.gz",
+        "train_step.json",
+    ]
+    with tarfile.open(out / "results-gpu.tar.gz") as archive:
+        names = archive.getnames()
+    assert {"./factorial/study.db.xz", "./factorial/report.md", "./factorial-long/commands.md"} <= set(names)
+    assert "6 of 6 done" in (out / "factorial.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "error: SmolLM's tokenizer is not beside this checkout; give its folder"),
+        (("--tokenizer", "x", "--device", "cuda:0"), "error: --device cuda:0: no GPU is seen here"),
+    ],
+)
+def test_what_the_gpu_script_lacks_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    script = str(PROJECT / "benchmarks/results_gpu.py")
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        cwd=tmp_path,
+        env={**environment(), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results-gpu").exists()
