@@ -665,10 +665,16 @@ def _say(text: str) -> None:
 
 def _print_summary(store: Store, studies: list[str]) -> None:
     from reports.report import summary
+    from runner.store import StoreUnavailable
 
-    with store.read() as connection:
-        for study in studies:
-            print(summary(connection, study))
+    try:
+        with store.read() as connection:
+            texts = [summary(connection, study) for study in studies]
+    except StoreUnavailable as error:  # the night's work is done, and its exit code stays
+        _say(f"no summary: {error}")
+        return
+    for text in texts:
+        print(text)
 
 
 def _seconds(text: str, option: str) -> float:

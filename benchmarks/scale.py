@@ -4,7 +4,7 @@
 
 The server is a cluster of its own with PostgreSQL's default settings (synchronous to the disk), in a
 temporary folder, on the same machine as its clients. A claim is the whole transaction, with its attempt and
-its event; every claimed job is finished with a result. With --output the figures are also written beside it
+its event; every claimed job is finished with a result. With --output the figures are written beside it too,
 as JSON.
 """
 
@@ -24,6 +24,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+# Instead of this folder, where queue.py would hide the standard library's.
+sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from runner import grids, jobs, studies
@@ -212,8 +214,7 @@ def render(storms: list[Storm], enqueued: list[tuple[int, float]], beats: Beats,
         "# One PostgreSQL and many workers",
         "",
         f"{of_this_machine()['processor']}, {os.cpu_count()} cores for server and clients together; "
-        f"load {load} at the end; Python {platform.python_version()}, PostgreSQL {version}, "
-        "default settings. "
+        f"load {load} at the end; Python {platform.python_version()}, PostgreSQL {version} as it comes. "
         "Made by `python benchmarks/scale.py`.",
         "",
         f"{WORKERS} workers of empty jobs, each claiming and finishing one after another:",

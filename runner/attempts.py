@@ -86,8 +86,8 @@ def end(
         .values(
             outcome=outcome,
             cause=cause,
-            message=message,
-            traceback=traceback,
+            message=_storable(message),
+            traceback=_storable(traceback),
             exit_code=exit_code,
             charged=int(charged),
             ended_at=now(),
@@ -95,6 +95,11 @@ def end(
     )
     detail = {"cause": cause, "message": message, "charged": charged} if cause else None
     note(connection, outcome, job_id, number, detail=detail)
+
+
+def _storable(text: str | None) -> str | None:
+    """Text with what a database may refuse written out: NUL and halves of characters."""
+    return text and text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def note(

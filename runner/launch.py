@@ -19,12 +19,12 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
 from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor
 
+from runner.postgresql import Server
 from runner.provenance import PROJECT
-from runner.store import Store, StoreRefused
+from runner.store import Store, StoreRefused, locate
 
 SAVE_SECONDS = 90
 """So long before the time limit a worker is told to stop; Slurm may do it up to a minute earlier."""
@@ -151,18 +151,18 @@ def require_slurm() -> None:
 
 def _database(plan: Plan) -> str:
     """The database as a worker on any node is to name it."""
-    url = sa.make_url(plan.db) if "://" in plan.db else sa.make_url(f"sqlite:///{plan.db}")
-    if url.get_backend_name() != "sqlite":
-        if url.password is not None:
+    place = locate(plan.db)
+    if isinstance(place, Server):
+        if place.url.password is not None:
             raise NotLaunched("--db: the script would show the password; put it into ~/.pgpass")
         return plan.db
     elsewhere = _nodes(plan.partition) - {socket.gethostname(), socket.gethostname().split(".")[0]}
     if elsewhere:
         raise StoreRefused(
-            f"{url.database}: SQLite serves one machine, and these workers may run on others "
+            f"{place.name}: SQLite serves one machine, and these workers may run on others "
             f"({', '.join(sorted(elsewhere)[:3])}); give --db postgresql+psycopg://HOST/NAME"
         )
-    return str(Path(str(url.database)).resolve())
+    return str(place.path.resolve())
 
 
 def _nodes(partition: str | None) -> set[str]:

@@ -31,8 +31,10 @@ PUBLIC = ("host", "port", "dbname", "user", "service", "sslmode")
 """Parameters of a URL that may be shown; every other one may carry a secret, or a path to one."""
 LOST = ("08", "57P")
 """SQLSTATE classes: connection exceptions; a server that is shut down or starting."""
-BUSY = ("40001", "40P01", "55P03", "53300", "57014", "25006")
-"""Serialization, deadlock, lock timeout, too many connections, cancelled, read-only after a failover."""
+BUSY = ("40001", "40P01", "55P03", "53300", "57014")
+"""Serialization, deadlock, lock timeout, too many connections, cancelled."""
+READ_ONLY = "25006"
+"""Of a server that was the main one until a failover."""
 NO_ROOM = ("53100", "53200", "58030")
 """Disk full, out of memory, an error of the disk."""
 
@@ -95,6 +97,8 @@ class Server:
         state = sqlstate(error)
         if state in NO_ROOM:
             return StoreUnavailable("the database could not be written: is the server's disk full?")
+        if state == READ_ONLY:
+            return StoreUnavailable("the database is read-only now")
         if state in BUSY:
             return StoreUnavailable("the database is locked or busy")
         if error.connection_invalidated or state.startswith(LOST) or _never_connected(error):

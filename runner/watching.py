@@ -22,7 +22,7 @@ from runner.gpus import Gpu, gpus
 from runner.naming import study_id
 from runner.schema import events, jobs, metrics, studies, workers
 from runner.status import running_jobs, studies_overview
-from runner.store import Store, now
+from runner.store import Store, StoreUnavailable, now
 
 REFRESH_SECONDS = 1.0
 GPU_SECONDS = 5.0
@@ -75,8 +75,11 @@ def watch(store: Store, study: str | None = None, out: Console | None = None) ->
             if cards and time.monotonic() - asked_at > GPU_SECONDS:
                 cards, asked_at = gpus(), time.monotonic()
             store.check_identity()
-            with store.read() as connection:
-                shown = snapshot(connection, study, cards)
+            try:
+                with store.read() as connection:
+                    shown = snapshot(connection, study, cards)
+            except StoreUnavailable:  # the last frame stays until the next can be had
+                continue
             live.update(frame(shown, out.width, out.height), refresh=True)
     finally:
         live.stop()

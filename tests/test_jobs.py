@@ -266,6 +266,12 @@ def test_failures_back_off_twice_as_long_each_time(queued: Store, worker: Worker
     assert waits == pytest.approx([jobs.BACKOFF_SECONDS, 2 * jobs.BACKOFF_SECONDS], abs=0.1)
 
 
+def test_text_that_no_database_keeps_is_written_out(queued: Store, claimed: Claim) -> None:
+    queued.write(lambda c: jobs.fail(c, claimed, "bug", "a\0b", "half \ud83d of it, and 東京"))
+    attempt = row(queued, "attempts")
+    assert (attempt["message"], attempt["traceback"]) == ("a\\0b", "half \\ud83d of it, and 東京")
+
+
 def test_lost_lease_is_charged_and_requeued_then_failed(queued: Store, worker: Worker) -> None:
     for number in (1, 2, 3):
         make_due(queued)

@@ -192,9 +192,10 @@ def test_sqlite_is_refused_where_workers_may_run_elsewhere(store: Store, tmp_pat
 
 @pytest.mark.usefixtures("two_nodes")
 def test_password_gets_into_no_script(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(launch.NotLaunched, match="pgpass") as refusal:
-        launch.script(store, plan("postgresql+psycopg://me:hunter2@host/lab", tmp_path))
-    assert "hunter2" not in str(refusal.value)
+    for where in ("me:hunter2@host/lab", "me@host/lab?password=hunter2"):
+        with pytest.raises(launch.NotLaunched, match="pgpass") as refusal:
+            launch.script(store, plan(f"postgresql+psycopg://{where}", tmp_path))
+        assert "hunter2" not in str(refusal.value)
     url = "postgresql+psycopg://me@host/lab"
     assert f"--db {url}" in launch.script(store, plan(url, tmp_path))
 

@@ -16,7 +16,16 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured
 from runner import jobs, records, schema
-from runner.store import Store, StoreRefused, StoreUnavailable, StoreUnreachable, locate, open_store
+from runner.migrations import upgrade
+from runner.store import (
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+    locate,
+    open_store,
+    upgrade_store,
+)
 from tests.conftest import PROJECT, command, environment, on_a_server, row, rows
 from tests.postgres import PASSWORD, Cluster
 
@@ -159,6 +168,34 @@ def test_migrations_make_exactly_the_tables_of_the_schema(store: Store, cluster:
     assert "BIGINT" in str(made["results"])
 
 
+def test_database_of_the_first_schema_is_refused_then_upgraded_whole(
+    cluster: Cluster, worker: jobs.Worker
+) -> None:
+    url = cluster.database(empty=True)
+    engine = sa.create_engine(url)
+    upgrade(engine, "0001")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO studies (name, grid, protocol, corpus, corpus_id, created_at)"
+            " VALUES ('s', '{}', 'sound', 'bundled', '', 1)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (study_id, config_hash, config, cell, seed, total_steps, created_at)"
+            " VALUES (1, 'h', '{}', '{}', 42, 40, 1)"
+        )
+    engine.dispose()
+    with pytest.raises(StoreRefused, match=r"0001, older than .*db upgrade"):
+        open_store(url)
+    assert upgrade_store(url) == ("0001", schema.HEAD)
+    assert upgrade_store(url) == (schema.HEAD, schema.HEAD)
+    store = open_store(url)
+    claimed = store.write(lambda c: jobs.claim(c, worker))
+    assert claimed is not None
+    assert (claimed.job_id, claimed.seed) == (1, 42)
+    store.close()
+    cluster.drop(url)
+
+
 def test_many_processes_make_one_database(cluster: Cluster) -> None:
     url = cluster.database(empty=True)
     code = f"from runner.store import open_store; print(open_store({url!r}, True).database_id)"
@@ -204,7 +241,7 @@ print(open_store({database!r}).write(lambda c: studies.enqueue(c, "tiny", grid))
         ("40001", "locked or busy"),
         ("40P01", "locked or busy"),
         ("53300", "locked or busy"),
-        ("25006", "locked or busy"),
+        ("25006", "read-only"),
         ("57P01", "connection .* lost"),
         ("08006", "connection .* lost"),
     ],

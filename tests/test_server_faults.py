@@ -102,6 +102,34 @@ def test_restarts_of_the_server_cost_retries_and_no_bit(
 
 
 @on_a_server
+def test_server_away_longer_than_a_lease_costs_a_checkpoint_and_no_job(
+    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, database: str, own_cluster: Cluster
+) -> None:
+    """The worker fences itself and saves; when the server is back, the job goes on from there, uncharged."""
+    enqueue_long(cli, tiny_grid, steps=100_000)
+    store = open_store(database)
+    worker = start("--lease-seconds", "3")
+    wait_for(lambda: steps_done(store) > 20, "some steps")
+    own_cluster.stop()
+    wait_for(
+        lambda: list(tmp_path.rglob("step-*.safetensors")), "the checkpoint of a worker without a server"
+    )
+    own_cluster.start()
+    wait_for(lambda: len(rows(store, "attempts")) == 2, "the next attempt")
+    wait_for(lambda: rows(store, "attempts")[-1]["resumed_from_step"], "its first step")
+    assert cli("cancel", "2").returncode == 0  # first the one that waits, lest it be claimed meanwhile
+    assert cli("cancel", "1").returncode == 0
+    _, errors = worker.communicate(timeout=120)
+    assert worker.returncode == 0, errors
+    assert [(a["job_id"], a["outcome"]) for a in rows(store, "attempts")] == [
+        (1, "preempted"),
+        (1, "cancelled"),
+    ]
+    assert {job["failures"] for job in rows(store, "jobs")} == {0}
+    store.close()
+
+
+@on_a_server
 def test_password_on_the_command_line_is_in_nothing_that_is_left(
     cli: Cli, tiny_grid: Path, tmp_path: Path, database: str
 ) -> None:
