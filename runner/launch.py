@@ -2,7 +2,7 @@
 
 Each runs this program's `work` as the batch process itself, so that Slurm's signals reach it and nothing
 stands between: no submitit process, no pickle. submitit makes the script and submits it, Slurm's own commands
-do the rest, and nothing about Slurm is kept in the database. Why: docs/decisions/0004-slurm.md.
+do the rest, and nothing about Slurm is kept in the database. Why: docs/decisions/0005-slurm.md.
 """
 
 from __future__ import annotations

@@ -199,7 +199,8 @@ def test_ctrl_c_is_never_a_traceback(
         running.type("\x03")
         code = running.end()
     assert "Traceback" not in running.raw
-    assert code in ((0,) if words[0] == "work" else (1, 130))
+    # A press while Python shuts down ends it by the signal itself, silently.
+    assert code in ((0,) if words[0] == "work" else (1, 130, -signal.SIGINT))
     assert {job["status"] for job in rows(queued, "jobs")} <= {"queued", "running"}
 
 
