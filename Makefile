@@ -16,11 +16,11 @@ run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their re
 	$(BIN)/python cli.py report --study factorial-smoke > experiment_results.md
 	@echo "report: $(CURDIR)/experiment_results.md"
 
-test: check  ## Everything that must hold.
-	$(BIN)/python -m pytest
+test: check  ## Everything that must hold. Two at a time: much of it is waiting for leases and servers.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: check  ## The inner loop: without the tests that take minutes.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 chaos: .venv/ready  ## A seeded storm of faults over a real study: make chaos MINUTES=10 SEED=1
 	$(BIN)/python tests/chaos.py --minutes $(MINUTES) --seed $(SEED)
