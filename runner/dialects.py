@@ -63,6 +63,15 @@ def one_at_a_time(connection: sa.Connection, what: str, patience_seconds: int | 
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
+def count_anew(connection: sa.Connection, table: sa.Table) -> None:
+    """Tell PostgreSQL's planner how large a table has become; SQLite's asks nobody.
+
+    Until its own housekeeping came round, it planned claims for an empty queue: 19 a second instead of 170.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"ANALYZE {table.name}")
+
+
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, passing over those whose key is there already."""
     from sqlalchemy.dialects import postgresql, sqlite

@@ -25,12 +25,14 @@ import sqlalchemy as sa
 from model.config import RunConfig, canonical_json
 from runner import attempts as attempt_log
 from runner.attempts import FINAL_CAUSES, SECOND_IS_FINAL
-from runner.dialects import now, one_at_a_time
+from runner.dialects import count_anew, now, one_at_a_time
 from runner.schema import attempts, checkpoints, jobs, results, studies, workers
 
 BACKOFF_SECONDS = 10.0
 """A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
 BACKOFF_LIMIT_SECONDS = 600.0
+MANY = 1_000
+"""Jobs of one submission that change how a query is best planned."""
 SUBMISSION = "submission"
 """What only one transaction does at a time: to look what a database holds, and add what is missing."""
 
@@ -120,6 +122,8 @@ def submit(
     if rows:
         connection.execute(jobs.insert().values(created_at=now()), rows)
         attempt_log.note(connection, "submitted", detail={"study_id": study_id, "jobs": len(rows)})
+    if len(rows) >= MANY:
+        count_anew(connection, jobs)
     return len(rows)
 
 

@@ -85,7 +85,7 @@ def test_the_page_is_whole_and_needs_nothing_else(connection: sa.Connection) -> 
     assert {target[1:] for target in reader.targets} <= set(reader.ids)
     assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org)", text.split("</style>", 1)[1])
     assert "default-src 'none'" in text
-    assert reader.tags["svg"] == 7 + 18
+    assert reader.tags["svg"] == 9 + 18
     assert reader.tags["details"] == 18
     assert reader.tags["button"] == reader.tags["th"]
     assert "prefers-color-scheme: dark" in text

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured
-from runner import jobs, records, schema
+from runner import grids, jobs, records, schema, studies
 from runner.migrations import upgrade
 from runner.store import (
     Store,
@@ -129,6 +129,15 @@ print(open_store({database!r}).write(lambda c: studies.enqueue(c, "tiny", grid))
 
 
 # --- not now ----------------------------------------------------------------------------------------------
+
+
+@on_a_server
+def test_planner_knows_of_a_large_submission_at_once(store: Store) -> None:
+    grid = grids.adjust(grids.load_grid("factorial"), seeds="1..200")
+    store.write(lambda c: studies.enqueue(c, "large", grid))
+    with store.read() as connection:
+        known = connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE relname = 'jobs'").scalar()
+    assert known == grid.size == 1_200
 
 
 @on_a_server

@@ -25,6 +25,7 @@ from runner.slot import UNHEALTHY
 from runner.store import Store, StoreUnreachable, open_store
 from runner.worker import DRAINED, PREEMPTED, Worker
 from tests.conftest import both_engines, command, environment, results_bits, row, rows
+from tests.injection import GATE, inject
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -338,13 +339,18 @@ def test_stopped_worker_is_taken_over_and_stays_out(
 
 @both_engines
 def test_cancelled_running_job_stops_and_keeps_what_it_measured(
-    cli: Cli, start: Start, tiny_grid: Path, database: str
+    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, database: str
 ) -> None:
     enqueue_long(cli, tiny_grid)
     store = opened(database)
-    worker = start("--lease-seconds", "6")
+    gate = tmp_path / "gate"
+    worker = start("--lease-seconds", "6", **inject(gate, GATE))
     wait_for(lambda: rows(store, "metrics", job_id=1), "a measurement")
     assert cli("cancel", "1").returncode == 0
+    for _ in range(2):  # the first heartbeat sees the wish, and the second says that it was passed on
+        before = row(store, "jobs", id=1)["heartbeat_at"]
+        wait_for(lambda: row(store, "jobs", id=1)["heartbeat_at"] > before, "a heartbeat")  # noqa: B023
+    (gate / "go").touch()
     assert worker.wait(timeout=300) == 0
     assert [job["status"] for job in rows(store, "jobs")] == ["cancelled", "done"]
     assert rows(store, "metrics", job_id=1)
