@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def head() -> list[str]:
         "",
         f"{of_this_machine()['processor']}, {os.cpu_count()} cores, load {load} while measuring; "
         f"Python {platform.python_version()}, SQLite {driver().sqlite_version}, journal {journal()[0]}; "
-        f"{CLAIMS} claims each. Made by `python benchmarks/queue.py`.",
+        f"{CLAIMS} claims each. Made by `python {shlex.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}.",
     ]
 
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -215,7 +216,7 @@ def render(storms: list[Storm], enqueued: list[tuple[int, float]], beats: Beats,
         "",
         f"{of_this_machine()['processor']}, {os.cpu_count()} cores for server and clients together; "
         f"load {load} at the end; Python {platform.python_version()}, PostgreSQL {version} as it comes. "
-        "Made by `python benchmarks/scale.py`.",
+        f"Made by `python {shlex.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}.",
         "",
         f"{WORKERS} workers of empty jobs, each claiming and finishing one after another:",
         "",
