@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,13 @@ held_out_tokens = 512
 both_engines = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 """Runs a test once on each; without it, on SQLite."""
 on_a_server = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+def pytest_configure() -> None:
+    """Signals as in a terminal: under nohup, or in a background shell, processes would ignore them."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")
