@@ -201,3 +201,28 @@ def results_bits(store: Store) -> str:
         series = [tuple(r) for r in connection.execute(metrics.order_by("job_id", "step", "split", "name"))]
         counts = [tuple(r) for r in connection.execute(sa.select(schema.expert_counts))]
     return json.dumps([found, series, sorted(counts)])
+
+
+def make_views(engine: sa.Engine) -> None:
+    """The schema's views, on tables that were made without its migrations."""
+    with engine.begin() as connection:
+        for name, select in schema.VIEWS.items():
+            connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
+
+
+def described(engine: sa.Engine) -> dict[str, object]:
+    """Everything that a database knows of its tables and views, as it can be compared."""
+    inspector = sa.inspect(engine)
+    tables = {
+        name: (
+            [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(name)],
+            inspector.get_pk_constraint(name)["constrained_columns"],
+            sorted(str(c["sqltext"]) for c in inspector.get_check_constraints(name)),
+            sorted(str(c["column_names"]) for c in inspector.get_unique_constraints(name)),
+            sorted(str(c["referred_table"]) for c in inspector.get_foreign_keys(name)),
+            sorted(str(c["column_names"]) for c in inspector.get_indexes(name)),
+        )
+        for name in schema.metadata.tables
+    }
+    views = {name: " ".join((inspector.get_view_definition(name) or "").split()) for name in schema.VIEWS}
+    return {**tables, **views}

@@ -26,7 +26,7 @@ from runner.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, on_a_server, row, rows
+from tests.conftest import PROJECT, described, make_views, on_a_server, row, rows
 from tests.postgres import Cluster
 
 # --- making it --------------------------------------------------------------------------------------------
@@ -37,27 +37,7 @@ def test_migrations_make_exactly_the_tables_of_the_schema(store: Store, cluster:
     url = cluster.database(empty=True)
     direct = sa.create_engine(url)
     schema.metadata.create_all(direct)
-    with direct.begin() as connection:
-        for name, select in schema.VIEWS.items():
-            connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
-
-    def described(engine: sa.Engine) -> dict[str, object]:
-        inspector = sa.inspect(engine)
-        tables = {
-            name: (
-                [
-                    (c["name"], str(c["type"]), c["nullable"], c["default"])
-                    for c in inspector.get_columns(name)
-                ],
-                inspector.get_pk_constraint(name)["constrained_columns"],
-                sorted(str(c["sqltext"]) for c in inspector.get_check_constraints(name)),
-                sorted(str(c["column_names"]) for c in inspector.get_unique_constraints(name)),
-                sorted(str(c["referred_table"]) for c in inspector.get_foreign_keys(name)),
-                sorted(str(c["column_names"]) for c in inspector.get_indexes(name)),
-            )
-            for name in schema.metadata.tables
-        }
-        return {**tables, **{name: inspector.get_view_definition(name) for name in schema.VIEWS}}
+    make_views(direct)
 
     made, wanted = described(store.engine), described(direct)
     direct.dispose()

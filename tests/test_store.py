@@ -22,7 +22,7 @@ from runner.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, both_engines
+from tests.conftest import PROJECT, both_engines, described, make_views
 
 DATA = Path(__file__).parent / "data"
 
@@ -43,28 +43,7 @@ def test_old_library_falls_back_to_a_rollback_journal(monkeypatch: pytest.Monkey
 def test_migrations_make_exactly_the_tables_of_the_schema(store: Store, tmp_path: Path) -> None:
     direct = sa.create_engine(f"sqlite:///{tmp_path / 'direct.db'}", module=sqlite.driver())
     schema.metadata.create_all(direct)
-    with direct.begin() as connection:
-        for name, select in schema.VIEWS.items():
-            connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
-
-    def described(engine: sa.Engine) -> dict[str, object]:
-        inspector = sa.inspect(engine)
-        tables = {
-            name: (
-                [
-                    (c["name"], str(c["type"]), c["nullable"], c["default"])
-                    for c in inspector.get_columns(name)
-                ],
-                inspector.get_pk_constraint(name)["constrained_columns"],
-                sorted(str(c["sqltext"]) for c in inspector.get_check_constraints(name)),
-                sorted(str(c["column_names"]) for c in inspector.get_unique_constraints(name)),
-                sorted(str(c["referred_table"]) for c in inspector.get_foreign_keys(name)),
-                sorted(str(c["column_names"]) for c in inspector.get_indexes(name)),
-            )
-            for name in schema.metadata.tables
-        }
-        views = {name: " ".join((inspector.get_view_definition(name) or "").split()) for name in schema.VIEWS}
-        return {**tables, **views}
+    make_views(direct)
 
     assert described(store.engine) == described(direct)
     with store.read() as connection:
