@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import RunConfig
-from model.engine import settle
+from model.engine import settle, steps_at_once
 from model.optimizer import Optimizers
 from model.transformer import build
 
@@ -29,19 +29,20 @@ def ours(config: RunConfig, device: torch.device, engine: str, precision: str) -
     model = build(config.model, train.seq_len, 0, device, engine).train()
     settle(engine, device)
     optimizers, noise = Optimizers(model, train, "sound"), torch.Generator(device)
-    tokens = random_tokens(config, device)
+    tokens, together = random_tokens(config, device), steps_at_once(train, device)
 
-    def step(batch_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward() -> tuple[Tensor, Tensor]:
+        batch_BT = torch.cat([next(tokens) for _ in range(together)])
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss, routing = model.loss(batch_BT[:, :-1], batch_BT[:, 1:], 0.1, noise)
-        return (loss + 0.01 * routing.aux_loss.sum()) / train.accumulate, routing.counts_E
+            loss, routing = model.loss(batch_BT[:, :-1], batch_BT[:, 1:], 0.1, noise, None, together)
+        return (loss + 0.01 * routing.aux_loss.sum()) * together / train.accumulate, routing.counts_E
 
     def update(number: int) -> dict[str, float]:
         model.open_gradients()
         clock = Clock(device)
         counts_LE: Any = 0
-        for _ in range(train.accumulate):
-            total, step_counts_LE = clock.time("forward", lambda: step(next(tokens)))
+        for _ in range(train.accumulate // together):
+            total, step_counts_LE = clock.time("forward", forward)
             counts_LE = counts_LE + step_counts_LE
             clock.time("backward", total.backward)
         clock.time("optimizer", lambda: optimizers.step(number, counts_LE))

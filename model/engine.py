@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from model import grouped, kernels, plain, products
+from model.config import TrainConfig
+
+TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
+"""Up to which an update's steps go through the model as one batch."""
 
 
 def operations(engine: str, x: Tensor) -> ModuleType:
@@ -27,3 +31,15 @@ def settle(engine: str, device: torch.device) -> str:
     name = module.__name__.rpartition(".")[2]
     library = products.choose(module is kernels)
     return f"{name}, {library}" if device.type == "cpu" else name
+
+
+def steps_at_once(train: TrainConfig, device: torch.device) -> int:
+    """How many of an update's steps go through the model as one batch: the same mathematics, fewer calls.
+
+    A function of the configuration and the kind of device, never of what memory is free: a run that is
+    repeated sums in the same order.
+    """
+    if train.engine == "plain" or train.windows_at_once < train.batch_size:
+        return 1
+    most = TOKENS_AT_ONCE.get(device.type, 0) // train.tokens_per_step
+    return max(n for n in range(1, train.accumulate + 1) if train.accumulate % n == 0 and n <= max(1, most))

@@ -5,7 +5,7 @@ returns the routing's statistics beside the output. Read from the top: MoE.forwa
 load_balancing_loss, z_loss, shift_bias. How the experts answer: model/plain.py. What surrounds the layer:
 model/transformer.py.
 
-Shapes: B batch, T time, N = B·T tokens, D d_model, F d_ff, E experts, K top-k.
+Shapes: B batch, T time, N = B·T tokens, D d_model, F d_ff, E experts, K top-k, M micro-batches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Routing(NamedTuple):
     counts_E: Tensor
     """Assignments that each expert received, int64; their sum is N·K."""
     aux_loss: Tensor
-    """Load-balancing loss before its weight: 1 when the load is even."""
+    """Load-balancing loss before its weight, the mean over micro-batches: 1 when the load is even."""
     z_loss: Tensor | None
     """Router z-loss before its weight; None where the configuration gives it none."""
     entropy: Tensor | None
@@ -63,7 +63,12 @@ class MoE(nn.Module):
         self.w2 = nn.Parameter(torch.empty(config.n_experts, config.d_model, config.d_ff))
 
     def forward(
-        self, x_BTD: Tensor, noise_std: float, noise: torch.Generator, seen_E: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        noise_std: float,
+        noise: Tensor,
+        seen_E: Tensor | None = None,
+        micro_batches: int = 1,
     ) -> tuple[Tensor, Routing]:
         """Send each token to its experts and add up their weighted answers.
 
@@ -71,8 +76,9 @@ class MoE(nn.Module):
             x_BTD: the block's normed input.
             noise_std: the noise's strength. In training it moves the routing; in evaluation the routing is
                 clean, and the noise only serves to measure the agreement.
-            noise: the generator that the noise is drawn from, on the device of `x_BTD`.
+            noise: what `draw` drew for these tokens.
             seen_E: assignments of earlier micro-batches that count in the load-balancing loss.
+            micro_batches: how many lie one after the other in `x_BTD`; the load is balanced in each.
         """
         x_ND = x_BTD.flatten(0, 1)
         clean_NE = gate_logits(x_ND, self.gate)
@@ -84,38 +90,53 @@ class MoE(nn.Module):
         y_ND, counts_E = operations(self.engine, x_ND).experts(
             x_ND, weights_NK, experts_NK, self.w1, self.w2, self.dropout if self.training else 0.0
         )
-        load_E = counts_E if seen_E is None else counts_E + seen_E
+        load_ME = (
+            counts_E.unsqueeze(0) if micro_batches == 1 else load(experts_NK, micro_batches, len(self.w1))
+        )
+        if seen_E is not None:
+            load_ME = load_ME.cumsum(0) + seen_E
+        aux_loss = load_balancing_loss(probabilities_NE, load_ME)
         z = z_loss(logits_NE) if self.has_z_loss else None
-        routing = Routing(counts_E, load_balancing_loss(probabilities_NE, load_E), z, None, None, None)
+        routing = Routing(counts_E, aux_loss, z, None, None, None)
         if not self.training:
             noisy_NK = choose(noisy_NE, self.top_k, self.bias_E)
             routing = routing._replace(**_describe(probabilities_NE, experts_NK, noisy_NK))
         return y_ND.view_as(x_BTD), routing
 
-    def noisy(self, x_ND: Tensor, clean_NE: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    def draw(self, tokens: int, generator: torch.Generator) -> Tensor:
+        """The numbers behind the noise of so many tokens: normal (N, E), or uniform (N, E) or (N, D).
+
+        Every kind draws as many at std 0 as at any other: the stream stays aligned between the cells of one
+        seed. The generator lies on the layer's device.
+        """
+        weight_ED = self.gate.weight
+        like = {"generator": generator, "device": weight_ED.device, "dtype": weight_ED.dtype}
+        n_experts, d_model = weight_ED.shape
+        if self.noise == "jitter":
+            return torch.rand(tokens, d_model, **like)
+        return (torch.rand if self.noise == "gumbel" else torch.randn)(tokens, n_experts, **like)
+
+    def noisy(self, x_ND: Tensor, clean_NE: Tensor, std: float, drawn: Tensor) -> Tensor:
         """The logits with noise of strength `std`, of the kind that the configuration chose.
 
-        Every kind draws as many numbers at std 0 as at any other: the stream stays aligned between the cells
-        of one seed. Annealed noise is Gaussian here; `strength` lowers its std.
+        Annealed noise is Gaussian here; `strength` lowers its std.
         """
-        like = {"generator": generator, "device": clean_NE.device, "dtype": clean_NE.dtype}
         if self.noise == "jitter":
             # gate(x · u), u ~ U(1 - ε, 1 + ε) for each entry of x (Fedus et al. 2022, appendix C); a uniform
             # draw's standard deviation is ε / √3, so ε = √3 · std.
-            u_ND = 1.0 + math.sqrt(3.0) * std * (2.0 * torch.rand(x_ND.shape, **like) - 1.0)
+            u_ND = 1.0 + math.sqrt(3.0) * std * (2.0 * drawn - 1.0)
             return gate_logits(x_ND * u_ND, self.gate)
         if self.noise == "gumbel":
             # l + std / (π / √6) · g, g = -log(-log u) (Jang et al. 2017, eq. 1): π / √6 is its standard
             # deviation, and at that std the first choice is a draw from the softmax. A uniform 0 would make
             # an infinite logit, and NaN at std 0.
-            uniform_NE = torch.rand(clean_NE.shape, **like).clamp_(min=torch.finfo(clean_NE.dtype).tiny)
+            uniform_NE = drawn.clamp(min=torch.finfo(drawn.dtype).tiny)
             return clean_NE - std * math.sqrt(6.0) / math.pi * uniform_NE.log_().neg_().log_()
-        unit_NE = torch.randn(clean_NE.shape, **like)
         if self.noise == "learned":
             # l + n · softplus(x · W_noise), n ~ N(0, 1) (Shazeer et al. 2017, eq. 4), times std / ln 2:
             # W_noise starts at zero, and softplus(0) = ln 2.
-            return clean_NE + unit_NE * F.softplus(gate_logits(x_ND, self.noise_gate)) * (std / math.log(2.0))
-        return clean_NE + std * unit_NE  # l + std · n, n ~ N(0, 1)
+            return clean_NE + drawn * F.softplus(gate_logits(x_ND, self.noise_gate)) * (std / math.log(2.0))
+        return clean_NE + std * drawn  # l + std · n, n ~ N(0, 1)
 
 
 def gate_logits(x_ND: Tensor, gate: nn.Linear) -> Tensor:
@@ -158,14 +179,22 @@ def shift_bias(bias_E: Tensor, counts_E: Tensor, rate: float) -> None:
     bias_E += rate * (counts_E.sum() - counts_E.numel() * counts_E).sign()
 
 
-def load_balancing_loss(probabilities_NE: Tensor, counts_E: Tensor) -> Tensor:
-    """E · Σ_e f_e · P_e, without its weight (Switch Transformer, eq. 4-6).
+def load(experts_NK: Tensor, micro_batches: int, n_experts: int) -> Tensor:
+    """Assignments by micro-batch and expert, (M, E) int64; the tokens of a micro-batch are together."""
+    every_E = torch.arange(n_experts, device=experts_NK.device)
+    return (experts_NK.view(micro_batches, -1, 1) == every_E).sum(1)
+
+
+def load_balancing_loss(probabilities_NE: Tensor, load_ME: Tensor) -> Tensor:
+    """E · Σ_e f_e · P_e, without its weight (Switch Transformer, eq. 4-6), the mean over M micro-batches.
 
     f_e is the share of the assignments counted that went to expert e (no gradient), P_e the mean probability.
     With `balance = batch` the counts are those of the update's micro-batches so far (Qiu et al. 2025).
     """
-    f_E = counts_E.to(probabilities_NE.dtype) / counts_E.sum()
-    return counts_E.numel() * (f_E * probabilities_NE.mean(0)).sum()
+    micro_batches, n_experts = load_ME.shape
+    f_ME = load_ME.to(probabilities_NE.dtype) / load_ME.sum(1, keepdim=True)
+    p_ME = probabilities_NE.unflatten(0, (micro_batches, -1)).mean(1)
+    return n_experts * (f_ME * p_ME).sum() / micro_batches
 
 
 def z_loss(logits_NE: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from model.grouped import compute_dtype
 
 PAD = 16
 """Kernels are built for each shape: ragged slices would build one for almost every slice of every step."""
+CALL = 5_000_000
+"""What a product's start costs, in multiplications of the time: choosing between one and several."""
 HEAD_ROWS = 256
 """Tokens whose logits exist at one time."""
 
@@ -85,12 +87,24 @@ def experts(
 ) -> tuple[Tensor, Tensor]:
     """As in model/plain.py: Σ_k weight · W2 · dropout(silu(W1 · x)), and the assignments, counts_E."""
     counts_E = torch.bincount(experts_NK.flatten(), minlength=len(w1_EFD))
-    padded_E = (counts_E + (PAD - 1)) // PAD * PAD
+    padded_E = _padded(counts_E, w1_EFD[0].numel())
     x_ND = x_ND.to(compute_dtype(x_ND))
     with torch.autocast("cpu", enabled=False):
         slots_NK = _slots(experts_NK, counts_E, padded_E)
         y_ND = _Experts.apply(x_ND, weights_NK, w1_EFD, w2_EDF, slots_NK, padded_E.tolist(), p)
     return y_ND, counts_E
+
+
+def _padded(counts_E: Tensor, weights: int) -> Tensor:
+    """Rows kept for each expert: its count, up to a multiple of PAD; or all the same, where that is cheaper.
+
+    Slices of one size are one product of stacks; of several, a product each, whose start costs as much as
+    CALL multiplications. `weights` is how many each row meets.
+    """
+    padded_E = (counts_E + (PAD - 1)) // PAD * PAD
+    even_E = padded_E.max().expand_as(padded_E)
+    idle = (even_E.sum() - padded_E.sum()) * weights
+    return even_E if idle < CALL * len(counts_E) else padded_E
 
 
 def _slots(experts_NK: Tensor, counts_E: Tensor, padded_E: Tensor) -> Tensor:
@@ -110,16 +124,15 @@ class _Experts(Function):
         flat_S = slots_NK.flatten()
         token_P = flat_S.new_zeros(rows).scatter_(0, flat_S, torch.arange(len(flat_S)) // k)
         x_PD = x_ND.index_select(0, token_P)
-        hidden_PF, y_PD = x_ND.new_empty(rows, w1_EFD.shape[1]), x_ND.new_empty(rows, x_ND.shape[1])
-        for e, part in _parts(padded):
-            torch.mm(x_PD[part], w1_EFD[e].to(dtype).mT, out=hidden_PF[part])
+        hidden_PF = _products(x_PD, w1_EFD.to(dtype).mT, padded)
+        active_PF = F.silu(hidden_PF)
         keep = Keep(hidden_PF.shape, p) if p else None
-        active_PF = _activate(hidden_PF, keep)
-        for e, part in _parts(padded):
-            torch.mm(active_PF[part], w2_EDF[e].to(dtype).mT, out=y_PD[part])
-        # What dropout divides by is one factor of everything that follows: it goes into the weights.
-        weights_NK = weights_NK * keep.scale if keep else weights_NK
-        y_PD = y_PD.to(weights_NK.dtype)  # summed in float32, the residual stream's type
+        if keep:
+            active_PF.mul_(keep.mask(dtype))
+            # What dropout divides by is one factor of everything that follows: it goes into the weights.
+            weights_NK = weights_NK * keep.scale
+        # Summed in float32, the residual stream's type.
+        y_PD = _products(active_PF, w2_EDF.to(dtype).mT, padded).to(weights_NK.dtype)
         ctx.keep, ctx.padded = keep, padded
         ctx.save_for_backward(x_PD, hidden_PF, y_PD, weights_NK, w1_EFD, w2_EDF, slots_NK, token_P)
         return F.embedding_bag(slots_NK, y_PD, per_sample_weights=weights_NK, mode="sum")
@@ -128,48 +141,55 @@ class _Experts(Function):
     @once_differentiable
     def backward(ctx, dout_ND):
         x_PD, hidden_PF, y_PD, weights_NK, w1_EFD, w2_EDF, slots_NK, token_P = ctx.saved_tensors
-        dtype = x_PD.dtype
+        dtype, padded = x_PD.dtype, ctx.padded
         dout_PD = dout_ND.index_select(0, token_P)
         dweight_P = torch.linalg.vecdot(dout_PD, y_PD)
         weight_P = weights_NK.new_zeros(len(token_P)).scatter_(0, slots_NK.flatten(), weights_NK.flatten())
         dy_PD = dout_PD.mul_(weight_P.unsqueeze(1)).to(dtype)
 
         dw1_EFD, dw2_EDF = accumulator(w1_EFD), accumulator(w2_EDF)
-        active_PF = _activate(hidden_PF, ctx.keep)
-        dactive_PF, dx_PD = torch.empty_like(hidden_PF), torch.empty_like(x_PD)
-        for e, part in _parts(ctx.padded):
-            _add_product(dw2_EDF[e], dy_PD[part].mT, active_PF[part])
-            torch.mm(dy_PD[part], w2_EDF[e].to(dtype), out=dactive_PF[part])
+        active_PF = F.silu(hidden_PF)  # made again: cheaper than kept
+        dactive_PF = _products(dy_PD, w2_EDF.to(dtype), padded)
         if ctx.keep:
-            dactive_PF.mul_(ctx.keep.mask(dtype))
+            mask_PF = ctx.keep.mask(dtype)
+            active_PF.mul_(mask_PF)
+            dactive_PF.mul_(mask_PF)
+        _add_products(dw2_EDF, dy_PD, active_PF, padded)
         dhidden_PF = torch.ops.aten.silu_backward(dactive_PF, hidden_PF)
-        for e, part in _parts(ctx.padded):
-            _add_product(dw1_EFD[e], dhidden_PF[part].mT, x_PD[part])
-            torch.mm(dhidden_PF[part], w1_EFD[e].to(dtype), out=dx_PD[part])
-        dx_ND = F.embedding_bag(slots_NK, dx_PD, mode="sum")
+        _add_products(dw1_EFD, dhidden_PF, x_PD, padded)
+        dx_ND = F.embedding_bag(slots_NK, _products(dhidden_PF, w1_EFD.to(dtype), padded), mode="sum")
         dweights_NK = dweight_P[slots_NK].mul_(ctx.keep.scale if ctx.keep else 1.0)
         return dx_ND, dweights_NK, handed_up(dw1_EFD, w1_EFD), handed_up(dw2_EDF, w2_EDF), None, None, None
 
 
-def _parts(padded: list[int]):
-    """(expert, its slice of the rows) of every expert that has rows."""
-    end = 0
-    for e, count in enumerate(padded):
-        end += count
-        if count:
-            yield e, slice(end - count, end)
+def _products(rows_PI: Tensor, weights_EIO: Tensor, padded: list[int]) -> Tensor:
+    """Each expert's rows times its matrix, (P, O)."""
+    if len(set(padded)) == 1:
+        return torch.bmm(rows_PI.unflatten(0, (-1, padded[0])), weights_EIO).flatten(0, 1)
+    out_PO = rows_PI.new_empty(len(rows_PI), weights_EIO.shape[2])
+    for rows, weights, out in zip(
+        rows_PI.split(padded), weights_EIO.unbind(), out_PO.split(padded), strict=True
+    ):
+        if len(rows):
+            torch.mm(rows, weights, out=out)
+    return out_PO
 
 
-def _activate(hidden_PF: Tensor, keep: Keep | None) -> Tensor:
-    """dropout(silu(hidden)), not yet divided by 1 - p; made again in the backward pass: cheaper than kept."""
-    active_PF = F.silu(hidden_PF)
-    return active_PF.mul_(keep.mask(active_PF.dtype)) if keep else active_PF
+def _add_products(into_EOI: Tensor, a_PO: Tensor, b_PI: Tensor, padded: list[int]) -> None:
+    """Add aᵀ · b over each expert's rows to its matrix; the sum over steps stays float32 under bf16."""
+    if len(set(padded)) == 1:
+        a_EOC, b_ECI = a_PO.unflatten(0, (-1, padded[0])).mT, b_PI.unflatten(0, (-1, padded[0]))
+        _add_product(into_EOI, a_EOC, b_ECI)
+        return
+    for into, a, b in zip(into_EOI.unbind(), a_PO.split(padded), b_PI.split(padded), strict=True):
+        if len(a):
+            _add_product(into, a.mT, b)
 
 
 def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
-    """into += a @ b; the sum over steps stays float32 where the product is bf16."""
+    """into += a @ b, of matrices or stacks; the sum over steps stays float32 where the product is bf16."""
     if a.dtype == into.dtype:
-        into.addmm_(a, b)
+        (into.addmm_ if into.ndim == 2 else into.baddbmm_)(a, b)
     else:
         into.add_((a @ b).to(into.dtype))
 

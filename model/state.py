@@ -20,7 +20,7 @@ from model import checkpoint
 from model.checkpoint import CheckpointRefused, Facts
 from model.config import RunConfig
 from model.data import Dataset, prepare
-from model.engine import settle
+from model.engine import settle, steps_at_once
 from model.events import Request, Resumed
 from model.memory import peak_memory_bytes, reset_peak_memory
 from model.moe import strength
@@ -55,6 +55,8 @@ class Run:
     streams: dict[str, torch.Generator]
     """`dropout`, the device's default generator, and `noise`, the routing's own."""
     environment: dict[str, Any]
+    steps_at_once: int
+    """Steps of an update that go through the model as one batch."""
     exact: bool = True
     step: int = 0
     series: list[list[float]] = field(default_factory=list)
@@ -127,6 +129,8 @@ def start(
     seed, engine = config.seed, config.train.engine
     init = stream_seed(seed, "init")
     model = build(config.model, config.train.seq_len, init, device, engine, config.routing)
+    together = steps_at_once(config.train, device)
+    library = settle(engine, device) + (f", {together} steps at once" if together > 1 else "")
     run = Run(
         config=config,
         device=device,
@@ -135,7 +139,8 @@ def start(
         model=model,
         optimizers=Optimizers(model, config.train, config.protocol),
         streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
-        environment=checkpoint.numeric_environment(device, precision, settle(engine, device)),
+        environment=checkpoint.numeric_environment(device, precision, library),
+        steps_at_once=together,
         lap_at=began,
     )
     for name, generator in run.streams.items():

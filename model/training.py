@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,14 +100,14 @@ def _update(run: Run) -> Events:
     losses = torch.zeros(2, device=run.device)
     counts_LE = torch.zeros(model.n_layers, model.n_experts, dtype=torch.int64, device=run.device)
     run.model.open_gradients()
-    for _ in range(train.accumulate):
+    for _ in range(train.accumulate // run.steps_at_once):
         last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
         phase = Phase.STEP if run.warm else Phase.COMPILE
         run.heed((yield Progressed(phase, run.step, last_loss, speed)))
         step_losses, step_counts_LE = _forward_backward(run, counts_LE)
-        losses += step_losses / train.accumulate
+        losses += step_losses * run.steps_at_once / train.accumulate
         counts_LE += step_counts_LE
-        _book_step(run)
+        _book_steps(run)
     rate, norm = run.optimizers.step(run.updates - 1, counts_LE)
     if run.config.routing.bias_rate:
         run.model.shift_biases(counts_LE, run.config.routing.bias_rate)
@@ -116,13 +117,17 @@ def _update(run: Run) -> Events:
 
 
 def _forward_backward(run: Run, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
-    """Add one batch's gradient; returns (cross-entropy, unweighted auxiliary loss) and counts_LE.
+    """Add the gradient of the next step, or of several together, to the update's.
 
     Args:
-        seen_LE: assignments of the update's steps before this one.
+        seen_LE: assignments of the update's steps before these.
+
+    Returns:
+        (cross-entropy, unweighted auxiliary loss), the mean over the steps, and their assignments, counts_LE.
     """
-    inputs_BT, targets_BT = (torch.from_numpy(array).to(run.device) for array in run.data.batch(run.step))
-    windows = run.config.train.windows_at_once
+    batches = zip(*(run.data.batch(run.step + ahead) for ahead in range(run.steps_at_once)), strict=True)
+    inputs_BT, targets_BT = (torch.from_numpy(np.concatenate(arrays)).to(run.device) for arrays in batches)
+    windows = run.config.train.windows_at_once * run.steps_at_once
     losses, counts_LE = torch.zeros(2, device=run.device), torch.zeros_like(seen_LE)
     for inputs, targets in zip(inputs_BT.split(windows), targets_BT.split(windows), strict=True):
         pieces = len(inputs_BT) / len(inputs)
@@ -135,25 +140,25 @@ def _forward_backward(run: Run, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
 def _piece(
     run: Run, inputs_BT: Tensor, targets_BT: Tensor, seen_LE: Tensor, pieces: float
 ) -> tuple[Tensor, Tensor]:
-    """Forward and backward over one of `pieces` parts of a step; 1 unless train.micro_batch splits it."""
-    config, routing = run.config, run.config.routing
+    """Forward and backward over one of `pieces` parts of a batch; 1 unless train.micro_batch splits it."""
+    routing, noise, together = run.config.routing, run.streams["noise"], run.steps_at_once
     seen = seen_LE if routing.balance == "batch" else None
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.precision == "bf16"):
-        loss, layers = run.model.loss(inputs_BT, targets_BT, run.noise_std, run.streams["noise"], seen)
+        loss, layers = run.model.loss(inputs_BT, targets_BT, run.noise_std, noise, seen, together)
     auxiliary = layers.aux_loss.sum()
     total = loss + routing.load_balancing_weight * auxiliary
     if layers.z_loss is not None:
         total = total + routing.z_loss_weight * layers.z_loss.sum()
     # All are divided alike: the gradient is that of the mean over the update's batches.
-    (total / (config.train.accumulate * pieces)).backward()
+    (total * together / (run.config.train.accumulate * pieces)).backward()
     return torch.stack([loss.detach(), auxiliary.detach()]), layers.counts_E
 
 
-def _book_step(run: Run) -> None:
-    """Count a step; the first of a process is timed apart, since kernels are built in it."""
-    run.step += 1
+def _book_steps(run: Run) -> None:
+    """Count steps done; the first of a process are timed apart, since kernels are built in them."""
+    run.step += run.steps_at_once
     if run.warm:
-        run.timed_steps += 1
+        run.timed_steps += run.steps_at_once
         return
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
@@ -270,8 +275,10 @@ def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int |
         f"{column}_last_100": mean_of_last_steps(run.column(name), train.accumulate)
         for name, column in (("loss", "train_loss"), ("aux_loss",) * 2, ("unweighted_aux_loss",) * 2)
     }
-    # A run of a single step has no step but the compiling one to be timed by.
-    timed = (run.timed_steps, run.seconds["training"]) if run.timed_steps else (1, run.seconds["compile"])
+    # A run of a single batch has none but the compiling one to be timed by.
+    timed = run.timed_steps, run.seconds["training"]
+    if not run.timed_steps:
+        timed = train.steps, run.seconds["compile"]
     return {
         **{f"val_{name}": values[name] for name in ("loss", "perplexity", "accuracy", "bits_per_byte")},
         "best_val_loss": best,

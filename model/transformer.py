@@ -98,7 +98,7 @@ class LanguageModel(nn.Module):
 
         Args:
             tokens_BT: int64, at most the seq_len that the model was built for.
-            noise_std, noise: of the routing noise; see MoE.forward.
+            noise_std, noise: strength of the routing noise, and the generator that it is drawn from.
         """
         x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
         return F.linear(x_BTD, self.embedding.weight), routing  # the tied head
@@ -110,9 +110,15 @@ class LanguageModel(nn.Module):
         noise_std: float,
         noise: torch.Generator,
         seen_LE: Tensor | None = None,
+        micro_batches: int = 1,
     ) -> tuple[Tensor, Routing]:
-        """The mean cross-entropy in nats, without keeping the logits where the engine can do without."""
-        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise, seen_LE)
+        """The mean cross-entropy in nats, without keeping the logits where the engine can do without.
+
+        Args:
+            seen_LE: assignments of earlier micro-batches that count in the load-balancing loss.
+            micro_batches: how many lie one after the other in `tokens_BT`, each of equal size.
+        """
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise, seen_LE, micro_batches)
         ops = operations(self.engine, x_BTD)
         return ops.head_loss(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
 
@@ -136,18 +142,29 @@ class LanguageModel(nn.Module):
             shift_bias(block.moe.bias_E, counts_E, rate)
 
     def hidden(
-        self, tokens_BT: Tensor, noise_std: float, noise: torch.Generator, seen_LE: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        noise_std: float,
+        noise: torch.Generator,
+        seen_LE: Tensor | None = None,
+        micro_batches: int = 1,
     ) -> tuple[Tensor, Routing]:
         """What the head reads, (B, T, D), and the routing."""
         ops, p = operations(self.engine, tokens_BT), self.dropout if self.training else 0.0
         x_BTD = ops.dropout(ops.embed(tokens_BT, self.embedding.weight), p)
         rotation = self.cos_TC[: tokens_BT.shape[1]], self.sin_TC[: tokens_BT.shape[1]]
+        draws = self._draw(tokens_BT.numel() // micro_batches, micro_batches, noise)
         routings = []
         for layer, block in enumerate(self.blocks):
             seen_E = None if seen_LE is None else seen_LE[layer]
-            x_BTD, routing = block(x_BTD, rotation, noise_std, noise, seen_E)
+            x_BTD, routing = block(x_BTD, rotation, noise_std, draws[layer], seen_E, micro_batches)
             routings.append(routing)
         return ops.dropout(ops.rms_norm(x_BTD, self.norm), p), _stack(routings)
+
+    def _draw(self, tokens: int, micro_batches: int, noise: torch.Generator) -> list[Tensor]:
+        """Each layer's draws, micro-batch by micro-batch: the same one by one and together."""
+        draws = [[block.moe.draw(tokens, noise) for block in self.blocks] for _ in range(micro_batches)]
+        return [torch.cat(layer) for layer in zip(*draws, strict=True)]
 
 
 class Block(nn.Module):
@@ -166,13 +183,15 @@ class Block(nn.Module):
         x_BTD: Tensor,
         rotation: tuple[Tensor, Tensor],
         noise_std: float,
-        noise: torch.Generator,
+        noise: Tensor,
         seen_E: Tensor | None,
+        micro_batches: int,
     ) -> tuple[Tensor, Routing]:
         ops, p = operations(self.engine, x_BTD), self.dropout if self.training else 0.0
         attended_BTD = self.attention(ops.rms_norm(x_BTD, self.attention_norm), rotation)
         x_BTD = ops.add_dropout(x_BTD, attended_BTD, p)
-        answer_BTD, routing = self.moe(ops.rms_norm(x_BTD, self.moe_norm), noise_std, noise, seen_E)
+        normed_BTD = ops.rms_norm(x_BTD, self.moe_norm)
+        answer_BTD, routing = self.moe(normed_BTD, noise_std, noise, seen_E, micro_batches)
         return ops.add_dropout(x_BTD, answer_BTD, p), routing
 
 

@@ -42,7 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "prepare", lambda config, _: Numbers(config))
-        events = run_until(TINY, folder, SAVED_STEP - 1, Request.STOP)
+        events = run_until(TINY, folder, SAVED_STEP - 2, Request.STOP)
     return Path(checkpoints(events)[0][0])
 
 
@@ -159,7 +159,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_bad_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     undisturbed = run(TINY, tmp_path / "whole")
-    first = run_until(TINY, tmp_path / "a", 19, Request.STOP, checkpoint_seconds=0)
+    first = run_until(TINY, tmp_path / "a", 18, Request.STOP, checkpoint_seconds=0)
     candidates = checkpoints(first)
     for path, _ in candidates[:2]:
         content = bytearray(Path(path).read_bytes())
@@ -287,13 +287,13 @@ def test_another_numeric_environment_goes_on_and_is_not_exact_any_more(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(2)
-    first = run_until(TINY, tmp_path / "a", 25, Request.STOP, resume_from=[(str(written), sha256(written))])
+    first = run_until(TINY, tmp_path / "a", 24, Request.STOP, resume_from=[(str(written), sha256(written))])
     assert isinstance(first[0], Resumed)
     assert (first[0].step, first[0].exact) == (SAVED_STEP, False)
     # The same environment as the checkpoint's now, but the run has been elsewhere.
     second = run(TINY, tmp_path / "b", resume_from=checkpoints(first))
     assert isinstance(second[0], Resumed)
-    assert (second[0].step, second[0].exact) == (26, False)
+    assert (second[0].step, second[0].exact) == (24, False)
     assert isinstance(second[-1], Finished)
 
 

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from model import engine, grouped, kernels, plain, products, state
+from model.config import RoutingConfig, RunConfig
 from model.dropping import Keep
 from model.optimizer import orthogonalize, orthogonalize_singly
 from model.transformer import build, rotary_tables
 from tests.training_runs import TINY, Numbers, measured, run, timeless
 
 CPU = torch.device("cpu")
-FAST = [kernels, grouped]
-"""On a CPU `grouped` does without its kernel: its slices are what older GPUs use."""
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -39,6 +38,16 @@ def settled() -> Any:
 def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs learn to count instead of reading a corpus."""
     monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
+
+
+@pytest.fixture
+def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of operations. On a CPU `grouped` does without its kernel, by slices like older GPUs.
+
+    `kernels` with a product for each expert; "even" with one of stacks for all.
+    """
+    monkeypatch.setattr(products, "CALL", 10**9 if request.param == "even" else 0)
+    return kernels if request.param == "even" else request.param
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -70,7 +79,7 @@ def choices(n: int, k: int, n_experts: int, seed: int = 0) -> Tensor:
 # Each operation against the plain one, without dropout
 
 
-@pytest.mark.parametrize("fast", FAST)
+@pytest.mark.parametrize("fast", [kernels, "even", grouped], indirect=True)
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_experts(fast: Any, k: int) -> None:
     chosen = choices(37, k, 5)
@@ -137,8 +146,10 @@ def _with(norm: nn.RMSNorm, gain: Tensor) -> Any:
 # Each gradient against differences, with dropout
 
 
-def test_gradients_are_those_of_what_was_computed() -> None:
+@pytest.mark.parametrize("call", [0, 10**9])
+def test_gradients_are_those_of_what_was_computed(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """The same draw each time: with its mask held, dropout is a smooth function too."""
+    monkeypatch.setattr(products, "CALL", call)
     chosen, targets = choices(9, 2, 4), torch.tensor([1, 4, 4, 0])
     rotation = [table.double() for table in rotary_tables(5, 1)]
     cases: list[tuple[Callable[..., Tensor], list[Tensor]]] = [
@@ -273,13 +284,56 @@ def test_the_engines_agree_on_a_model_and_its_gradients() -> None:
     assert_alike(*found)
 
 
+@pytest.mark.parametrize("balance", ["micro-batch", "batch"])
+@pytest.mark.parametrize("name", ["auto", "plain"])
+def test_micro_batches_together_are_the_mean_of_each_alone(name: str, balance: str) -> None:
+    """The same noise, loads balanced one by one, and the gradient of their mean; all but dropout's masks."""
+    config = TINY.with_values({"dropout": 0.0}).model
+    routing = RoutingConfig(z_loss_weight=1.0)
+    tokens = torch.randint(config.vocab_size, (6, 8), generator=torch.Generator().manual_seed(0))
+    found = []
+    for together in (1, 3):
+        model = build(config, 8, 3, CPU, name, routing).double().train()
+        stream, counts_LE = torch.Generator().manual_seed(0), torch.zeros(2, 4, dtype=torch.int64)
+        losses = torch.zeros(3, dtype=torch.float64)
+        for batch in tokens.chunk(3 // together):
+            seen = counts_LE if balance == "batch" else None
+            loss, layers = model.loss(batch, batch.roll(1, 1), 0.5, stream, seen, together)
+            assert layers.z_loss is not None
+            parts = torch.stack([loss, layers.aux_loss.sum(), layers.z_loss.sum()]) * (together / 3)
+            parts.sum().backward()
+            losses, counts_LE = losses + parts.detach(), counts_LE + layers.counts_E
+        found.append([losses, counts_LE, *(p.grad for p in model.parameters())])
+    assert_alike(*found)
+
+
+@pytest.mark.parametrize(
+    ("values", "due"),
+    [
+        ({}, 1),  # 12,288 tokens a step
+        ({"batch_size": 8, "seq_len": 128}, 4),
+        ({"batch_size": 8, "seq_len": 256}, 4),
+        ({"batch_size": 8, "seq_len": 512}, 2),
+        ({"batch_size": 8, "seq_len": 512, "accumulate": 5, "steps": 5}, 1),  # 2 does not divide 5
+        ({"batch_size": 8, "seq_len": 128, "micro_batch": 4}, 1),
+        ({"batch_size": 8, "seq_len": 128, "micro_batch": 8}, 4),
+        ({"batch_size": 8, "seq_len": 128, "engine": "plain"}, 1),
+    ],
+    ids=str,
+)
+def test_how_many_steps_go_together_on_a_cpu(values: dict[str, Any], due: int) -> None:
+    train = RunConfig().with_values({"eval_every": 0, **values}).train
+    assert engine.steps_at_once(train, CPU) == due
+    assert engine.steps_at_once(train, torch.device("meta")) == 1
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-3), ("bf16", 3e-2)])
 def test_loss_curves_of_the_engines_agree(
     numbers: None, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
     """100 updates without dropout: rounding alone sets them apart, and a wrong gradient would."""
     config = TINY.with_values(
-        {"dropout": 0.0, "steps": 100, "accumulate": 1, "eval_every": 50, "noise_std": 0.0}
+        {"dropout": 0.0, "steps": 200, "accumulate": 2, "eval_every": 100, "noise_std": 0.0}
     )
     curves = []
     for name in ("auto", "plain"):

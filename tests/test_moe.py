@@ -17,7 +17,7 @@ from torch import Tensor
 from model import grouped
 from model.config import ModelConfig, RoutingConfig
 from model.grouped import GatherRows, expert_matmul
-from model.moe import MoE, gate_logits, load_balancing_loss, route
+from model.moe import MoE, Routing, gate_logits, load_balancing_loss, route
 
 D, FF, E = 8, 16, 4
 
@@ -43,6 +43,13 @@ def tokens(batch: int = 3, time: int = 7, dtype: torch.dtype = torch.float64) ->
 
 def noise(seed: int = 2) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def routed(
+    made: MoE, x_BTD: Tensor, noise_std: float, generator: torch.Generator, seen_E: Tensor | None = None
+) -> tuple[Tensor, Routing]:
+    """The layer's answer, with what the generator draws for it."""
+    return made(x_BTD, noise_std, made.draw(x_BTD.shape[0] * x_BTD.shape[1], generator), seen_E)
 
 
 def dense(
@@ -79,7 +86,7 @@ def gradients(output: Tensor, aux: Tensor, inputs: list[Tensor]) -> tuple[Tensor
 @pytest.mark.parametrize("noise_std", [0.0, 0.5])
 def test_forward_and_backward_equal_a_dense_loop(top_k: int, dtype: torch.dtype, noise_std: float) -> None:
     made, x = layer(top_k, dtype).train(), tokens(dtype=dtype).requires_grad_()
-    output, routing = made(x, noise_std, noise())
+    output, routing = routed(made, x, noise_std, noise())
 
     x_dense = x.detach().clone().requires_grad_()
     clean_NE = x_dense.reshape(-1, D) @ made.gate.weight.T
@@ -102,7 +109,7 @@ def test_an_expert_without_tokens_gets_no_gradient(top_k: int) -> None:
     x = tokens().abs().requires_grad_()
     with torch.no_grad():
         made.gate.weight[1] = -100.0  # positive inputs never choose expert 1
-    output, routing = made(x, 0.0, noise())
+    output, routing = routed(made, x, 0.0, noise())
     expected, counts_E, _ = dense(made, x, x.reshape(-1, D) @ made.gate.weight.T)
     assert routing.counts_E[1] == 0
     assert torch.equal(routing.counts_E, counts_E)
@@ -115,24 +122,24 @@ def test_an_expert_without_tokens_gets_no_gradient(top_k: int) -> None:
 
 def test_top_1_leaves_the_router_in_the_language_loss() -> None:
     made = layer(top_k=1).train()
-    output, _ = made(tokens(), 0.0, noise())
+    output, _ = routed(made, tokens(), 0.0, noise())
     (gate,) = torch.autograd.grad(output.sum(), [made.gate.weight])
     assert gate.abs().max() > 1e-3
 
 
 def test_load_balancing_loss_by_hand() -> None:
     probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]], dtype=torch.float64)
-    counts = torch.tensor([1, 3, 0])
+    counts = torch.tensor([[1, 3, 0]])
     # f = (1/4, 3/4, 0), P = (0.3, 0.45, 0.25): 3 · (0.075 + 0.3375 + 0) = 1.2375
     assert load_balancing_loss(probabilities, counts).item() == pytest.approx(1.2375, rel=1e-12)
 
 
 def test_load_balancing_loss_is_one_when_even_and_n_experts_when_collapsed() -> None:
     even = torch.full((10, E), 1 / E, dtype=torch.float64)
-    assert load_balancing_loss(even, torch.full((E,), 5)).item() == pytest.approx(1.0)
+    assert load_balancing_loss(even, torch.full((1, E), 5)).item() == pytest.approx(1.0)
     collapsed = torch.zeros(10, E, dtype=torch.float64)
     collapsed[:, 0] = 1.0
-    assert load_balancing_loss(collapsed, torch.tensor([20, 0, 0, 0])).item() == pytest.approx(E)
+    assert load_balancing_loss(collapsed, torch.tensor([[20, 0, 0, 0]])).item() == pytest.approx(E)
 
 
 def test_gather_rows_has_the_gradient_of_indexing() -> None:
@@ -167,7 +174,7 @@ def test_the_grouped_kernel_equals_the_slices(monkeypatch: pytest.MonkeyPatch) -
 
 def test_counts_sum_to_tokens_times_top_k() -> None:
     for top_k in (1, 2, E):
-        _, routing = layer(top_k)(tokens(2, 5), 0.3, noise())
+        _, routing = routed(layer(top_k), tokens(2, 5), 0.3, noise())
         assert routing.counts_E.sum() == 2 * 5 * top_k
         assert routing.counts_E.dtype == torch.int64
 
@@ -178,17 +185,17 @@ def test_the_order_of_experts_does_not_matter() -> None:
     with torch.no_grad():
         for name in ("gate.weight", "w1", "w2"):
             shuffled.get_parameter(name).copy_(made.get_parameter(name)[turn])
-    one, routing = made.eval()(x, 0.0, noise())
-    other, turned = shuffled.eval()(x, 0.0, noise())
+    one, routing = routed(made.eval(), x, 0.0, noise())
+    other, turned = routed(shuffled.eval(), x, 0.0, noise())
     torch.testing.assert_close(one, other)
     assert torch.equal(routing.counts_E[turn], turned.counts_E)
 
 
 def test_a_token_is_answered_alike_in_any_company() -> None:
     made, x = layer().eval(), tokens(1, 6)
-    together, _ = made(x, 0.0, noise())
+    together, _ = routed(made, x, 0.0, noise())
     for t in range(6):
-        alone, _ = made(x[:, t : t + 1], 0.0, noise())
+        alone, _ = routed(made, x[:, t : t + 1], 0.0, noise())
         torch.testing.assert_close(alone, together[:, t : t + 1])
 
 
@@ -205,29 +212,29 @@ def test_weights_are_a_softmax_over_the_chosen_or_at_top_1_over_all() -> None:
 
 def test_noise_routes_in_training_only_and_its_loss_sees_the_noisy_softmax() -> None:
     made, x = layer(), tokens()
-    clean, evaluated = made.eval()(x, 0.0, noise())
-    still, still_evaluated = made(x, 5.0, noise())
+    clean, evaluated = routed(made.eval(), x, 0.0, noise())
+    still, still_evaluated = routed(made, x, 5.0, noise())
     assert torch.equal(clean, still)
     assert torch.equal(evaluated.counts_E, still_evaluated.counts_E)
-    moved, trained = made.train()(x, 5.0, noise())
+    moved, trained = routed(made.train(), x, 5.0, noise())
     assert not torch.equal(clean, moved)
     assert trained.aux_loss.item() != pytest.approx(evaluated.aux_loss.item())
 
 
 def test_statistics_are_measured_in_evaluation_only() -> None:
     made, x = layer(), tokens()
-    _, trained = made.train()(x, 0.1, noise())
+    _, trained = routed(made.train(), x, 0.1, noise())
     assert (trained.entropy, trained.top1_probability, trained.agreement) == (None, None, None)
     with torch.no_grad():
         made.gate.weight.zero_()
-    _, flat = made.eval()(x, 0.0, noise())
+    _, flat = routed(made.eval(), x, 0.0, noise())
     assert flat.entropy.item() == pytest.approx(math.log(E))
     assert flat.top1_probability.item() == pytest.approx(1 / E)
 
 
 def test_agreement_is_the_share_of_choices_that_noise_keeps() -> None:
     made, x = layer().eval(), tokens(4, 50)
-    shares = [made(x, std, noise())[1].agreement.item() for std in (0.0, 0.5, 1000.0)]
+    shares = [routed(made, x, std, noise())[1].agreement.item() for std in (0.0, 0.5, 1000.0)]
     assert shares[0] == 1.0
     assert 0.5 < shares[1] < 1.0
     # Noise alone: two of four experts by chance keep K / E of the choices.
@@ -240,8 +247,8 @@ def test_agreement_is_the_share_of_choices_that_noise_keeps() -> None:
 def test_noise_is_drawn_at_std_zero_too() -> None:
     made, x = layer().train(), tokens()
     zero, half = noise(), noise()
-    made(x, 0.0, zero)
-    made(x, 0.5, half)
+    routed(made, x, 0.0, zero)
+    routed(made, x, 0.5, half)
     assert torch.equal(zero.get_state(), half.get_state())
     assert not torch.equal(zero.get_state(), noise().get_state())
 
@@ -251,25 +258,25 @@ def test_dropout_draws_do_not_depend_on_the_routing() -> None:
     for seed in (0, 5):
         torch.manual_seed(3)
         made = layer(dropout=0.5, seed=seed).train()
-        made(x, 0.0, noise())
+        routed(made, x, 0.0, noise())
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
 
 
 def test_dropout_zeroes_hidden_channels_and_keeps_the_mean() -> None:
     made, x = layer(dropout=0.5), tokens(8, 32)
-    plain, _ = made.eval()(x, 0.0, noise())
+    plain, _ = routed(made.eval(), x, 0.0, noise())
     torch.manual_seed(0)
-    mean = torch.stack([made.train()(x, 0.0, noise())[0] for _ in range(200)]).mean(0)
+    mean = torch.stack([routed(made.train(), x, 0.0, noise())[0] for _ in range(200)]).mean(0)
     assert not torch.allclose(mean, plain, rtol=1e-6)
     assert (mean - plain).abs().mean() < 0.15 * plain.abs().mean()
 
 
 def test_the_router_stays_in_float32_under_autocast() -> None:
     made, x = layer(dtype=torch.float32).train(), tokens(dtype=torch.float32)
-    expected, routing = made(x, 0.1, noise())
+    expected, routing = routed(made, x, 0.1, noise())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output, cast = made(x, 0.1, noise())
+        output, cast = routed(made, x, 0.1, noise())
         assert gate_logits(x.flatten(0, 1).bfloat16(), made.gate).dtype == torch.float32
     assert torch.equal(routing.counts_E, cast.counts_E)
     assert torch.equal(routing.aux_loss, cast.aux_loss)

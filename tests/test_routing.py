@@ -16,7 +16,7 @@ from model.config import ModelConfig, RoutingConfig
 from model.moe import MoE, choose, load_balancing_loss, route, shift_bias, strength, z_loss
 from model.optimizer import muon_matrices
 from model.transformer import build
-from tests.test_moe import D, E, dense, gradients, layer, noise, tokens
+from tests.test_moe import D, E, dense, gradients, layer, noise, routed, tokens
 
 KINDS = ("gaussian", "annealed", "jitter", "learned", "gumbel")
 CPU = torch.device("cpu")
@@ -48,6 +48,11 @@ def loops(made: MoE, kind: str, x_ND: Tensor, std: float) -> Tensor:
     return torch.stack(rows)
 
 
+def perturbed(made: MoE, x_ND: Tensor, clean_NE: Tensor, std: float) -> Tensor:
+    """The noisy logits, with what `noise()` draws for them."""
+    return made.noisy(x_ND, clean_NE, std, made.draw(len(x_ND), noise()))
+
+
 # Against a reference
 
 
@@ -57,7 +62,7 @@ def test_each_kind_of_noise_equals_plain_loops(kind: str, top_k: int) -> None:
     """What the layer answers, its losses, and every gradient, those through the noise included."""
     made = layer(top_k, noise=kind, z_loss_weight=1.0).train()
     x = tokens().requires_grad_()
-    output, routing = made(x, 0.4, noise())
+    output, routing = routed(made, x, 0.4, noise())
     x_dense = x.detach().clone().requires_grad_()
     logits_NE = loops(made, kind, x_dense.reshape(-1, D), 0.4)
     expected, counts_E, aux = dense(made, x_dense, logits_NE)
@@ -79,7 +84,7 @@ def test_a_bias_chooses_and_weighs_nothing(top_k: int) -> None:
     bias = [0.5, -1.0, 0.0, 2.0]
     assert made.bias_E is not None
     made.bias_E.copy_(torch.tensor(bias))
-    output, routing = made(x, 0.4, noise())
+    output, routing = routed(made, x, 0.4, noise())
     logits_NE = loops(made, "gaussian", x.reshape(-1, D), 0.4)
     expected, counts_E, aux = dense(made, x, logits_NE, bias)
     assert torch.equal(routing.counts_E, counts_E)
@@ -109,9 +114,9 @@ def test_the_load_evens_out_under_the_bias_alone() -> None:
     made, x = layer(bias_rate=0.01).eval(), tokens(8, 64)
     with torch.no_grad():
         made.gate.weight[0] += 1.0
-    before = made(x, 0.0, noise())[1].counts_E
+    before = routed(made, x, 0.0, noise())[1].counts_E
     for _ in range(300):
-        counts_E = made(x, 0.0, noise())[1].counts_E
+        counts_E = routed(made, x, 0.0, noise())[1].counts_E
         shift_bias(made.bias_E, counts_E, 0.01)
     assert counts_E.double().std() < 0.1 * before.double().std()
 
@@ -119,8 +124,8 @@ def test_the_load_evens_out_under_the_bias_alone() -> None:
 def test_the_balance_counts_earlier_micro_batches() -> None:
     made, x = layer().train(), tokens()
     seen_E = torch.tensor([100, 0, 50, 0])
-    routing = made(x, 0.2, noise(), seen_E)[1]
-    alone = made(x, 0.2, noise())[1]
+    routing = routed(made, x, 0.2, noise(), seen_E)[1]
+    alone = routed(made, x, 0.2, noise())[1]
     assert torch.equal(routing.counts_E, alone.counts_E)  # its own: the sum is the caller's
     probabilities_NE = torch.softmax(loops(made, "gaussian", x.reshape(-1, D), 0.2), -1)
     load = [(alone.counts_E[e] + seen_E[e]).item() for e in range(E)]
@@ -138,7 +143,7 @@ def test_strengths_match(kind: str) -> None:
     made, x_ND = layer(noise=kind), torch.zeros(20_000, D, dtype=DOUBLE)
     if kind == "learned":
         made.noise_gate.weight.data.zero_()
-    found = made.noisy(x_ND, torch.zeros(20_000, E, dtype=DOUBLE), 0.3, noise())
+    found = perturbed(made, x_ND, torch.zeros(20_000, E, dtype=DOUBLE), 0.3)
     assert found.std().item() == pytest.approx(0.3, rel=0.02)
 
 
@@ -146,7 +151,7 @@ def test_jitter_scales_each_entry_by_a_factor_of_that_deviation() -> None:
     made = layer(noise="jitter")
     made.gate.weight.data.copy_(torch.eye(D)[:E])
     ones = torch.ones(20_000, D, dtype=DOUBLE)
-    factor_NE = made.noisy(ones, ones[:, :E], 0.3, noise())
+    factor_NE = perturbed(made, ones, ones[:, :E], 0.3)
     assert factor_NE.mean().item() == pytest.approx(1.0, abs=0.01)
     assert factor_NE.std().item() == pytest.approx(0.3, rel=0.02)
     assert (factor_NE - 1).abs().max() <= 0.3 * math.sqrt(3)
@@ -154,16 +159,16 @@ def test_jitter_scales_each_entry_by_a_factor_of_that_deviation() -> None:
 
 def test_gumbel_noise_at_its_own_deviation_draws_from_the_softmax() -> None:
     made, clean = layer(noise="gumbel"), torch.tensor([0.0, 1.0, -1.0, 0.5], dtype=DOUBLE)
-    noisy = made.noisy(torch.zeros(40_000, D), clean.expand(40_000, E), math.pi / math.sqrt(6), noise())
+    noisy = perturbed(made, torch.zeros(40_000, D), clean.expand(40_000, E), math.pi / math.sqrt(6))
     shares = torch.bincount(noisy.argmax(-1), minlength=E) / 40_000
     torch.testing.assert_close(shares.double(), clean.softmax(-1), atol=0.01, rtol=0)
 
 
 def test_a_uniform_zero_makes_no_infinite_logit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape, dtype=options["dtype"]))
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.zeros(shape, dtype=options["dtype"]))
     made, clean = layer(noise="gumbel"), torch.ones(3, E)
-    assert made.noisy(torch.ones(3, D), clean, 0.5, noise()).isfinite().all()
-    assert torch.equal(made.noisy(torch.ones(3, D), clean, 0.0, noise()), clean)
+    assert perturbed(made, torch.ones(3, D), clean, 0.5).isfinite().all()
+    assert torch.equal(perturbed(made, torch.ones(3, D), clean, 0.0), clean)
 
 
 def test_annealed_noise_is_linear_and_the_others_are_constant() -> None:
@@ -181,11 +186,11 @@ def test_annealed_noise_is_linear_and_the_others_are_constant() -> None:
 def test_at_std_zero_as_much_is_drawn_and_nothing_moves(kind: str) -> None:
     made, x = layer(noise=kind).train(), tokens()
     zero, some = noise(), noise()
-    still, routing = made(x, 0.0, zero)
-    made(x, 0.5, some)
+    still, routing = routed(made, x, 0.0, zero)
+    routed(made, x, 0.5, some)
     assert torch.equal(zero.get_state(), some.get_state())
     assert not torch.equal(zero.get_state(), noise().get_state())
-    clean, due = made.eval()(x, 0.0, noise())
+    clean, due = routed(made.eval(), x, 0.0, noise())
     torch.testing.assert_close(still, clean, rtol=0, atol=0)
     assert torch.equal(routing.counts_E, due.counts_E)
 
@@ -193,18 +198,18 @@ def test_at_std_zero_as_much_is_drawn_and_nothing_moves(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_moves_the_routing_in_training_only(kind: str) -> None:
     made, x = layer(noise=kind), tokens(4, 50)
-    clean, routing = made.eval()(x, 0.0, noise())
-    still, measured = made(x, 0.5, noise())
+    clean, routing = routed(made.eval(), x, 0.0, noise())
+    still, measured = routed(made, x, 0.5, noise())
     assert torch.equal(clean, still)
     assert routing.agreement.item() == 1.0
     assert 0.3 < measured.agreement.item() < 1.0
-    assert not torch.equal(made.train()(x, 0.5, noise())[0], clean)
+    assert not torch.equal(routed(made.train(), x, 0.5, noise())[0], clean)
 
 
 def test_agreement_is_of_the_choices_with_their_bias() -> None:
     made, x = layer(bias_rate=0.1).eval(), tokens(4, 50)
     made.bias_E.copy_(torch.tensor([50.0, 0.0, 50.0, 0.0]))
-    routing = made(x, 1.0, noise())[1]
+    routing = routed(made, x, 1.0, noise())[1]
     assert routing.counts_E.tolist() == [200, 0, 200, 0]
     assert routing.agreement.item() == 1.0  # no noise outweighs the bias
 
@@ -250,7 +255,7 @@ def test_one_expert_is_a_dense_layer() -> None:
         made, x = MoE(config, engine).double().train(), tokens().requires_grad_()
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter, 0.0, 0.5, generator=noise(7))
-        output, routing = made(x, 0.5, noise())
+        output, routing = routed(made, x, 0.5, noise())
         due = torch.nn.functional.silu(x @ made.w1[0].T) @ made.w2[0].T
         torch.testing.assert_close(output, due)
         assert routing.counts_E.tolist() == [21]
@@ -260,11 +265,11 @@ def test_one_expert_is_a_dense_layer() -> None:
             gradients(output, routing.aux_loss, inputs), gradients(due, due.sum() * 0, inputs), strict=True
         ):
             torch.testing.assert_close(one, other)
-        (gate,) = torch.autograd.grad(made(x, 0.5, noise())[0].sum(), [made.gate.weight])
+        (gate,) = torch.autograd.grad(routed(made, x, 0.5, noise())[0].sum(), [made.gate.weight])
         assert gate.abs().max() < 1e-12  # there is nothing to choose
-        assert made.eval()(x, 0.5, noise())[1].agreement.item() == 1.0
+        assert routed(made.eval(), x, 0.5, noise())[1].agreement.item() == 1.0
 
 
 def test_the_load_balancing_loss_of_no_load_but_one_experts_is_that_experts_share() -> None:
     probabilities = torch.tensor([[0.25, 0.75]], dtype=DOUBLE)
-    assert load_balancing_loss(probabilities, torch.tensor([0, 7])).item() == pytest.approx(2 * 0.75)
+    assert load_balancing_loss(probabilities, torch.tensor([[0, 7]])).item() == pytest.approx(2 * 0.75)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model import engine as engines
 from model import state
 from model.config import RunConfig
 from model.engine import operations
@@ -60,14 +61,14 @@ def column(events: list[Any], name: str) -> list[float]:
 
 
 def former(
-    self: MoE, x_BTD: Tensor, noise_std: float, noise: torch.Generator, seen_E: None
+    self: MoE, x_BTD: Tensor, noise_std: float, noise: Tensor, seen_E: None, micro_batches: int
 ) -> tuple[Tensor, Routing]:
     """The layer as it was before there were variants: its formula, plainly."""
     assert seen_E is None
+    assert micro_batches == 1
     x_ND = x_BTD.flatten(0, 1)
     clean_NE = F.linear(x_ND, self.gate.weight)
-    unit_NE = torch.randn(clean_NE.shape, generator=noise, dtype=clean_NE.dtype)
-    noisy_NE = clean_NE + noise_std * unit_NE
+    noisy_NE = clean_NE + noise_std * noise
     logits_NE = noisy_NE if self.training else clean_NE
     probabilities_NE = logits_NE.softmax(-1)
     chosen_NK, experts_NK = logits_NE.topk(self.top_k)
@@ -88,6 +89,7 @@ def test_without_a_variant_the_bits_are_those_of_the_plain_formula(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     config = TINY.with_values({"engine": engine})
+    monkeypatch.setattr(engines, "TOKENS_AT_ONCE", {})
     found = run(config, tmp_path / "found", checkpoint_seconds=0)
     monkeypatch.setattr(MoE, "forward", former)
     due = run(config, tmp_path / "due", checkpoint_seconds=0)
@@ -191,7 +193,7 @@ def test_annealed_noise_goes_by_the_update_in_training_and_in_evaluation(
     monkeypatch.setattr(LanguageModel, "loss", noted_loss)
     monkeypatch.setattr(Tally, "__init__", noted_begin)
     events = run(TINY.with_values({"noise": "annealed"}), tmp_path)
-    assert trained == pytest.approx([0.3 * (1 - update / 16) for update in range(16) for _ in range(2)])
+    assert trained == pytest.approx([0.3 * (1 - update / 16) for update in range(16)])
     assert evaluated == pytest.approx([0.3 * 0.75, 0.3 * 0.5, 0.3 * 0.25, 0.0, 0.0])
     found = measured(events)
     assert found[8, "val"][0]["noisy_agreement"] < 1.0
@@ -238,7 +240,7 @@ def test_each_variant_is_the_same_bits_interrupted_or_not(tmp_path: Path, name: 
     torch.rand(3)  # something else happens in the process
     last = run(config, tmp_path / "last", resume_from=checkpoints(first), checkpoint_seconds=0)
     assert last[0].exact
-    assert last[0].step == 10
+    assert last[0].step in (10, 12)  # the next update boundary
     assert measured(first + last) == measured(whole)
     assert timeless(last[-1].results) == timeless(whole[-1].results)
     assert same_tensors(checkpoints(last)[0][0], checkpoints(whole)[0][0])
