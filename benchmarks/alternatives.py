@@ -21,10 +21,12 @@ from model.transformer import build
 PHASES = ("forward", "backward", "optimizer")
 
 
-def ours(config: RunConfig, device: torch.device, engine: str, precision: str) -> Callable[..., Any]:
+def ours(
+    config: RunConfig, device: torch.device, engine: str, precision: str, deterministic: bool = True
+) -> Callable[..., Any]:
     """An update of this project's model, as model/training.py makes it."""
     train = config.with_values({"engine": engine}).train
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     model = build(config.model, train.seq_len, 0, device, engine).train()
     settle(engine, device)
@@ -51,7 +53,7 @@ def ours(config: RunConfig, device: torch.device, engine: str, precision: str) -
     return update
 
 
-def mixtral(config: RunConfig, device: torch.device, experts: str) -> Callable[..., Any]:
+def mixtral(config: RunConfig, device: torch.device, experts: str, compiled: str = "") -> Callable[..., Any]:
     """transformers' Mixtral with as many parameters, under AdamW.
 
     Its experts are gated, with three matrices: two thirds of d_ff, rounded up to a multiple of 16, make the
@@ -82,6 +84,8 @@ def mixtral(config: RunConfig, device: torch.device, experts: str) -> Callable[.
     )
     made.set_experts_implementation(experts)
     made.train().to(device)
+    if compiled:
+        made.compile()
     adamw = torch.optim.AdamW(made.parameters(), lr=1e-3, fused=True)
     tokens = random_tokens(config, device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

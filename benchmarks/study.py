@@ -5,7 +5,7 @@
 Enqueues, works and reports in a folder of its own, each as a user would call it. The trainer's clocks are in
 the results: training, first steps, evaluation, waiting (data, start-up, checkpoints). What is left of the
 attempts' time is events and recording; what is left of `work` is starting the supervisor and the trainer, and
-the queue.
+the queue. Beside them: the CPU time of the supervisor itself, the trainer's not included.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     threads = ["--threads", options.threads] if options.threads else []
     cache = ["--cache-dir", options.cache_dir]
     load_before = os.getloadavg()
-    seconds = {
+    measured = {
         "enqueue": command(
             folder,
             "enqueue",
@@ -73,6 +73,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "work": command(folder, "work", *threads, *cache),
         "report": command(folder, "report"),
     }
+    seconds = {name: wall for name, (wall, _) in measured.items()}
     phases, jobs, attempts = recorded(database)
     phases["events and recording"] = attempts - sum(phases.values())
     phases["supervisor, trainer's start, queue"] = seconds["work"] - attempts
@@ -84,23 +85,37 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "load_average_before": load_before,
         "jobs": jobs,
         "seconds": seconds,
+        "supervisor_cpu_seconds": measured["work"][1],
         "work_by_phase": phases,
     }
 
 
-def command(folder: Path, *words: str) -> float:
-    """Wall-clock seconds of one command, which must succeed."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "cli.py"), *words, "--db", "jobs.db"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"cli.py {words[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return time.perf_counter() - began
+def command(folder: Path, *words: str) -> tuple[float, float]:
+    """Wall-clock seconds of one command, which must succeed, and CPU seconds of its process alone."""
+    began, cpu_seconds = time.perf_counter(), 0.0
+    with (folder / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "cli.py"), *words, "--db", "jobs.db"],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+        while process.poll() is None:
+            cpu_seconds = max(cpu_seconds, cpu_seconds_of(process.pid))
+            time.sleep(0.1)
+        if process.returncode:
+            stderr.seek(0)
+            sys.exit(f"cli.py {words[0]} ended with {process.returncode}:\n{stderr.read()[-3000:]}")
+    return time.perf_counter() - began, cpu_seconds
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """User and system time of a process, without its children's (proc(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def recorded(database: Path) -> tuple[dict[str, float], int, float]:
@@ -119,6 +134,8 @@ def print_table(report: dict[str, Any]) -> None:
     print("| phase | seconds | a run | share of work |\n| --- | --- | --- | --- |")
     for name, seconds in report["work_by_phase"].items():
         print(f"| {name} | {seconds:.1f} | {seconds / report['jobs']:.2f} | {seconds / work:.1%} |")
+    cpu = report["supervisor_cpu_seconds"]
+    print(f"| CPU time of the supervisor | {cpu:.1f} | {cpu / report['jobs']:.2f} | {cpu / work:.1%} |")
     print(f"| work | {work:.1f} | {work / report['jobs']:.2f} | 100% |")
 
 

@@ -1,7 +1,8 @@
 """How long a training step takes, beside the plain loop over experts and transformers' Mixtral.
 
-    python benchmarks/train_step.py [--device cpu] [--scale smoke|small|full] [--against loop,transformers]
-        [--batch-size N] [--updates 8] [--rounds 3] [--threads 2] [--json FILE]
+    python benchmarks/train_step.py [--device cpu] [--scale smoke|small|full]
+        [--against loop,compiled,nondeterministic,transformers] [--batch-size N] [--updates 8] [--rounds 3]
+        [--threads 2] [--json FILE]
 
 Each alternative runs in a process of its own, in turns (A B C A B C); what is printed is the median over the
 rounds of each process's median over its updates. CPU seconds are printed beside: they suffer less where other
@@ -36,11 +37,14 @@ from model.products import choose  # noqa: E402
 from runner.grids import SCALES  # noqa: E402
 from runner.process import ALLOCATOR  # noqa: E402
 
-ENGINES = {"fp32": ("auto", "fp32"), "bf16": ("auto", "bf16"), "loop": ("plain", "fp32")}
+ENGINES = {
+    "fp32": "auto", "bf16": "auto", "nondeterministic": "auto", "compiled": "compiled", "loop": "plain",
+}  # fmt: skip
+"""train.engine of each alternative; bf16 on a GPU and under that name, else fp32."""
 LOOP_ALLOCATORS = ("loop", "loop-malloc")
-EXPERTS = ("eager", "grouped_mm")
-"""How transformers can compute experts; the faster is the alternative. Not batched_mm, which copies an
-expert's weights for every token: it took minutes for an update of the smallest model."""
+EXPERTS = ("eager", "grouped_mm", "grouped_mm compiled")
+"""How transformers can compute experts; the fastest is the alternative. Compiled on a GPU only. Not
+batched_mm, which copies an expert's weights for every token: minutes for an update of the smallest model."""
 WARM_UP_UPDATES = 2
 
 
@@ -52,15 +56,21 @@ def main() -> None:
         return
     names = ["fp32", "bf16"] if options.device == "cpu" else ["bf16"]
     names += LOOP_ALLOCATORS if "loop" in options.against else ()
+    names += [name for name in ("compiled", "nondeterministic") if name in options.against]
     if "transformers" in options.against:
-        names += [f"transformers {way}" for way in EXPERTS]
+        names += [f"transformers {way}" for way in EXPERTS if options.device != "cpu" or "comp" not in way]
     ceiling = spawn("ceiling", options)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
     for _ in range(options.rounds):
-        for name in names:
-            rounds[name].append(spawn(name, options))
-    rows = {name: median_of(results) for name, results in rounds.items()}
-    report = {"about": about(options), "ceiling": ceiling, "rows": rows, "rounds": rounds}
+        for name in [name for name in names if name not in failed]:
+            try:
+                rounds[name].append(spawn(name, options))
+            except ChildProcessError as error:  # the others' times are still worth having
+                failed[name] = f"{error}"
+                print(f"{name}: {error}", file=sys.stderr)
+    rows = {name: median_of(results) for name, results in rounds.items() if results}
+    report = {"about": about(options), "ceiling": ceiling, "rows": rows, "rounds": rounds, "failed": failed}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     print_table(report)
@@ -70,7 +80,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scale", default="smoke", choices=["smoke", "small", "full"])
-    parser.add_argument("--against", default="loop,transformers", help="of loop, transformers")
+    parser.add_argument(
+        "--against", default="loop,transformers", help="of loop, compiled, nondeterministic, transformers"
+    )
     parser.add_argument("--batch-size", type=int, default=0, help="windows a step; 0: the scale's own")
     parser.add_argument("--updates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -89,14 +101,18 @@ def configuration(options: argparse.Namespace) -> RunConfig:
 
 
 def spawn(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One alternative in a fresh process; `loop` keeps the allocator's defaults, as anyone's script would."""
+    """One alternative in a fresh process; `loop` keeps the allocator's defaults, as anyone's script would.
+
+    Raises:
+        ChildProcessError: it failed; the message is the end of its stderr.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     if name != "loop" and not name.startswith("transformers"):
         environment |= ALLOCATOR
     command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        raise ChildProcessError(f"failed: {done.stderr.strip()[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -109,9 +125,11 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         return measured_ceiling(device)
     config = configuration(options)
     if options.child.startswith("transformers"):
-        update = mixtral(config, device, options.child.split()[1])
+        update = mixtral(config, device, *options.child.split()[1:])
     else:
-        update = ours(config, device, *ENGINES[options.child.removesuffix("-malloc")])
+        precision = "bf16" if device.type == "cuda" or options.child == "bf16" else "fp32"
+        engine = ENGINES[options.child.removesuffix("-malloc")]
+        update = ours(config, device, engine, precision, options.child != "nondeterministic")
     seconds: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "step", "cpu")}
     for number in range(WARM_UP_UPDATES + options.updates):
         cpu, began = time.process_time(), time.perf_counter()
@@ -169,6 +187,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
         "device": processor() if options.device == "cpu" else torch.cuda.get_device_name(options.device),
+        "accelerator": options.device != "cpu",
         "threads": options.threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -196,7 +215,8 @@ def print_table(report: dict[str, Any]) -> None:
     )
     print("times ours (wall) | times ours (CPU) | peak GB |\n|" + " --- |" * 11)
     for name, row in rows.items():
-        peak = ceiling["bf16 GFLOP/s" if name == "bf16" else "fp32 GFLOP/s"]
+        in_bf16 = name == "bf16" or facts["accelerator"]
+        peak = ceiling["bf16 GFLOP/s" if in_bf16 else "fp32 GFLOP/s"]
         share = facts["mflop_per_token"] * tokens / row["step"] / peak
         phases = " | ".join(f"{row[phase]:.1f}" for phase in PHASES)
         print(

@@ -1,7 +1,8 @@
 """Which implementation computes the model: `train.engine` and the device decide.
 
-`plain` is the reference, on any device; `auto` is the fastest for the device. All offer the same operations
-on the same mathematics. Who asks: model/moe.py, model/transformer.py, model/state.py.
+`plain` is the reference, on any device; `auto` is the fastest for the device, as far as it was measured;
+`compiled` goes through torch.compile. All offer the same operations on the same mathematics.
+Who asks: model/moe.py, model/transformer.py, model/state.py.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from model import grouped, kernels, plain, products
+from model import compiled, grouped, kernels, plain, products
 from model.config import TrainConfig
 
-TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 65_536}
+TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 24_576}
 """Up to which an update's steps go through the model as one batch."""
 
 
 def operations(engine: str, x: Tensor) -> ModuleType:
     """The module whose functions compute on the device of `x`: embed, rms_norm, attend, experts, …"""
-    if engine == "plain":
-        return plain
+    if engine in ("plain", "compiled"):
+        return plain if engine == "plain" else compiled
     return kernels if x.device.type == "cpu" else grouped
 
 
@@ -29,7 +30,7 @@ def settle(engine: str, device: torch.device) -> str:
     """Set this process up for an engine, whatever ran in it before, and name what will compute."""
     module = operations(engine, torch.empty(0, device=device))
     name = module.__name__.rpartition(".")[2]
-    library = products.choose(module is kernels)
+    library = products.choose(module in (kernels, compiled))
     return f"{name}, {library}" if device.type == "cpu" else name
 
 

@@ -1,4 +1,4 @@
-"""The operations for CUDA: model/plain.py's, but for the experts, which wait for no host.
+"""The operations for CUDA: model/plain.py's, but for the head and the experts, which wait for no host.
 
 Assignments are sorted by expert, so that each expert reads one contiguous slice, and one grouped kernel does
 all of them where the device has one. Same names as model/plain.py. Who calls: model/moe.py.
@@ -8,17 +8,40 @@ Shapes: N tokens, D d_model, F d_ff, E experts, K top-k, S = N·K assignments so
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.plain import add_dropout, attend, dropout, embed, head_loss, head_scores, rms_norm
+from model.accumulation import compute_dtype
+from model.head import head_loss, head_scores
+from model.plain import add_dropout, attend, dropout, embed, rms_norm
 
 __all__ = ["add_dropout", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "rms_norm"]
 
 
+def expert_matmul(x_SI: Tensor, weights_EOI: Tensor, ends_E: Tensor) -> Tensor:
+    """x · Wᵀ with each expert's weights on its own slice of rows: (S, I), (E, O, I) → (S, O).
+
+    Rows are sorted by expert; ends_E (int64) says where each expert's slice ends.
+    """
+    if has_grouped_kernel(x_SI, *weights_EOI.shape[1:]):
+        return F.grouped_mm(x_SI, weights_EOI.mT, offs=ends_E.int())
+    counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
+    # `split` and `unbind` gather their gradients once; indexing would fill a whole stack for each expert.
+    slices = zip(x_SI.split(counts), weights_EOI.unbind(), strict=True)
+    return torch.cat([rows @ weights.mT for rows, weights in slices])
+
+
 def experts(
-    x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, w1_EFD: Tensor, w2_EDF: Tensor, p: float
+    x_ND: Tensor,
+    weights_NK: Tensor,
+    experts_NK: Tensor,
+    w1_EFD: Tensor,
+    w2_EDF: Tensor,
+    p: float,
+    matmul: Callable[[Tensor, Tensor, Tensor], Tensor] = expert_matmul,
 ) -> tuple[Tensor, Tensor]:
     """As in model/plain.py; all shapes are static, and nothing is read back from the device.
 
@@ -35,25 +58,12 @@ def experts(
     dtype = compute_dtype(x_ND)  # rows and weights are cast once, not slice by slice
     x_SD = GatherRows.apply(x_ND.to(dtype), order_S // k, inverse_S, k)
     # One draw over all experts: as many numbers in every cell, however the tokens were sorted.
-    h_SF = dropout(F.silu(expert_matmul(x_SD, w1_EFD.to(dtype), ends_E)), p)
-    y_SD = expert_matmul(h_SF, w2_EDF.to(dtype), ends_E)
+    h_SF = dropout(F.silu(matmul(x_SD, w1_EFD.to(dtype), ends_E)), p)
+    y_SD = matmul(h_SF, w2_EDF.to(dtype), ends_E)
     y_NKD = GatherRows.apply(y_SD, inverse_S, order_S, 1).view(n, k, -1)
     counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
     # The weights stay float32 under autocast: the product and the residual sum are float32 anyway.
     return (y_NKD * weights_NK.unsqueeze(-1)).sum(1), counts_E
-
-
-def expert_matmul(x_SI: Tensor, weights_EOI: Tensor, ends_E: Tensor) -> Tensor:
-    """x · Wᵀ with each expert's weights on its own slice of rows: (S, I), (E, O, I) → (S, O).
-
-    Rows are sorted by expert; ends_E (int64) says where each expert's slice ends.
-    """
-    if _has_grouped_kernel(x_SI, weights_EOI):
-        return F.grouped_mm(x_SI, weights_EOI.mT, offs=ends_E.int())
-    counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-    # `split` and `unbind` gather their gradients once; indexing would fill a whole stack for each expert.
-    slices = zip(x_SI.split(counts), weights_EOI.unbind(), strict=True)
-    return torch.cat([rows @ weights.mT for rows, weights in slices])
 
 
 class GatherRows(torch.autograd.Function):
@@ -75,19 +85,12 @@ class GatherRows(torch.autograd.Function):
         return (taken if ctx.k == 1 else taken.unflatten(0, (-1, ctx.k)).sum(1)), None, None, None
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """Autocast's dtype where it is on, else that of x."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def _has_grouped_kernel(x_SI: Tensor, weights_EOI: Tensor) -> bool:
+def has_grouped_kernel(x: Tensor, *widths: int) -> bool:
     """Whether one kernel can do all experts: bf16 on a CUDA device of capability 9.0, rows of 16 bytes."""
     return (
-        x_SI.is_cuda
-        and x_SI.dtype == torch.bfloat16
+        x.is_cuda
+        and x.dtype == torch.bfloat16
         and hasattr(F, "grouped_mm")
-        and torch.cuda.get_device_capability(x_SI.device) >= (9, 0)
-        and weights_EOI.shape[1] % 8 == 0
-        and weights_EOI.shape[2] % 8 == 0
+        and torch.cuda.get_device_capability(x.device) >= (9, 0)
+        and all(width % 8 == 0 for width in widths)
     )

@@ -1,8 +1,8 @@
 """The operations for CPUs: the mathematics of model/plain.py in fewer passes over memory.
 
 Same names, each an autograd function with its backward pass written out; what they gain is measured in
-docs/performance.md, and tests hold each to model/plain.py. Here: what surrounds the matrix products; the
-experts and the head are in model/products.py.
+docs/performance.md, and tests hold each to model/plain.py. Here: what surrounds the large products; the
+experts are in model/products.py, the head in model/head.py.
 
 Shapes: B batch, T time, D d_model, H heads, C = D / H, V vocabulary.
 """
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from model.accumulation import accumulator, handed_up
 from model.dropping import Keep
-from model.products import accumulator, experts, handed_up, head_loss, head_scores
+from model.head import head_loss, head_scores
+from model.products import experts
 
 __all__ = ["add_dropout", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "rms_norm"]
 

@@ -65,7 +65,7 @@ class MoE(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        noise_std: float,
+        noise_std: float | Tensor,
         noise: Tensor,
         seen_E: Tensor | None = None,
         micro_batches: int = 1,
@@ -116,7 +116,7 @@ class MoE(nn.Module):
             return torch.rand(tokens, d_model, **like)
         return (torch.rand if self.noise == "gumbel" else torch.randn)(tokens, n_experts, **like)
 
-    def noisy(self, x_ND: Tensor, clean_NE: Tensor, std: float, drawn: Tensor) -> Tensor:
+    def noisy(self, x_ND: Tensor, clean_NE: Tensor, std: float | Tensor, drawn: Tensor) -> Tensor:
         """The logits with noise of strength `std`, of the kind that the configuration chose.
 
         Annealed noise is Gaussian here; `strength` lowers its std.

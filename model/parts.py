@@ -137,8 +137,9 @@ class TrainConfig:
     """Global gradient norm above which the gradient is scaled down."""
     precision: str = choice("auto", "auto", "fp32", "bf16")
     """auto: bf16 autocast on CUDA, fp32 on CPU, and not in the hash; a fixed choice is."""
-    engine: str = choice("auto", "auto", "plain")
-    """auto: the fastest for the device; plain: the reference. The same mathematics, so not in the hash."""
+    engine: str = choice("auto", "auto", "plain", "compiled")
+    """auto: the fastest for the device; plain: the reference; compiled: torch.compile. Not in the hash: the
+    same mathematics."""
     target_loss: float = real(0.0, 0.0, 1e6)
     """Nats per token; results count the steps to get below it. 0 declares none and is not in the hash."""
 

@@ -1,11 +1,9 @@
-"""The large matrix products for CPUs, experts and head, and which library computes them.
+"""The experts for CPUs, and which library computes their products.
 
-Autograd functions with their backward passes written out. A weight whose .grad exists receives its gradient
-there, in place, and nothing flows up to it: ask such a weight for .grad, never torch.autograd.grad.
-`choose` changes a setting of this process. The rest of the CPU engine: model/kernels.py.
+An autograd function with its backward pass written out; gradients go where model/accumulation.py says.
+`choose` changes a setting of this process. The rest of the CPU engine: model/kernels.py, model/head.py.
 
-Shapes: N tokens, D d_model, F d_ff, E experts, K top-k, V vocabulary, P rows of all experts, each expert's
-slice padded to a multiple of PAD.
+Shapes: N tokens, D d_model, F d_ff, E experts, K top-k, P rows of all experts, each expert's slice padded.
 """
 
 from __future__ import annotations
@@ -18,15 +16,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from model.accumulation import accumulator, add_product, compute_dtype, handed_up
 from model.dropping import Keep
-from model.grouped import compute_dtype
 
 PAD = 16
 """Kernels are built for each shape: ragged slices would build one for almost every slice of every step."""
 CALL = 5_000_000
 """What a product's start costs, in multiplications of the time: choosing between one and several."""
-HEAD_ROWS = 256
-"""Tokens whose logits exist at one time."""
 
 
 def choose(fast: bool) -> str:
@@ -70,16 +66,6 @@ def _stays_exact() -> bool:
     finally:
         settings.fp32_precision = "ieee"
     return True
-
-
-def accumulator(weight: Tensor) -> Tensor:
-    """Where to add the gradient of a weight: its .grad, or zeros."""
-    return weight.grad if weight.grad is not None else torch.zeros_like(weight)
-
-
-def handed_up(gradient: Tensor, weight: Tensor) -> Tensor | None:
-    """What autograd is to add to .grad: nothing where it is .grad already."""
-    return None if gradient is weight.grad else gradient
 
 
 def experts(
@@ -167,9 +153,8 @@ def _products(rows_PI: Tensor, weights_EIO: Tensor, padded: list[int]) -> Tensor
     if len(set(padded)) == 1:
         return torch.bmm(rows_PI.unflatten(0, (-1, padded[0])), weights_EIO).flatten(0, 1)
     out_PO = rows_PI.new_empty(len(rows_PI), weights_EIO.shape[2])
-    for rows, weights, out in zip(
-        rows_PI.split(padded), weights_EIO.unbind(), out_PO.split(padded), strict=True
-    ):
+    slices = rows_PI.split(padded), weights_EIO.unbind(), out_PO.split(padded)
+    for rows, weights, out in zip(*slices, strict=True):
         if len(rows):
             torch.mm(rows, weights, out=out)
     return out_PO
@@ -179,76 +164,8 @@ def _add_products(into_EOI: Tensor, a_PO: Tensor, b_PI: Tensor, padded: list[int
     """Add aᵀ · b over each expert's rows to its matrix; the sum over steps stays float32 under bf16."""
     if len(set(padded)) == 1:
         a_EOC, b_ECI = a_PO.unflatten(0, (-1, padded[0])).mT, b_PI.unflatten(0, (-1, padded[0]))
-        _add_product(into_EOI, a_EOC, b_ECI)
+        add_product(into_EOI, a_EOC, b_ECI)
         return
     for into, a, b in zip(into_EOI.unbind(), a_PO.split(padded), b_PI.split(padded), strict=True):
         if len(a):
-            _add_product(into, a.mT, b)
-
-
-def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
-    """into += a @ b, of matrices or stacks; the sum over steps stays float32 where the product is bf16."""
-    if a.dtype == into.dtype:
-        (into.addmm_ if into.ndim == 2 else into.baddbmm_)(a, b)
-    else:
-        into.add_((a @ b).to(into.dtype))
-
-
-def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """As in model/plain.py; the logits' gradient is made in the same pass, so that they are never kept."""
-    x_ND = x_ND.to(compute_dtype(x_ND))
-    with torch.autocast("cpu", enabled=False):
-        return _HeadLoss.apply(x_ND, weight_VD, targets_N)
-
-
-class _HeadLoss(Function):
-    @staticmethod
-    def forward(ctx, x_ND, weight_VD, targets_N):
-        dx_ND, dweight_VD = torch.empty_like(x_ND), torch.zeros_like(weight_VD)
-        shadow_VD = weight_VD.to(x_ND.dtype)
-        losses = []
-        for x, dx, targets in zip(*(t.split(HEAD_ROWS) for t in (x_ND, dx_ND, targets_N)), strict=True):
-            logits = x @ shadow_VD.mT
-            probabilities = logits.to(weight_VD.dtype).softmax(1)
-            losses.append(_cross_entropy(logits, probabilities, targets))
-            # ∂loss / ∂logit = probability - 1 at the target.
-            probabilities.scatter_add_(1, targets.unsqueeze(1), probabilities.new_full((len(x), 1), -1.0))
-            dlogits = probabilities.to(x.dtype)
-            torch.mm(dlogits, shadow_VD, out=dx)
-            _add_product(dweight_VD, dlogits.mT, x)
-        ctx.save_for_backward(dx_ND, dweight_VD, weight_VD)
-        return torch.cat(losses).mean()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dloss):
-        dx_ND, dweight_VD, weight_VD = ctx.saved_tensors
-        share = dloss / len(dx_ND)
-        if weight_VD.grad is None:
-            return dx_ND * share, dweight_VD * share, None
-        weight_VD.grad.add_(dweight_VD, alpha=share.item())
-        return dx_ND * share, None, None
-
-
-def head_scores(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """As in model/plain.py, with the logits of few tokens at a time."""
-    x_ND = x_ND.to(compute_dtype(x_ND))
-    losses, hits = [], []
-    with torch.autocast("cpu", enabled=False):
-        shadow_VD = weight_VD.to(x_ND.dtype)
-        for x, targets in zip(x_ND.split(HEAD_ROWS), targets_N.split(HEAD_ROWS), strict=True):
-            logits = x @ shadow_VD.mT
-            losses.append(_cross_entropy(logits, logits.to(weight_VD.dtype).softmax(1), targets))
-            hits.append(logits.argmax(1) == targets)
-    return torch.cat(losses), torch.cat(hits)
-
-
-def _cross_entropy(logits: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
-    """log Σ exp(logit) - target's logit, row by row.
-
-    The largest probability is 1 / Σ exp(logit - largest logit): the sum needs no pass of its own, and no
-    small probability, which may have come out as 0, enters a logarithm.
-    """
-    target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    largest, target = (each.to(probabilities.dtype) for each in (logits.amax(1), target))
-    return largest - target - probabilities.amax(1).log()
+            add_product(into, a.mT, b)

@@ -10,6 +10,9 @@ L layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +38,7 @@ def build(
 
     Args:
         seed: of the initialisation stream alone; no other stream is touched.
-        engine: auto or plain; see model/engine.py.
+        engine: auto, plain or compiled; see model/engine.py.
         routing: its kind of noise, z-loss and bias decide what the layers hold; see model/moe.py.
     """
     with torch.device("meta"):  # without memory: the modules' own random initialisation is skipped
@@ -100,7 +103,7 @@ class LanguageModel(nn.Module):
             tokens_BT: int64, at most the seq_len that the model was built for.
             noise_std, noise: strength of the routing noise, and the generator that it is drawn from.
         """
-        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, self._draw(tokens_BT, noise))
         return F.linear(x_BTD, self.embedding.weight), routing  # the tied head
 
     def loss(
@@ -118,15 +121,18 @@ class LanguageModel(nn.Module):
             seen_LE: assignments of earlier micro-batches that count in the load-balancing loss.
             micro_batches: how many lie one after the other in `tokens_BT`, each of equal size.
         """
-        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise, seen_LE, micro_batches)
-        ops = operations(self.engine, x_BTD)
-        return ops.head_loss(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
+        draws = self._draw(tokens_BT, noise, micro_batches)
+        if self.engine != "compiled":
+            return self._loss(tokens_BT, targets_BT, noise_std, draws, seen_LE, micro_batches)
+        # A tensor: as a number each strength would be compiled anew.
+        std = torch.tensor(noise_std, device=tokens_BT.device, dtype=draws[0].dtype)
+        return _compiled_loss()(self, tokens_BT, targets_BT, std, draws, seen_LE, micro_batches)
 
     def scores(
         self, tokens_BT: Tensor, targets_BT: Tensor, noise_std: float, noise: torch.Generator
     ) -> tuple[Tensor, Tensor, Routing]:
         """losses_N in nats, hits_N (the target is the likeliest token) and the routing; no gradients."""
-        x_BTD, routing = self.hidden(tokens_BT, noise_std, noise)
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, self._draw(tokens_BT, noise))
         ops = operations(self.engine, x_BTD)
         return *ops.head_scores(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
 
@@ -144,8 +150,8 @@ class LanguageModel(nn.Module):
     def hidden(
         self,
         tokens_BT: Tensor,
-        noise_std: float,
-        noise: torch.Generator,
+        noise_std: float | Tensor,
+        draws: list[Tensor],
         seen_LE: Tensor | None = None,
         micro_batches: int = 1,
     ) -> tuple[Tensor, Routing]:
@@ -153,7 +159,6 @@ class LanguageModel(nn.Module):
         ops, p = operations(self.engine, tokens_BT), self.dropout if self.training else 0.0
         x_BTD = ops.dropout(ops.embed(tokens_BT, self.embedding.weight), p)
         rotation = self.cos_TC[: tokens_BT.shape[1]], self.sin_TC[: tokens_BT.shape[1]]
-        draws = self._draw(tokens_BT.numel() // micro_batches, micro_batches, noise)
         routings = []
         for layer, block in enumerate(self.blocks):
             seen_E = None if seen_LE is None else seen_LE[layer]
@@ -161,10 +166,31 @@ class LanguageModel(nn.Module):
             routings.append(routing)
         return ops.dropout(ops.rms_norm(x_BTD, self.norm), p), _stack(routings)
 
-    def _draw(self, tokens: int, micro_batches: int, noise: torch.Generator) -> list[Tensor]:
+    def _loss(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        noise_std: float | Tensor,
+        draws: list[Tensor],
+        seen_LE: Tensor | None,
+        micro_batches: int,
+    ) -> tuple[Tensor, Routing]:
+        x_BTD, routing = self.hidden(tokens_BT, noise_std, draws, seen_LE, micro_batches)
+        ops = operations(self.engine, x_BTD)
+        return ops.head_loss(x_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten()), routing
+
+    def _draw(self, tokens_BT: Tensor, noise: torch.Generator, micro_batches: int = 1) -> list[Tensor]:
         """Each layer's draws, micro-batch by micro-batch: the same one by one and together."""
+        tokens = tokens_BT.numel() // micro_batches
         draws = [[block.moe.draw(tokens, noise) for block in self.blocks] for _ in range(micro_batches)]
         return [torch.cat(layer) for layer in zip(*draws, strict=True)]
+
+
+@cache
+def _compiled_loss() -> Callable[..., tuple[Tensor, Routing]]:
+    """One for all models of the process: those of one shape and kind of routing share what is compiled."""
+    torch._dynamo.config.recompile_limit = 64  # shapes and kinds of routing in one night
+    return torch.compile(LanguageModel._loss, fullgraph=True, dynamic=False)
 
 
 class Block(nn.Module):
@@ -182,7 +208,7 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rotation: tuple[Tensor, Tensor],
-        noise_std: float,
+        noise_std: float | Tensor,
         noise: Tensor,
         seen_E: Tensor | None,
         micro_batches: int,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from model import engine, grouped, kernels, plain, products, state
+from model import engine, grouped, head, kernels, plain, products, state
 from model.config import RoutingConfig, RunConfig
 from model.dropping import Keep
 from model.optimizer import orthogonalize, orthogonalize_singly
@@ -102,7 +102,7 @@ def test_attention(time: int) -> None:
     assert_alike(one, other, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("n", [3, products.HEAD_ROWS, products.HEAD_ROWS + 1])
+@pytest.mark.parametrize("n", [3, head.CHUNK["cpu"], head.CHUNK["cpu"] + 1])
 def test_the_head_and_its_loss(n: int) -> None:
     targets = torch.randint(0, 11, (n,), generator=torch.Generator().manual_seed(1))
     given = normal(n, 4), 3.0 * normal(11, 4, seed=2)
