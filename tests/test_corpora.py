@@ -197,7 +197,10 @@ def test_hostile_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "corpus", ["../x", "smolm", "", "a\0b", "y" * 5_000, "/dev/null", "~nobody-of-that-name/x"]
 )
-def test_path_that_is_no_corpus_is_refused_in_one_line(tmp_path: Path, corpus: str) -> None:
+def test_path_that_is_no_corpus_is_refused_in_one_line(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"no such file|cannot be a path|not a corpus") as refusal:
         choose(corpus, tmp_path)
     assert "\n" not in str(refusal.value)

@@ -22,7 +22,16 @@ import sqlalchemy as sa
 from runner import grids, jobs, sqlite, studies
 from runner.store import Store, open_store
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
-from tests.injection import BROKEN_CONNECTION, CHECKPOINT, COMMIT, FULL_DISK, LOST_ANSWER, inject, struck
+from tests.injection import (
+    BROKEN_CONNECTION,
+    CHECKPOINT,
+    COMMIT,
+    FULL_DISK,
+    GATE,
+    LOST_ANSWER,
+    inject,
+    struck,
+)  # fmt: skip
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
@@ -65,6 +74,16 @@ class Night:
         while not condition():
             assert time.monotonic() < deadline, f"never happened: {what}"
             time.sleep(0.01)
+
+    def stop_at_gate(self, worker: subprocess.Popen[str]) -> None:
+        """Ask a worker to stop while its trainer stands still; it goes on when the worker has heard."""
+        gate = self.folder / "gate"
+        self.wait_for(lambda: list(gate.glob("at-*")), "step 20")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.stderr is not None
+        while "stopping" not in (line := worker.stderr.readline()):
+            assert line, "the worker never said that it stops"
+        (gate / "go").touch()
 
     def assert_undisturbed(self, bits: str) -> None:
         assert {job["status"] for job in rows(self.store, "jobs")} == {"done"}
@@ -142,9 +161,8 @@ def test_killed_while_saving(night: Night, bits: str, stage: int) -> None:
 
 def preempt_with_two_checkpoints(night: Night) -> list[Path]:
     """Stop job 1 in its midst; its two checkpoints, newest first."""
-    worker = night.start("work", "--checkpoint-seconds", "0")
-    night.wait_for(lambda: len(rows(night.store, "checkpoints")) == 2, "two checkpoints")
-    worker.send_signal(signal.SIGTERM)
+    worker = night.start("work", "--checkpoint-seconds", "0", **inject(night.folder / "gate", GATE))
+    night.stop_at_gate(worker)
     worker.communicate(timeout=60)
     files = sorted(rows(night.store, "checkpoints"), key=lambda file: -file["step"])
     assert len(files) == 2

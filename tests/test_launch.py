@@ -217,11 +217,8 @@ def test_job_taken_over_elsewhere_goes_on_or_starts_over_and_says_why(
 ) -> None:
     """Another machine: the run folder under another path, with or without the first one's files."""
     night = Night(tmp_path, cache_dir)
-    gate = inject(tmp_path / "gate", GATE)
-    worker = night.start("work", **gate)
-    wait_for(lambda: list((tmp_path / "gate").glob("at-*")), "step 20")
-    worker.terminate()
-    (tmp_path / "gate" / "go").touch()
+    worker = night.start("work", **inject(tmp_path / "gate", GATE))
+    night.stop_at_gate(worker)
     assert worker.wait(timeout=120) == 75
     (tmp_path / "runs").rename(tmp_path / ("mounted" if shared else "left-behind"))
     done = night.run("work", "--runs-dir", "mounted")

@@ -71,11 +71,7 @@ def test_two_slots_give_the_bits_of_one(night: Night, bits: str) -> None:
 
 
 def test_first_signal_releases_both_jobs(night: Night, gated: subprocess.Popen[str], bits: str) -> None:
-    gated.send_signal(signal.SIGTERM)
-    assert gated.stderr is not None
-    while "stopping" not in (line := gated.stderr.readline()):
-        assert line, "the worker never said that it stops"
-    open_gate(night)
+    night.stop_at_gate(gated)
     assert gated.wait(timeout=120) == PREEMPTED
     assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} == {("queued", 0)}
     assert [attempt["outcome"] for attempt in rows(night.store, "attempts")] == ["preempted"] * 2

@@ -64,7 +64,10 @@ def test_tokenizer_without_an_end_of_document_is_refused(tmp_path: Path, tokeniz
         choose("bundled", tmp_path, tokenizer_folder, documents=30)
 
 
-def test_unusable_tokenizers_are_refused_in_one_line(tmp_path: Path, tokenizer_folder: Path) -> None:
+def test_unusable_tokenizers_are_refused_in_one_line(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
     for name, message in [
         ("../x", "no such folder, and no hub id"),
