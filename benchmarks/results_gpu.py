@@ -133,7 +133,7 @@ def has_gpu() -> bool:
 
 def time_a_step(plan: Plan, target: Path) -> None:
     """A training step on the device, beside what people would use instead."""
-    words = ["--device", plan.device, "--scale", plan.scale, "--rounds", "2"]
+    words = ["--device", plan.device, "--scale", plan.scale, "--rounds", "1"]
     words += ["--against", "loop,compiled,nondeterministic,transformers" if plan.device != "cpu" else ""]
     words += ["--threads", str(plan.threads), "--json", str(target)]
     script("train_step.py", words, target)

@@ -1,7 +1,8 @@
 """The operations as torch.compile takes them best: plain formulas to fuse, the experts' products as they are.
 
-One graph for model/transformer.py to compile. Inside it a product over all experts is one operation that the
-compiler does not look into: model/grouped.py's, which takes the device's own kernel where there is one.
+One graph for model/transformer.py to compile, in training; evaluation goes operation by operation. In the
+graph a product over all experts is one operation that the compiler does not look into: model/grouped.py's,
+which takes the device's own kernel where there is one.
 
 Shapes: S assignments sorted by expert, I and O widths in and out, E experts.
 """
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import grouped
-from model.plain import add_dropout, attend, dropout, embed, head_loss, head_scores, rms_norm
+from model.head import head_scores
+from model.plain import add_dropout, attend, dropout, embed, head_loss, rms_norm
 
 __all__ = ["add_dropout", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "rms_norm"]
 

@@ -90,9 +90,7 @@ class MoE(nn.Module):
         y_ND, counts_E = operations(self.engine, x_ND).experts(
             x_ND, weights_NK, experts_NK, self.w1, self.w2, self.dropout if self.training else 0.0
         )
-        load_ME = (
-            counts_E.unsqueeze(0) if micro_batches == 1 else load(experts_NK, micro_batches, len(self.w1))
-        )
+        load_ME = load(experts_NK, micro_batches, len(self.w1))
         if seen_E is not None:
             load_ME = load_ME.cumsum(0) + seen_E
         aux_loss = load_balancing_loss(probabilities_NE, load_ME)

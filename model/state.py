@@ -130,7 +130,7 @@ def start(
     init = stream_seed(seed, "init")
     model = build(config.model, config.train.seq_len, init, device, engine, config.routing)
     together = steps_at_once(config.train, device)
-    library = settle(engine, device) + (f", {together} steps at once" if together > 1 else "")
+    computing = settle(engine, device) + (f", {together} steps at once" if together > 1 else "")
     run = Run(
         config=config,
         device=device,
@@ -139,7 +139,7 @@ def start(
         model=model,
         optimizers=Optimizers(model, config.train, config.protocol),
         streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
-        environment=checkpoint.numeric_environment(device, precision, library),
+        environment=checkpoint.numeric_environment(device, precision, computing),
         steps_at_once=together,
         lap_at=began,
     )

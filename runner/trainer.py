@@ -205,7 +205,7 @@ def cause_of(error: BaseException, device: str) -> tuple[str, str]:
         return "diverged", str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         peak = peak_memory_bytes(torch.device(device)) / 1e9
-        remedy = "lower train.batch_size (with a larger train.accumulate) or use another device"
+        remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
         return "oom", f"{line}; peak {peak:.2f} GB on {device}; {remedy}"
     if "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError":
         return "device", line
