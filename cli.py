@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from runner.store import Store
+    from runner.queue.store import Store
 
 CANNOT_MAKE = 73
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
@@ -115,9 +115,11 @@ def enqueue(
     db: Db = "jobs.db",
 ) -> None:
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
-    from model.corpus import resolve
-    from model.data import prepare
-    from runner import grids, screens, studies
+    from model.text.corpus import resolve
+    from model.text.dataset import prepare
+    from runner.design import grids
+    from runner.design.enqueue import enqueue as enqueue_grid
+    from runner.view import console
 
     chosen = grids.adjust(grids.load_grid(grid), scale, assign or [], seeds)
     name = grids.checked_name(study) if study else chosen.study_name
@@ -125,10 +127,10 @@ def enqueue(
     chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, _say))
     prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
     if dry_run:
-        screens.jobs_screen(name, chosen)
+        console.jobs_screen(name, chosen)
         return
     with _open(db, create=True) as store:
-        added = store.write(lambda c: studies.enqueue(c, name, chosen, max_failures, priority))
+        added = store.write(lambda c: enqueue_grid(c, name, chosen, max_failures, priority))
     there = chosen.size - added
     print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
 
@@ -151,10 +153,10 @@ def work(
     db: Db = "jobs.db",
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
-    from runner import digest as digest_of
-    from runner import options as chosen
-    from runner.display import Display
-    from runner.worker import Worker
+    from runner.view import digest as digest_of
+    from runner.work import options as chosen
+    from runner.work.progress import Display
+    from runner.work.worker import Worker
 
     if not re.fullmatch(r"all|(auto|cpu|cuda(:\d+)?)(,(auto|cpu|cuda(:\d+)?))*", devices):
         raise typer.BadParameter(f"--devices {devices}: choose auto, all, cpu, cuda:0 or cuda:0,cuda:2")
@@ -196,9 +198,9 @@ def report(
     db: Db = "jobs.db",
 ) -> None:
     """Write the report, to stdout or a folder.   Example: python cli.py report > experiment_results.md"""
-    from reports.frames import choose_study
-    from reports.output import gather, produce, write
-    from reports.report import Options
+    from reports.output.files import gather, produce, write
+    from reports.output.report import Options
+    from reports.reading.frames import choose_study
 
     folder = str(output) if output else None
     with _open(db) as store, store.read() as connection:
@@ -223,8 +225,8 @@ def power(
     db: Db = "jobs.db",
 ) -> None:
     """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
-    from reports.plan import plan
-    from runner.studies import enqueue_command
+    from reports.output.seeds import plan
+    from runner.design.enqueue import enqueue_command
 
     with _open(db) as store, store.read() as connection:
         planned = plan(connection, study, difference, half_width, metric)
@@ -238,7 +240,7 @@ def power(
 @app.command()
 def compare(first: str, second: str, db: Db = "jobs.db") -> None:
     """Set two studies side by side.   Example: python cli.py compare published factorial-published"""
-    from reports.compare import compare_studies
+    from reports.output.compare import compare_studies
 
     with _open(db) as store, store.read() as connection:
         text = compare_studies(connection, first, second, store.name)
@@ -251,8 +253,8 @@ def test_(
     db: Db = "jobs.db",  # noqa: PT028 (a command, not a test)
 ) -> None:
     """Reveal a study's sealed test scores.   Example: python cli.py test --study factorial"""
-    from reports.heldout import revealed
-    from runner.studies import reveal_test
+    from reports.sections.heldout import revealed
+    from runner.queue.studies import reveal_test
 
     with _open(db) as store:
         words = [word.replace(db, store.name) for word in sys.argv[1:]]  # kept for ever: without password
@@ -267,8 +269,8 @@ def test_(
 @app.command()
 def status(as_json: AsJson = False, db: Db = "jobs.db") -> None:
     """Show how the studies stand and what is running.   Example: python cli.py status --json"""
-    from runner import screens
-    from runner import status as reading
+    from runner.view import console
+    from runner.view import status as reading
 
     with _open(db) as store, store.read() as connection:
         overview = reading.studies_overview(connection)
@@ -276,16 +278,16 @@ def status(as_json: AsJson = False, db: Db = "jobs.db") -> None:
     if as_json:
         print(json.dumps({"studies": overview, "running": running}, indent=2))
         return
-    screens.status_screen(overview, running)
+    console.status_screen(overview, running)
 
 
 @app.command()
 def watch(study: Study = None, db: Db = "jobs.db") -> None:
     """Show the queue live; Ctrl-C leaves it.   Example: python cli.py watch"""
-    from runner import watching
+    from runner.view import watch
 
     with _open(db) as store, suppress(KeyboardInterrupt):
-        watching.watch(store, study)
+        watch.watch(store, study)
 
 
 @app.command()
@@ -294,7 +296,7 @@ def digest(
     db: Db = "jobs.db",
 ) -> None:
     """Say in twenty lines how the night went.   Example: python cli.py digest --hours 12"""
-    from runner import digest as made
+    from runner.view import digest as made
 
     with _open(db) as store, store.read() as connection:
         text = made.digest(connection, hours)
@@ -304,11 +306,12 @@ def digest(
 @app.command()
 def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
     """Show one job: attempts, causes, result, load, events.   Example: python cli.py show 7"""
-    from runner import naming, status
-    from runner.job_screen import job_screen
+    from runner.queue import selection
+    from runner.view import status
+    from runner.view.job import job_screen
 
     with _open(db) as store, store.read() as connection:
-        details = status.job_details(connection, naming.find_job(connection, job))
+        details = status.job_details(connection, selection.find_job(connection, job))
     if as_json:
         print(json.dumps(details, indent=2))
         return
@@ -324,11 +327,12 @@ def logs_(
     db: Db = "jobs.db",
 ) -> None:
     """Print what an attempt printed.   Example: python cli.py logs noise_std=0.1,seed=43 -f"""
-    from runner import logs, naming
+    from runner.queue import selection
+    from runner.view import logs
 
     with _open(db) as store:
         with store.read() as connection:
-            job_id = naming.find_job(connection, job)
+            job_id = selection.find_job(connection, job)
         log = logs.find_log(store, runs_dir, job_id, attempt)
         for piece in logs.lines(log, lambda: logs.has_ended(store, log), follow):
             print(piece, end="", flush=True)
@@ -339,7 +343,7 @@ def retry(
     job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
 ) -> None:
     """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
-    from runner import jobs
+    from runner.queue import jobs
 
     statuses = ("failed", "cancelled")
     _change(db, statuses, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes)
@@ -350,7 +354,7 @@ def cancel(
     job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
 ) -> None:
     """Cancel queued or running jobs; what they measured stays.   Example: python cli.py cancel 7"""
-    from runner import jobs
+    from runner.queue import jobs
 
     said = ("cancelled", "its worker is asked to stop it")
     change = lambda c, ids: dict(zip(said, jobs.cancel_all(c, ids), strict=True))  # noqa: E731
@@ -362,7 +366,7 @@ def pause(
     job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
 ) -> None:
     """Keep jobs, or a study, from being claimed.   Example: python cli.py pause --study factorial"""
-    from runner import jobs, studies
+    from runner.queue import jobs, studies
 
     if study and not job and not where:
         _write(db, lambda c: studies.hold(c, study, True))
@@ -376,7 +380,7 @@ def resume(
     job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
 ) -> None:
     """Let what was paused be claimed again.   Example: python cli.py resume --study factorial"""
-    from runner import jobs, studies
+    from runner.queue import jobs, studies
 
     if study and not job and not where:
         _write(db, lambda c: studies.hold(c, study, False))
@@ -396,7 +400,7 @@ def prioritize(
     db: Db = "jobs.db",
 ) -> None:
     """Let jobs go first, or last.   Example: python cli.py prioritize --where "seed=42" --priority 5"""
-    from runner import jobs
+    from runner.queue import jobs
 
     said = f"priority {priority}"
     change = lambda c, ids: {said: jobs.prioritize(c, ids, priority)}  # noqa: E731
@@ -413,8 +417,8 @@ def export(
     db: Db = "jobs.db",
 ) -> None:
     """Write a study's runs, metrics or counts.   Example: python cli.py export --format csv > results.csv"""
-    from reports import export as made
-    from reports import tensorboard
+    from reports.output import export as made
+    from reports.output import tensorboard
 
     if (to is None) != (folder is None):
         raise typer.BadParameter("--to tensorboard and DIR go together")
@@ -435,8 +439,8 @@ def import_(
     db: Db = "jobs.db",
 ) -> None:
     """Read published results into a study.   Example: python cli.py import results.csv --study published"""
-    from runner.grids import checked_name
-    from runner.importing import import_results
+    from runner.design.grids import checked_name
+    from runner.design.importing import import_results
 
     name = checked_name(study)
     with _open(db, create=True) as store:
@@ -453,7 +457,7 @@ def doctor(
     db: Db = "jobs.db",
 ) -> None:
     """Check machine and database; exit 70 when a night would fail.   Example: python cli.py doctor --fix"""
-    from runner import doctor as checks
+    from runner.care import doctor as checks
 
     fit = True
     for finding in checks.examine(db, runs_dir, cache_dir, device, _damage_of):
@@ -478,15 +482,15 @@ def clean(
     db: Db = "jobs.db",
 ) -> None:
     """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
-    from runner import cleaning, screens
+    from runner.care import clean
 
     age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
     with _open(db) as store:
-        found = cleaning.removable(store, runs_dir, age, least, study)
+        found = clean.removable(store, runs_dir, age, least, study)
         if not yes:
-            screens.clean_screen(found)
+            clean.clean_screen(found)
             return
-        freed = cleaning.remove(store, runs_dir, found)
+        freed = clean.remove(store, runs_dir, found)
     print(f"{freed:,} bytes freed; results are as they were")
 
 
@@ -498,34 +502,36 @@ def grids(
     db: Db = "jobs.db",
 ) -> None:
     """List the grids that ship: runs, cost here, question.   Example: python cli.py grids --scale smoke"""
-    from runner import design_screens, designs
+    from runner.design import catalogue
+    from runner.view import designs
 
     if context.invoked_subcommand is not None:
         return
     measured = _paces(db)
-    listed = [designs.describe(name, scale.value, measured) for name in designs.shipped()]
+    listed = [catalogue.describe(name, scale.value, measured) for name in catalogue.shipped()]
     if as_json:
         print(json.dumps(listed, indent=2))
         return
-    design_screens.list_screen(listed)
+    designs.list_screen(listed)
 
 
 @grids_app.command("show")
 def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
     """Print one grid's whole design.   Example: python cli.py grids show noise-kinds"""
-    from runner import design_screens, designs
+    from runner.design import catalogue
+    from runner.view import designs
 
-    design = designs.design(name, _paces(db))
+    design = catalogue.design(name, _paces(db))
     if as_json:
         print(json.dumps(design, indent=2))
         return
-    design_screens.design_screen(design)
+    designs.design_screen(design)
 
 
 @db_app.command("backup")
 def db_backup(file: Path, db: Db = "jobs.db") -> None:
     """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
-    from runner.store import backup_store, locate
+    from runner.queue.store import backup_store, locate
 
     backup_store(db, file)
     print(f"{locate(db).name} → {file}")
@@ -534,7 +540,7 @@ def db_backup(file: Path, db: Db = "jobs.db") -> None:
 @db_app.command("copy")
 def db_copy(source: str, target: str) -> None:
     """Copy everything to a new database.   Example: python cli.py db copy jobs.db postgresql://me@host/lab"""
-    from runner.copying import copy_store
+    from runner.queue.copying import copy_store
 
     for line in copy_store(source, target):
         print(line)
@@ -543,7 +549,7 @@ def db_copy(source: str, target: str) -> None:
 @db_app.command("upgrade")
 def db_upgrade(db: Db = "jobs.db") -> None:
     """Bring an older database to this program's schema.   Example: python cli.py db upgrade"""
-    from runner.store import upgrade_store
+    from runner.queue.store import upgrade_store
 
     before, after = upgrade_store(db)
     print(f"schema {before} → {after}" if before != after else f"schema {after}: nothing to upgrade")
@@ -561,15 +567,15 @@ def launch_slurm(
     db: Db = "jobs.db",
 ) -> None:
     """Submit workers to Slurm.   Example: python cli.py launch slurm --workers 8 --time 8:00:00"""
-    from runner import launch
+    from runner.care import slurm
 
-    plan = launch.Plan(workers, time, partition, gres, db, runs_dir, cache_dir)
+    plan = slurm.Plan(workers, time, partition, gres, db, runs_dir, cache_dir)
     with _open(db) as store:
         if dry_run:
-            print(launch.script(store, plan), end="")
+            print(slurm.script(store, plan), end="")
             return
-        array = launch.submit(store, plan)
-        logs = launch.logs(store, runs_dir)
+        array = slurm.submit(store, plan)
+        logs = slurm.logs(store, runs_dir)
     print(f"array {array}: {workers} workers submitted")
     _say(f"their logs: {logs}")
     _say(f"all nodes must share this folder and {cache_dir.resolve()}; each worker looks at its start")
@@ -578,19 +584,19 @@ def launch_slurm(
 @launch_app.command("status")
 def launch_status(db: Db = "jobs.db") -> None:
     """List this database's workers in Slurm.   Example: python cli.py launch status"""
-    from runner import launch, screens
+    from runner.care import slurm
 
     with _open(db) as store:
-        screens.launched_screen(launch.status(store))
+        slurm.launched_screen(slurm.status(store))
 
 
 @launch_app.command("stop")
 def launch_stop(db: Db = "jobs.db") -> None:
     """Ask them to save, release and leave.   Example: python cli.py launch stop"""
-    from runner import launch
+    from runner.care import slurm
 
     with _open(db) as store:
-        waiting, running = launch.stop(store)
+        waiting, running = slurm.stop(store)
     print(f"waiting workers cancelled: {waiting}; running ones asked to save and leave: {running}")
 
 
@@ -599,7 +605,7 @@ def launch_stop(db: Db = "jobs.db") -> None:
 
 @contextmanager
 def _open(db: str, create: bool = False) -> Iterator[Store]:
-    from runner.store import open_store
+    from runner.queue.store import open_store
 
     store = open_store(db, create)
     try:
@@ -610,12 +616,12 @@ def _open(db: str, create: bool = False) -> Iterator[Store]:
 
 def _paces(db: str) -> Any:
     """What finished runs measured; a database that is not there has measured nothing."""
-    from runner import designs
-    from runner.store import StoreUnreachable
+    from runner.design import catalogue
+    from runner.queue.store import StoreUnreachable
 
     try:
         with _open(db) as store, store.read() as connection:
-            return designs.paces(connection)
+            return catalogue.paces(connection)
     except StoreUnreachable:
         return {}
 
@@ -635,16 +641,17 @@ def _change(
     yes: bool,
 ) -> None:
     """Show the jobs that are meant, ask where they are many, change them, and say what became of them."""
-    from runner import naming, screens
+    from runner.queue import selection
+    from runner.view import console
 
     with _open(db) as store:
         with store.read() as connection:
-            meant = naming.jobs_meant(connection, names or [], study, where, statuses)
+            meant = selection.jobs_meant(connection, names or [], study, where, statuses)
         if not meant:
             _say(f"no {' or '.join(statuses)} job is meant: nothing changed")
             return
         if len(meant) > 1 and not yes:
-            screens.chosen_screen(meant)
+            console.chosen_screen(meant)
             _ask(f"Change these {len(meant)} jobs?")
         changed = store.write(lambda c: change(c, [job.id for job in meant]))
     for said, ids in changed.items():
@@ -664,8 +671,8 @@ def _say(text: str) -> None:
 
 
 def _print_summary(store: Store, studies: list[str]) -> None:
-    from reports.report import summary
-    from runner.store import StoreUnavailable
+    from reports.output.report import summary
+    from runner.queue.store import StoreUnavailable
 
     try:
         with store.read() as connection:
@@ -692,7 +699,7 @@ def _bytes(text: str) -> int:
 
 
 def _damage_of(entry: Path) -> str | None:
-    from model import cache
+    from model.text import cache
 
     try:
         cache.load(entry)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from model.config import RunConfig
-from model.engine import settle, steps_at_once
-from model.optimizer import Optimizers
-from model.transformer import build
+from model.engines.choice import settle, steps_at_once
+from model.network.transformer import build
+from model.training.optimizer import Optimizers
 
 PHASES = ("forward", "backward", "optimizer")
 
@@ -24,7 +24,7 @@ PHASES = ("forward", "backward", "optimizer")
 def ours(
     config: RunConfig, device: torch.device, engine: str, precision: str, deterministic: bool = True
 ) -> Callable[..., Any]:
-    """An update of this project's model, as model/training.py makes it."""
+    """An update of this project's model, as model/training/loop.py makes it."""
     train = config.with_values({"engine": engine}).train
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False

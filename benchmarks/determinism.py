@@ -26,12 +26,12 @@ sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one 
 
 from model.config import RunConfig  # noqa: E402
 from model.events import Checkpointed, Event, Finished, Measured, Request, Resumed  # noqa: E402
-from runner.grids import adjust, load_grid  # noqa: E402
-from runner.process import ALLOCATOR  # noqa: E402
-from runner.provenance import of_this_machine  # noqa: E402
+from runner.design.grids import adjust, load_grid  # noqa: E402
+from runner.work.process import ALLOCATOR  # noqa: E402
+from runner.work.provenance import of_this_machine  # noqa: E402
 
 ENVIRONMENT = {**ALLOCATOR, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
-"""As a trainer process has it (runner/process.py)."""
+"""As a trainer process has it (runner/work/process.py)."""
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
 
 def configuration(options: argparse.Namespace) -> RunConfig:
     """A run of `factorial` with noise, short, on the bundled text."""
-    from model.corpus import resolve
+    from model.text.corpus import resolve
 
     chosen = [*(["steps=40", "eval_every=20"] if not options.assignments else []), *options.assignments]
     grid = adjust(load_grid("factorial"), options.scale, chosen, "42")
@@ -116,7 +116,7 @@ def configuration(options: argparse.Namespace) -> RunConfig:
 
 
 def run(config: RunConfig, workdir: Path, options: argparse.Namespace, **more: Any) -> list[Event]:
-    from model.training import train
+    from model.training.loop import train
 
     return list(
         train(
@@ -133,7 +133,7 @@ def run(config: RunConfig, workdir: Path, options: argparse.Namespace, **more: A
 
 def interrupted(config: RunConfig, workdir: Path, options: argparse.Namespace) -> tuple[list[Event], int]:
     """All events of a run that is stopped at half its updates and resumed; and the step of that."""
-    from model.training import train
+    from model.training.loop import train
 
     events: list[Event] = []
     running = train(

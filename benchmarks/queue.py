@@ -22,12 +22,16 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from runner.design.enqueue import enqueue
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner import grids, jobs, status, studies
-from runner.provenance import of_this_machine
-from runner.sqlite import driver, journal
-from runner.store import Store, open_store
+from runner.design import grids
+from runner.queue import jobs
+from runner.queue.backlog import backlog
+from runner.queue.sqlite import driver, journal
+from runner.queue.store import Store, open_store
+from runner.work.provenance import of_this_machine
 
 SIZES = (1_000, 100_000, 1_000_000)
 CLAIMS = 300
@@ -61,7 +65,7 @@ def measure(path: Path, sizes: list[int]) -> str:
         enqueued += f"{size:,} jobs in {seconds:.1f} s. "
         store = open_store(str(path))
         latencies = sorted(claims(store))
-        look = [timed(lambda store=store: read(store, status.backlog)) for _ in range(3)]
+        look = [timed(lambda store=store: read(store, backlog)) for _ in range(3)]
         store.close()
         commands = [command(path, "status") for _ in range(3)]
         rows.append((size, latencies, statistics.median(look), statistics.median(commands)))
@@ -109,7 +113,7 @@ def grow(path: Path, size: int) -> float:
         more = min(size - there, 100_000)
         first, last = there // 10 + 1, (there + more) // 10
         name, grid = f"bench-{first}", grids.adjust(base, seeds=f"{first}..{last}")
-        there += store.write(lambda c, name=name, grid=grid: studies.enqueue(c, name, grid))
+        there += store.write(lambda c, name=name, grid=grid: enqueue(c, name, grid))
     seconds = time.perf_counter() - began
     store.close()
     return seconds

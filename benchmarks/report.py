@@ -25,7 +25,7 @@ FACTORS = {"noise_std": [i / 20 for i in range(10)], "load_balancing_weight": [i
 
 def build(path: Path, runs: int, evaluations: int) -> None:
     """100 conditions; series and counts are made by SQLite itself, from formulas."""
-    from runner.store import open_store
+    from runner.queue.store import open_store
     from tests import report_fixtures as made
 
     seeds = runs // 100

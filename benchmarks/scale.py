@@ -25,13 +25,16 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from runner.design.enqueue import enqueue
+
 # Instead of this folder, where queue.py would hide the standard library's.
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner import grids, jobs, studies
-from runner.provenance import of_this_machine
-from runner.store import Store, open_store
+from runner.design import grids
+from runner.queue import jobs
+from runner.queue.store import Store, open_store
+from runner.work.provenance import of_this_machine
 from tests.postgres import Cluster, binaries
 
 SIZES = (1_000, 100_000, 1_000_000)
@@ -113,7 +116,7 @@ def grow(db: str, size: int) -> float:
         first = int(scalar(db, "SELECT COALESCE(MAX(seed), 0) FROM jobs")) + 1
         last = first + max(1, min(missing, 100_000) // 10) - 1
         grid = grids.adjust(base, seeds=f"{first}..{last}")
-        store.write(lambda c, grid=grid, first=first: studies.enqueue(c, f"bench-{first}", grid))
+        store.write(lambda c, grid=grid, first=first: enqueue(c, f"bench-{first}", grid))
     seconds = time.perf_counter() - began
     store.close()
     return seconds

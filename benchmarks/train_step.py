@@ -32,10 +32,10 @@ import torch  # noqa: E402
 
 from benchmarks.alternatives import PHASES, Clock, mixtral, ours  # noqa: E402
 from model.config import RunConfig  # noqa: E402
-from model.memory import peak_memory_bytes  # noqa: E402
-from model.products import choose  # noqa: E402
-from runner.grids import SCALES  # noqa: E402
-from runner.process import ALLOCATOR  # noqa: E402
+from model.engines.cpu_experts import choose  # noqa: E402
+from model.training.memory import peak_memory_bytes  # noqa: E402
+from runner.design.grids import SCALES  # noqa: E402
+from runner.work.process import ALLOCATOR  # noqa: E402
 
 ENGINES = {
     "fp32": "auto", "bf16": "auto", "nondeterministic": "auto", "compiled": "compiled", "loop": "plain",
@@ -199,7 +199,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def processor() -> str:
-    from model.checkpoint import _processor
+    from model.training.checkpoint import _processor
 
     return _processor()
 

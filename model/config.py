@@ -2,7 +2,8 @@
 
 Imports no torch: the queue, the command line and the report read configurations without paying for it.
 A key is dotted (`train.steps`) or its last part where that is unambiguous (`steps`).
-The fields: model/parts.py. Where runs come from: runner/grids.py. What they compute: model/training.py.
+The fields: model/parts.py. Where runs come from: runner/design/grids.py. What they compute:
+model/training/loop.py.
 """
 
 from __future__ import annotations

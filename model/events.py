@@ -1,7 +1,7 @@
 """What a training run tells its caller, and what the caller may ask: the contract upward.
 
 `train(config, …)` is a generator of these events. The model's code knows a work folder, never a job id,
-a database or a heartbeat; the trainer process sends events on as JSON lines (runner/trainer.py).
+a database or a heartbeat; the trainer process sends events on as JSON lines (runner/work/trainer.py).
 Imports no torch.
 """
 

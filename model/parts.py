@@ -88,7 +88,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RoutingConfig:
-    """What a router adds to its logits and to the loss; formulas and sources stand in model/moe.py."""
+    """What a router adds to its logits and to the loss; formulas and sources: model/network/moe.py."""
 
     noise: str = choice("gaussian", "gaussian", "annealed", "jitter", "learned", "gumbel")
     """What `noise_std` is the strength of; annealed is Gaussian and falls to 0 at the last update."""

@@ -2,7 +2,7 @@
 
 A Table and a Section hold plain text; only `markdown` escapes, so that another format can show the same
 content. Names in a database may be hostile: nothing from it reaches the page unescaped.
-Who fills them: reports/report.py and the section modules beside it.
+Who fills them: reports/output/report.py and the section modules beside it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import pandas as pd
 
-from reports.statistics import Std, finite, spread
-from reports.study import Cell
+from reports.reading.study import Cell
+from reports.statistics.inference import Std, finite, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

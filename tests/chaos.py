@@ -22,8 +22,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from runner import sqlite  # noqa: E402
-from runner.store import Store, open_store  # noqa: E402
+from runner.queue import sqlite  # noqa: E402
+from runner.queue.store import Store, open_store  # noqa: E402
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows  # noqa: E402
 
 WORKERS = 2

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from runner import grids, jobs, schema, studies
-from runner.store import Store, open_store
+from runner.design import grids
+from runner.design.enqueue import enqueue
+from runner.queue import jobs, schema
+from runner.queue.store import Store, open_store
 from tests.postgres import Cluster, binaries
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -123,7 +125,7 @@ def tiny_grid(tmp_path: Path) -> Path:
 def queued(store: Store, tiny_grid: Path) -> Store:
     """A database with the four jobs of the tiny grid, queued."""
     grid = grids.load_grid(str(tiny_grid))
-    store.write(lambda c: studies.enqueue(c, "tiny", grid))
+    store.write(lambda c: enqueue(c, "tiny", grid))
     return store
 
 

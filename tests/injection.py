@@ -12,7 +12,7 @@ from pathlib import Path
 PROLOGUE = """
 import os, signal, sys
 HERE = os.path.dirname(os.path.abspath(__file__))
-TRAINER = "runner.trainer" in sys.orig_argv
+TRAINER = "runner.work.trainer" in sys.orig_argv
 SUPERVISOR = any(word.endswith("cli.py") for word in sys.orig_argv) and "work" in sys.orig_argv
 
 def once(mark):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from runner import jobs, schema, screens
-from runner.status import studies_overview
-from runner.store import Store
+from runner.queue import jobs, schema
+from runner.queue.store import Store
+from runner.view import console
+from runner.view.status import studies_overview
 
 RESULT = {"val_loss": 1.0, "val_perplexity": 2.718, "training_seconds": 20.0}
 
@@ -39,7 +40,7 @@ def overview(store: Store, name: str = "tiny") -> dict[str, object]:
 
 
 def printed(show: Callable[..., None], *content: object, width: int = 80) -> list[str]:
-    out = screens.Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    out = console.Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
     show(*content, out)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     return [line.rstrip() for line in text.splitlines()]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from runner.store import open_store
+from runner.queue.store import open_store
 
 PASSWORD = "hunter2-never-shown"
 CONFIGURATION = """

@@ -1,7 +1,7 @@
 """Studies in small databases, a function a state, for the tests of reports/.
 
 The numbers come from formulas, so that a test can compute them again without asking the project.
-Rows are written straight into the tables of runner/schema.py: reports/ only reads.
+Rows are written straight into the tables of runner/queue/schema.py: reports/ only reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from pysqlite3 import dbapi2
 
-from runner import schema
+from runner.queue import schema
 
 PUBLISHED_CSV = Path(__file__).parent / "data" / "published_results.csv"
 FACTORS: dict[str, list[Any]] = {"noise_std": [0.0, 0.1, 0.5], "load_balancing_weight": [0.01, 0.0]}

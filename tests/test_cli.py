@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner import schema
-from runner.store import open_store
+from runner.queue import schema
+from runner.queue.store import open_store
 from tests.conftest import row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from runner import glyphs
+from runner.view import text
 from tests.conftest import PROJECT, environment
 
 # --- help, completion, documentation ----------------------------------------------------------------------
@@ -82,17 +82,17 @@ def test_the_shell_completes_commands() -> None:
 
 
 def test_pictures_have_the_height_and_length_of_what_they_show() -> None:
-    assert glyphs.bars([0, 1, 2, 4, 8], 8) == "▁▂▃▅█"
-    assert glyphs.bars([1, 2], 0) == "▁▁"
-    assert glyphs.curve([1.0, 2.0, 3.0], 10) == "▁▅█"
-    assert glyphs.curve([5.0, None, 5.0, float("inf")], 10) == "▁×▁×"
-    assert glyphs.curve([], 10) == ""
-    assert glyphs.thinned(list(range(100)), 4) == [24, 49, 74, 99]
-    assert glyphs.progress(5, 10, 4) == "━━╌╌"
-    assert glyphs.progress(3, 0, 4) == "╌╌╌╌"
-    assert [glyphs.duration(s) for s in (0, 59.4, 60, 3599, 3600, 11_100, 187_200, None)] == [
+    assert text.bars([0, 1, 2, 4, 8], 8) == "▁▂▃▅█"
+    assert text.bars([1, 2], 0) == "▁▁"
+    assert text.curve([1.0, 2.0, 3.0], 10) == "▁▅█"
+    assert text.curve([5.0, None, 5.0, float("inf")], 10) == "▁×▁×"
+    assert text.curve([], 10) == ""
+    assert text.thinned(list(range(100)), 4) == [24, 49, 74, 99]
+    assert text.progress(5, 10, 4) == "━━╌╌"
+    assert text.progress(3, 0, 4) == "╌╌╌╌"
+    assert [text.duration(s) for s in (0, 59.4, 60, 3599, 3600, 11_100, 187_200, None)] == [
         *("0s", "59s", "1m", "59m", "1h00m", "3h05m", "2d04h", "–")
     ]
-    assert [glyphs.size(b) for b in (0, 999, 1500, 2_500_000, 3e9)] == [
+    assert [text.size(b) for b in (0, 999, 1500, 2_500_000, 3e9)] == [
         *("0 B", "999 B", "1.5 kB", "2.5 MB", "3.0 GB")
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.sqlite import driver
+from runner.queue.sqlite import driver
 from tests.conftest import PROJECT, TINY_GRID, environment
 
 

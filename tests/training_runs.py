@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from model.config import RunConfig
-from model.data import HeldOut
 from model.events import Checkpointed, Event, Measured, Request
-from model.streams import stream_seed
-from model.training import train
+from model.randomness import stream_seed
+from model.text.dataset import HeldOut
+from model.training.loop import train
 
 TINY = RunConfig().with_values(
     {

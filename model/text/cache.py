@@ -1,0 +1,106 @@
+"""Arrays on the disk: written beside and renamed, hashed, memory-mapped and verified when read.
+
+Writes only inside the cache folder that it is given. Plain .npy files and JSON: nothing runs on load.
+What is kept in it: model/text/dataset.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.config import canonical_json
+
+Arrays = dict[str, np.ndarray]
+
+
+class CacheDamaged(Exception):
+    """A cache entry is not what was written; it is rebuilt."""
+
+
+def load(folder: Path) -> tuple[Arrays, dict[str, Any]] | None:
+    """The arrays (read-only, memory-mapped) and facts of an entry, None when there is none.
+
+    Raises:
+        CacheDamaged: a file is missing, cut short or changed.
+    """
+    if not folder.exists():
+        return None
+    try:
+        sealed = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = sealed["content"]
+        if _seal(meta) != sealed["sha256"]:
+            raise CacheDamaged(f"{folder / 'meta.json'}: changed since it was written")
+        arrays: Arrays = {}
+        for name, expected in meta["arrays"].items():
+            file = folder / f"{name}.npy"
+            if _sha256(file) != expected:
+                raise CacheDamaged(f"{file}: changed since it was written")
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return arrays, meta["facts"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise CacheDamaged(f"{folder}: {error}") from error
+
+
+def store(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Write an entry beside its place and rename it there; another process's equal entry may stay.
+
+    An entry that is in the way and damaged is moved aside first. Readers that have it open keep their files.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:12]}-", dir=folder.parent))
+    try:
+        fresh = beside / "new"
+        fresh.mkdir()
+        hashes = {}
+        for name, array in arrays.items():
+            file = fresh / f"{name}.npy"
+            with file.open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+                stream.flush()
+                os.fsync(stream.fileno())
+            hashes[name] = _sha256(file)
+        meta = {"arrays": hashes, "facts": dict(facts)}
+        sealed = {"content": meta, "sha256": _seal(meta)}
+        (fresh / "meta.json").write_text(json.dumps(sealed, indent=1, sort_keys=True), encoding="utf-8")
+        _publish(fresh, folder, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _publish(fresh: Path, folder: Path, beside: Path) -> None:
+    """Rename `fresh` to `folder`. Onto a full folder that fails: a sound entry is never half replaced."""
+    failure = None
+    for turn in range(8):
+        try:
+            os.rename(fresh, folder)
+            return
+        except OSError as error:
+            failure = error
+            try:
+                if load(folder) is not None:
+                    return
+            except CacheDamaged:
+                # Another process may have moved it first; then the next rename finds the place free.
+                with contextlib.suppress(OSError):
+                    os.rename(folder, beside / f"damaged-{turn}")
+    raise OSError(f"{folder}: cannot be put in place; check the folder's permissions") from failure
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON, so that a changed count is found as well as a changed array."""
+    return hashlib.sha256(canonical_json(meta).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

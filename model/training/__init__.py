@@ -1,0 +1,4 @@
+"""From a configuration to a result: the loop, its state, its checkpoints.
+
+Door: `loop.train`, an iterator of events. Knows a work folder, never a job, a database or a heartbeat.
+"""

@@ -1,0 +1,311 @@
+"""The training loop, a generator of events: the caller records, asks and decides.
+
+`for event in train(config, …)` runs to the end; a caller that wants a checkpoint or an end sends a Request.
+Writes only checkpoints, and only into `workdir`. What moves: model/training/state.py. One pass over held-out
+text: model/training/evaluation.py. The events: model/events.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config import RunConfig
+from model.events import (
+    Checkpointed,
+    Event,
+    Finished,
+    Measured,
+    NotSaved,
+    Phase,
+    Progressed,
+    Request,
+)
+from model.training import state
+from model.training.evaluation import Evaluation, Tally, batches, perplexity
+from model.training.results import load, mean_of_last_steps, stability
+from model.training.state import TRAIN_VALUES, Run
+from model.training.weights import save_weights
+
+LOG_EVERY_UPDATES = 10
+"""Updates between two readings of the device: a reading makes a GPU wait."""
+DIVERGED_FACTOR = 3.0
+DIVERGED_UPDATES = 50
+
+Events = Generator[Event, Request | None, None]
+
+
+class Diverged(Exception):
+    """The loss ran away; the message says when, how far, and what to change. Trying again would not help."""
+
+
+def train(
+    config: RunConfig,
+    workdir: Path,
+    *,
+    cache_dir: Path,
+    device: str = "cpu",
+    resume_from: Sequence[tuple[str, str]] = (),
+    checkpoint_seconds: float = 120.0,
+    keep_weights: bool = False,
+) -> Events:
+    """Train and evaluate one run, from `Resumed` to `Finished`.
+
+    A Request sent in is served at the next update boundary, after the evaluation that falls on it. Everything
+    up to a checkpoint's step has been sent when the checkpoint is. Past the last update there is none: the
+    run finishes instead, unless it is cancelled.
+
+    Args:
+        workdir: where checkpoints go, as step-N.safetensors; made when needed.
+        cache_dir: of the prepared data.
+        device: cpu, cuda or cuda:N.
+        resume_from: (path, SHA-256) of checkpoints, newest first; the first that verifies is used.
+        checkpoint_seconds: between automatic checkpoints; 0 writes one after every update.
+        keep_weights: leave the final weights in `workdir`, with the configuration beside them.
+
+    Raises:
+        ConfigError: the data cannot be had, or does not fit the configuration.
+        Diverged: the loss is not a number, or stays far above where it began.
+    """
+    run, resumed = state.start(config, Path(cache_dir), device, resume_from)
+    run.heed((yield resumed))
+    run.lap("waiting")
+    while run.step < config.train.steps:
+        ends = yield from _serve(run, Path(workdir), checkpoint_seconds)
+        if ends:
+            return
+        yield from _update(run)
+        if _evaluation_is_due(run):
+            yield from _evaluate(run, "val")
+    yield from _read_series(run)
+    validation = yield from _evaluate(run, "val")
+    yield from _evaluate(run, "test")
+    if keep_weights:
+        yield from _keep_weights(run, Path(workdir))
+    if run.request is not Request.CANCEL:
+        yield Finished(run.step, _results(run, validation))
+
+
+def _serve(run: Run, workdir: Path, checkpoint_seconds: float) -> Generator[Event, Request | None, bool]:
+    """At an update boundary: do what was asked, save when it is time. True ends the run."""
+    request, run.request = run.request, None
+    if request is Request.CANCEL:
+        return True
+    due = run.step > run.saved_step and time.monotonic() - run.saved_at >= checkpoint_seconds
+    if request is not None or due:
+        yield from _save(run, workdir)
+    return request is Request.STOP or run.request is Request.CANCEL
+
+
+def _update(run: Run) -> Events:
+    """One optimizer update: `accumulate` forward and backward passes, then a step of Muon and AdamW."""
+    train, model = run.config.train, run.config.model
+    losses = torch.zeros(2, device=run.device)
+    counts_LE = torch.zeros(model.n_layers, model.n_experts, dtype=torch.int64, device=run.device)
+    run.model.open_gradients()
+    for _ in range(train.accumulate // run.steps_at_once):
+        last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
+        phase = Phase.STEP if run.warm else Phase.COMPILE
+        run.heed((yield Progressed(phase, run.step, last_loss, speed)))
+        step_losses, step_counts_LE = _forward_backward(run, counts_LE)
+        losses += step_losses * run.steps_at_once / train.accumulate
+        counts_LE += step_counts_LE
+        _book_steps(run)
+    rate, norm = run.optimizers.step(run.updates - 1, counts_LE)
+    if run.config.routing.bias_rate:
+        run.model.shift_biases(counts_LE, run.config.routing.bias_rate)
+    run.unread.append((rate, torch.cat([losses, norm.view(1)])))
+    if len(run.unread) >= LOG_EVERY_UPDATES:
+        yield from _read_series(run)
+
+
+def _forward_backward(run: Run, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the gradient of the next step, or of several together, to the update's.
+
+    Args:
+        seen_LE: assignments of the update's steps before these.
+
+    Returns:
+        (cross-entropy, unweighted auxiliary loss), the mean over the steps, and their assignments, counts_LE.
+    """
+    batches = zip(*(run.data.batch(run.step + ahead) for ahead in range(run.steps_at_once)), strict=True)
+    inputs_BT, targets_BT = (torch.from_numpy(np.concatenate(arrays)).to(run.device) for arrays in batches)
+    windows = run.config.train.windows_at_once * run.steps_at_once
+    losses, counts_LE = torch.zeros(2, device=run.device), torch.zeros_like(seen_LE)
+    for inputs, targets in zip(inputs_BT.split(windows), targets_BT.split(windows), strict=True):
+        pieces = len(inputs_BT) / len(inputs)
+        piece_losses, piece_counts_LE = _piece(run, inputs, targets, seen_LE + counts_LE, pieces)
+        losses += piece_losses / pieces
+        counts_LE += piece_counts_LE
+    return losses, counts_LE
+
+
+def _piece(
+    run: Run, inputs_BT: Tensor, targets_BT: Tensor, seen_LE: Tensor, pieces: float
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward over one of `pieces` parts of a batch; 1 unless train.micro_batch splits it."""
+    routing, noise, together = run.config.routing, run.streams["noise"], run.steps_at_once
+    seen = seen_LE if routing.balance == "batch" else None
+    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.precision == "bf16"):
+        loss, layers = run.model.loss(inputs_BT, targets_BT, run.noise_std, noise, seen, together)
+    auxiliary = layers.aux_loss.sum()
+    total = loss + routing.load_balancing_weight * auxiliary
+    if layers.z_loss is not None:
+        total = total + routing.z_loss_weight * layers.z_loss.sum()
+    # All are divided alike: the gradient is that of the mean over the update's batches.
+    (total * together / (run.config.train.accumulate * pieces)).backward()
+    return torch.stack([loss.detach(), auxiliary.detach()]), layers.counts_E
+
+
+def _book_steps(run: Run) -> None:
+    """Count steps done; the first of a process are timed apart, since kernels are built in them."""
+    run.step += run.steps_at_once
+    if run.warm:
+        run.timed_steps += run.steps_at_once
+        return
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    run.warm = True
+    run.lap("compile")
+
+
+def _read_series(run: Run) -> Events:
+    """Read the last updates' values from the device, send them, and stop a run that has diverged."""
+    if not run.unread:
+        return
+    train, weight = run.config.train, run.config.routing.load_balancing_weight
+    rows = torch.stack([values for _, values in run.unread]).tolist()  # waits for the device
+    run.lap("training")
+    busy_seconds = run.seconds["training"] + run.seconds["compile"]
+    steps, seconds = run.step - run.read_at_step, busy_seconds - run.read_at_seconds
+    run.read_at_step, run.read_at_seconds = run.step, busy_seconds
+    speed = steps * train.tokens_per_step / seconds
+    first = len(run.series)
+    for (rate, _), (loss, auxiliary, norm) in zip(run.unread, rows, strict=True):
+        run.series.append([loss, weight * auxiliary, auxiliary, rate, norm, speed])
+    run.unread.clear()
+    for update in range(first, len(run.series)):
+        values = dict(zip(TRAIN_VALUES, run.series[update], strict=True))
+        run.heed((yield Measured((update + 1) * train.accumulate, "train", values)))
+    _require_convergence(run.column("loss"), first, train.accumulate)
+
+
+def _require_convergence(losses: list[float], first: int, accumulate: int) -> None:
+    """Judge the losses from index `first` on.
+
+    Raises:
+        Diverged: one is not finite, or 50 in a row are above three times the run's first.
+    """
+    remedy = "lower train.muon_lr, or routing.noise_std"
+    bound = DIVERGED_FACTOR * losses[0]
+    for update in range(first, len(losses)):
+        step, loss = (update + 1) * accumulate, losses[update]
+        if not math.isfinite(loss):
+            raise Diverged(f"diverged at step {step}: the training loss is {loss}; {remedy}")
+        recent = losses[max(0, update + 1 - DIVERGED_UPDATES) : update + 1]
+        if len(recent) == DIVERGED_UPDATES and min(recent) > bound:
+            raise Diverged(
+                f"diverged at step {step}: the training loss is {loss:.4g}, and has been above {bound:.4g}, "
+                f"{DIVERGED_FACTOR:g} times its first value, for {DIVERGED_UPDATES} updates; {remedy}"
+            )
+
+
+def _save(run: Run, workdir: Path) -> Events:
+    """Write a checkpoint at an update boundary; a full disk costs the checkpoint, not the run."""
+    yield from _read_series(run)
+    run.lap("training")
+    run.heed((yield Progressed(Phase.SAVE, run.step)))
+    began = time.perf_counter()
+    run.saved_step, run.saved_at = run.step, time.monotonic()
+    try:
+        written = state.save(run, workdir)
+    except OSError as error:
+        run.heed((yield NotSaved(run.step, f"{error}")))
+        return
+    finally:
+        run.lap("waiting")
+    seconds = run.lap_at - began
+    run.heed((yield Checkpointed(run.step, str(written.path), written.sha256, written.size_bytes, seconds)))
+
+
+def _keep_weights(run: Run, workdir: Path) -> Events:
+    """Write the final weights; a full disk costs them, not the result."""
+    run.heed((yield Progressed(Phase.SAVE, run.step)))
+    try:
+        save_weights(run.model, run.config, workdir)
+    except OSError as error:
+        run.heed((yield NotSaved(run.step, f"{error}")))
+
+
+def _evaluation_is_due(run: Run) -> bool:
+    """At multiples of `eval_every` before the end; the end has its own, on both splits."""
+    train = run.config.train
+    return train.eval_every > 0 and run.step % train.eval_every == 0 and run.step < train.steps
+
+
+def _evaluate(run: Run, split: str) -> Generator[Event, Request | None, Evaluation | None]:
+    """One pass over a held-out split, sent as one Measured; None where the split has no windows.
+
+    Raises:
+        Diverged: the validation loss is not finite.
+    """
+    yield from _read_series(run)
+    run.lap("training")
+    held_out = run.data.held_out(split)
+    if not len(held_out.inputs):
+        return None
+    config = run.config
+    tally = Tally(run.model, config.seed, run.step, run.noise_std)
+    for inputs_BT, targets_BT in batches(held_out, config.train.windows_at_once, run.device):
+        run.heed((yield Progressed(Phase.EVALUATE, run.step)))
+        tally.add(inputs_BT, targets_BT, run.precision)
+    evaluation = tally.result(held_out.text_bytes)
+    run.lap("evaluation")
+    run.heed((yield Measured(run.step, split, evaluation.values, evaluation.counts_LE)))
+    if split == "val":
+        loss = evaluation.values["loss"]
+        if not math.isfinite(loss):
+            raise Diverged(f"diverged at step {run.step}: the validation loss is {loss}; lower train.muon_lr")
+        run.val_losses.append(loss)
+    return evaluation
+
+
+def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int | None]:
+    """The run's wide row; test values are not in it."""
+    assert validation is not None, "a run has validation windows"
+    train, values, best = run.config.train, validation.values, min(run.val_losses)
+    means = {
+        f"{column}_last_100": mean_of_last_steps(run.column(name), train.accumulate)
+        for name, column in (("loss", "train_loss"), ("aux_loss",) * 2, ("unweighted_aux_loss",) * 2)
+    }
+    # A run of a single batch has none but the compiling one to be timed by.
+    timed = run.timed_steps, run.seconds["training"]
+    if not run.timed_steps:
+        timed = train.steps, run.seconds["compile"]
+    return {
+        **{f"val_{name}": values[name] for name in ("loss", "perplexity", "accuracy", "bits_per_byte")},
+        "best_val_loss": best,
+        "best_val_perplexity": perplexity(best),
+        **load(validation.counts_LE),
+        **means,
+        **stability(
+            run.column("loss"),
+            run.column("gradient_norm"),
+            train.accumulate,
+            train.grad_clip,
+            train.target_loss or None,
+        ),
+        **{f"{clock}_seconds": seconds for clock, seconds in run.seconds.items()},
+        "tokens_per_second": timed[0] * train.tokens_per_step / timed[1],
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "tokens_seen": run.config.tokens_seen,
+        "unique_tokens": run.data.unique_tokens,
+        "parameters_total": run.config.total_parameters,
+        "parameters_active": run.config.active_parameters,
+    }

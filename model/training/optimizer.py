@@ -1,0 +1,195 @@
+"""Muon for the matrices, AdamW for the embedding and the norms, and the schedule that moves both.
+
+Muon: Jordan et al. 2024, as in torch.optim.Muon, but all matrices of one shape are one stack and go through
+Newton-Schulz together (one after the other under `train.engine=plain`). Reads gradients and writes weights;
+knows no data. Who calls: model/training/loop.py.
+
+Shapes: G matrices in a stack, R rows, C columns, E experts, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.config import TrainConfig
+from model.network.transformer import LanguageModel
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_ITERATIONS = 5
+EPSILON = 1e-7
+ADAMW_SHARE = 0.1
+"""AdamW's rate as a share of Muon's."""
+FINAL_SHARE = 0.1
+"""What is left of the peak rate at the horizon."""
+
+
+def rate_share(update: int, train: TrainConfig, protocol: str) -> float:
+    """The learning rate at an update (from 0), as a share of its peak.
+
+    sound: W = max(1, updates // 20) updates of warm-up at (u + 1) / W, then a cosine that would reach 10 % at
+    update `updates`. published: the same shape over `steps`, but advanced once an update and starting at 0,
+    so that a run sees only its beginning (docs/method.md lists this among the published defects).
+    """
+    if protocol == "published":
+        horizon, warmup = train.steps, train.steps // 20
+        if update < warmup:
+            return update / warmup
+    else:
+        horizon, warmup = train.updates, max(1, train.updates // 20)
+        if update < warmup:
+            return (update + 1) / warmup
+    progress = (update - warmup) / (horizon - warmup)
+    return FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A parameter for Muon: one matrix (R, C), or a stack of experts' (E, R, C)."""
+
+    parameter: nn.Parameter
+    layer: int | None = None
+    """For experts: the row of the update's counts_LE that says which were used."""
+
+
+class Muon:
+    """Momentum, orthogonalised matrix by matrix; no weight decay."""
+
+    def __init__(self, matrices: Sequence[Matrices], momentum: float, engine: str = "auto") -> None:
+        self.momentum = momentum
+        self.orthogonalize = orthogonalize_singly if engine == "plain" else orthogonalize
+        self.stacks: dict[tuple[int, int], list[Matrices]] = {}
+        for entry in matrices:
+            rows, columns = entry.parameter.shape[-2:]
+            self.stacks.setdefault((rows, columns), []).append(entry)
+        self.momentum_GRC = {
+            shape: torch.cat([torch.zeros_like(entry.parameter).view(-1, *shape) for entry in stack])
+            for shape, stack in self.stacks.items()
+        }
+
+    @torch.no_grad()
+    def step(self, rate: float, counts_LE: Tensor) -> None:
+        """One update from the parameters' gradients.
+
+        An expert without an assignment in this update is skipped, its momentum included: alone, it would have
+        had no gradient at all.
+
+        Args:
+            rate: Muon's learning rate.
+            counts_LE: assignments in this update, by layer and expert.
+        """
+        used_LE = (counts_LE > 0).float()
+        for shape, stack in self.stacks.items():
+            gradient_GRC = torch.cat([_gradient(entry.parameter).view(-1, *shape) for entry in stack])
+            used_G11 = torch.cat([_used(entry, used_LE) for entry in stack]).view(-1, 1, 1)
+            momentum_GRC = self.momentum_GRC[shape]
+            # As an exponential moving average; a weight of 0 leaves the momentum as it is, to the bit.
+            momentum_GRC.lerp_(gradient_GRC, (1.0 - self.momentum) * used_G11)
+            nesterov_GRC = gradient_GRC.lerp_(momentum_GRC, self.momentum)
+            direction_GRC = self.orthogonalize(nesterov_GRC) * used_G11.to(torch.bfloat16)
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            pieces = direction_GRC.split([entry.parameter.numel() // math.prod(shape) for entry in stack])
+            for entry, piece in zip(stack, pieces, strict=True):
+                entry.parameter.add_(piece.view_as(entry.parameter), alpha=-rate * scale)
+
+
+def orthogonalize(matrices_GRC: Tensor) -> Tensor:
+    """Five Newton-Schulz iterations on each matrix: (G, R, C) → (G, R, C) bf16, singular values near 1."""
+    a, b, c = NEWTON_SCHULZ
+    # bf16: the iteration pulls its own rounding errors back towards 1, and the products are most of the cost.
+    x = matrices_GRC.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:  # the smaller Gram matrix
+        x = x.mT
+    # The Frobenius norm bounds the spectral norm, which must be at most 1 for the iteration to converge.
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=EPSILON)
+    for _ in range(NEWTON_SCHULZ_ITERATIONS):
+        gram = x @ x.mT
+        polynomial = _add_product(gram, gram, gram, beta=b, alpha=c)
+        x = _add_product(x, polynomial, x, beta=a)
+    return x.mT if tall else x
+
+
+def orthogonalize_singly(matrices_GRC: Tensor) -> Tensor:
+    """The same, one matrix after the other: the reference, equal up to bf16's rounding."""
+    return torch.stack([orthogonalize(matrix_RC) for matrix_RC in matrices_GRC])
+
+
+class Optimizers:
+    """Muon and AdamW over one model, moved by one schedule."""
+
+    def __init__(self, model: LanguageModel, train: TrainConfig, protocol: str) -> None:
+        self.train, self.protocol = train, protocol
+        self.parameters = list(model.parameters())
+        matrices = muon_matrices(model)
+        under_muon = {id(entry.parameter) for entry in matrices}
+        self.muon = Muon(matrices, train.muon_momentum, train.engine)
+        self.adamw_parameters = {n: p for n, p in model.named_parameters() if id(p) not in under_muon}
+        self.adamw = torch.optim.AdamW(
+            self.adamw_parameters.values(), weight_decay=train.weight_decay, fused=True
+        )
+
+    def step(self, update: int, counts_LE: Tensor) -> tuple[float, Tensor]:
+        """Clip the gradients, update the weights, drop the gradients.
+
+        Returns:
+            Muon's learning rate, and the global gradient norm before clipping (on the device).
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.grad_clip, foreach=True)
+        rate = self.train.muon_lr * rate_share(update, self.train, self.protocol)
+        self.adamw.param_groups[0]["lr"] = ADAMW_SHARE * rate
+        self.adamw.step()
+        self.muon.step(rate, counts_LE)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return rate, norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next update depends on, by name; the same tensors, not copies."""
+        momenta = {f"muon.{r}x{c}": momentum for (r, c), momentum in self.muon.momentum_GRC.items()}
+        moments = {
+            f"adamw.{name}.{key}": value
+            for name, parameter in self.adamw_parameters.items()
+            for key, value in self._adamw_state(parameter).items()
+        }
+        return momenta | moments
+
+    def _adamw_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's state of a parameter, made as AdamW itself makes it where no step has been taken."""
+        state = self.adamw.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return dict(state)
+
+
+def muon_matrices(model: LanguageModel) -> list[Matrices]:
+    """Every 2-D weight but the embedding, experts as stacks."""
+    found = []
+    for layer, block in enumerate(model.blocks):
+        found += [Matrices(block.attention.qkv.weight), Matrices(block.attention.out.weight)]
+        gates = [block.moe.gate, *([block.moe.noise_gate] if block.moe.noise == "learned" else [])]
+        found += [Matrices(gate.weight) for gate in gates]
+        found += [Matrices(block.moe.w1, layer), Matrices(block.moe.w2, layer)]
+    return found
+
+
+def _add_product(x: Tensor, a: Tensor, b: Tensor, *, beta: float, alpha: float = 1.0) -> Tensor:
+    """beta · x + alpha · a @ b in one rounding, of matrices or stacks."""
+    product = torch.addmm if x.ndim == 2 else torch.baddbmm
+    return product(x, a, b, beta=beta, alpha=alpha)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "every matrix takes part in every step"
+    return parameter.grad
+
+
+def _used(entry: Matrices, used_LE: Tensor) -> Tensor:
+    """1 for each matrix that this update used, 0 for the others, (E,) or (1,)."""
+    return used_LE.new_ones(1) if entry.layer is None else used_LE[entry.layer]

@@ -1,0 +1,264 @@
+"""The state of a run at an update boundary: how it starts, what a checkpoint keeps, how it comes back.
+
+Starting sets this process's default random generator and torch's deterministic mode: one run at a time in a
+process. The loop that moves it: model/training/loop.py. The file: model/training/checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import RunConfig
+from model.engines.choice import settle, steps_at_once
+from model.events import Request, Resumed
+from model.network.moe import strength
+from model.network.transformer import LanguageModel, build
+from model.randomness import stream_seed
+from model.text.dataset import Dataset, prepare
+from model.training import checkpoint
+from model.training.checkpoint import CheckpointRefused, Facts
+from model.training.memory import peak_memory_bytes, reset_peak_memory
+from model.training.optimizer import Optimizers
+
+TRAIN_VALUES = (
+    "loss",
+    "aux_loss",
+    "unweighted_aux_loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+)
+"""What is recorded of each update, in the order of the series' columns."""
+CLOCKS = ("waiting", "compile", "training", "evaluation")
+_FORCE = {Request.SAVE: 1, Request.STOP: 2, Request.CANCEL: 3}
+
+
+@dataclass
+class Run:
+    """Everything that changes while a run goes on, and what it is made of."""
+
+    config: RunConfig
+    device: torch.device
+    precision: str
+    """fp32 or bf16: by rule from the device, unless the configuration fixes it."""
+    data: Dataset
+    model: LanguageModel
+    optimizers: Optimizers
+    streams: dict[str, torch.Generator]
+    """`dropout`, the device's default generator, and `noise`, the routing's own."""
+    environment: dict[str, Any]
+    steps_at_once: int
+    """Steps of an update that go through the model as one batch."""
+    exact: bool = True
+    step: int = 0
+    series: list[list[float]] = field(default_factory=list)
+    """TRAIN_VALUES of each update that has been read from the device."""
+    unread: list[tuple[float, Tensor]] = field(default_factory=list)
+    """Of the updates since: learning rate, and (loss, unweighted auxiliary loss, norm) on the device."""
+    val_losses: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
+    timed_steps: int = 0
+    """Steps whose time is in `training`: all but the first of each process."""
+    earlier_peak_bytes: int = 0
+    request: Request | None = None
+    saved_step: int = 0
+    saved_at: float = 0.0
+    lap_at: float = field(default_factory=time.perf_counter)
+    read_at_step: int = 0
+    read_at_seconds: float = 0.0
+    warm: bool = False
+    """Whether the first step of this process is behind."""
+
+    def lap(self, clock: str) -> None:
+        """Book the time since the last lap."""
+        now = time.perf_counter()
+        self.seconds[clock] += now - self.lap_at
+        self.lap_at = now
+
+    def heed(self, request: Request | None) -> None:
+        """Remember what the caller asked until the next update boundary; the stronger word wins."""
+        if request is not None and (self.request is None or _FORCE[request] > _FORCE[self.request]):
+            self.request = request
+
+    def column(self, name: str) -> list[float]:
+        """One recorded value of every update so far."""
+        index = TRAIN_VALUES.index(name)
+        return [row[index] for row in self.series]
+
+    @property
+    def noise_std(self) -> float:
+        """The routing noise's strength in the update that is under way: a function of the step alone."""
+        return strength(self.config.routing, self.updates, self.config.train.updates)
+
+    @property
+    def updates(self) -> int:
+        return self.step // self.config.train.accumulate
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The run's peak over all processes that it has been in."""
+        return max(self.earlier_peak_bytes, peak_memory_bytes(self.device))
+
+
+def start(
+    config: RunConfig, cache_dir: Path, device_name: str, resume_from: Sequence[tuple[str, str]]
+) -> tuple[Run, Resumed]:
+    """A run that is ready for its next step, from the first usable checkpoint or from nothing.
+
+    Raises:
+        ConfigError: the data cannot be had, or does not fit the configuration.
+    """
+    began = time.perf_counter()
+    device = torch.device(device_name)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    _make_deterministic(device)
+    reset_peak_memory(device)
+    data = prepare(config, cache_dir)
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    seed, engine = config.seed, config.train.engine
+    init = stream_seed(seed, "init")
+    model = build(config.model, config.train.seq_len, init, device, engine, config.routing)
+    together = steps_at_once(config.train, device)
+    computing = settle(engine, device) + (f", {together} steps at once" if together > 1 else "")
+    run = Run(
+        config=config,
+        device=device,
+        precision=precision,
+        data=data,
+        model=model,
+        optimizers=Optimizers(model, config.train, config.protocol),
+        streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
+        environment=checkpoint.numeric_environment(device, precision, computing),
+        steps_at_once=together,
+        lap_at=began,
+    )
+    for name, generator in run.streams.items():
+        generator.manual_seed(stream_seed(seed, name))
+    resumed = _resume(run, resume_from)
+    run.lap("waiting")
+    run.saved_step, run.saved_at = run.step, time.monotonic()
+    run.read_at_step, run.read_at_seconds = run.step, run.seconds["training"] + run.seconds["compile"]
+    return run, resumed
+
+
+def tensors(run: Run) -> dict[str, Tensor]:
+    """Everything that the next step depends on, by its name in the checkpoint; live tensors, not copies."""
+    weights = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    return weights | {f"optimizer.{name}": tensor for name, tensor in run.optimizers.state().items()}
+
+
+def save(run: Run, folder: Path) -> checkpoint.Written:
+    """Write the run's state; only at an update boundary, with the series read.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    assert not run.unread, "the series is read before a checkpoint"
+    assert run.step % run.config.train.accumulate == 0, "gradients in flight are not saved"
+    streams = {_stream_name(name, run.device): each.get_state() for name, each in run.streams.items()}
+    series = torch.tensor(run.series, dtype=torch.float64).view(-1, len(TRAIN_VALUES))
+    facts = Facts(
+        step=run.step,
+        config_hash=run.config.hash,
+        environment=run.environment,
+        exact=run.exact,
+        seconds=run.seconds,
+        timed_steps=run.timed_steps,
+        val_losses=run.val_losses,
+        peak_memory_bytes=run.peak_memory_bytes,
+    )
+    return checkpoint.write(folder, tensors(run) | streams | {"series": series}, facts)
+
+
+def _resume(run: Run, candidates: Sequence[tuple[str, str]]) -> Resumed:
+    """Load the first candidate that verifies, newest first, and say why the others were not used."""
+    refused: list[str] = []
+    for path, sha256 in candidates:
+        try:
+            saved, facts = checkpoint.read(Path(path), sha256, run.config.hash, tensors(run))
+            _restore(run, saved, facts)
+        except CheckpointRefused as reason:
+            refused.append(f"{path}: {reason}")
+            continue
+        return Resumed(run.step, path, run.exact, refused, run.environment)
+    return Resumed(step=0, refused=refused, environment=run.environment)
+
+
+def _restore(run: Run, saved: dict[str, Tensor], facts: Facts) -> None:
+    """Check what `read` could not know, and only then change the run."""
+    train = run.config.train
+    series = saved.get("series", torch.empty(0))
+    if not 0 <= facts.step < train.steps or facts.step % train.accumulate:
+        raise CheckpointRefused(f"step {facts.step} is not an update boundary of this run")
+    if series.dtype != torch.float64 or series.shape != (facts.step // train.accumulate, len(TRAIN_VALUES)):
+        raise CheckpointRefused("the series does not have a row for each update")
+    if set(facts.seconds) != set(CLOCKS) or not all(math.isfinite(s) for s in facts.seconds.values()):
+        raise CheckpointRefused("the timings are not those of a run")
+    states = _stream_states(run, saved, facts)
+
+    with torch.no_grad():
+        for name, tensor in tensors(run).items():
+            tensor.copy_(saved[name])
+    for name, generator in run.streams.items():
+        generator.set_state(states[name])
+    run.exact = facts.exact and facts.environment == run.environment
+    run.step, run.series = facts.step, series.tolist()
+    run.val_losses, run.timed_steps = list(facts.val_losses), facts.timed_steps
+    run.seconds, run.earlier_peak_bytes = dict(facts.seconds), facts.peak_memory_bytes
+
+
+def _stream_states(run: Run, saved: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:
+    """The streams' states, tried first on spare generators.
+
+    Another kind of device has other generators: there the streams start anew, seeded by this step.
+    """
+    states = {}
+    for name in run.streams:
+        trial = torch.Generator(run.device)
+        trial.manual_seed(stream_seed(run.config.seed, f"{name}:{facts.step}"))
+        state = saved.get(_stream_name(name, run.device))
+        if state is None and facts.environment.get("device_type") == run.device.type:
+            raise CheckpointRefused(f"the {name} stream's state is missing")
+        try:
+            if state is not None:
+                trial.set_state(state.clone())
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointRefused(f"the {name} stream's state is damaged") from error
+        states[name] = trial.get_state()
+    return states
+
+
+def _stream_name(name: str, device: torch.device) -> str:
+    return f"stream.{name}.{device.type}"
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """The generator that dropout draws from on this device, torch's own and model/engines/dropout.py's."""
+    if device.type == "cuda":
+        torch.cuda.init()
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator
+
+
+def _make_deterministic(device: torch.device) -> None:
+    """Ask for the same bits each time; an operation that cannot promise them warns.
+
+    cuBLAS promises them only with CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, set before it starts.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Otherwise every fresh tensor would be filled first; nothing here reads memory that it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    if device.type == "cuda":  # the attention kernels whose backward pass uses atomics
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)

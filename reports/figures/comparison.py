@@ -1,0 +1,187 @@
+"""The report's figures: what each shows, from which rows, and what its bars and bands are.
+
+A study of ten thousand runs has the figures of a few dozen: reports/figures/layout.py says which. Those of
+the expert load: reports/figures/load.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from reports.figures import style
+from reports.figures.dose import response_pictures
+from reports.figures.layout import MAX_SEEDS, Curves, Layout, arrange, drawn_jobs
+from reports.figures.load import heatmaps, load_curves, usage
+from reports.figures.panels import curves_of, legend, panel_grid, styled
+from reports.figures.routing import layer_curves, routing_curves
+from reports.reading.frames import StudyData
+from reports.reading.measures import measure
+from reports.reading.study import Cell, Target
+from reports.sections.contrasts import HEADING as CONTRASTS
+from reports.sections.contrasts import TestedFamily
+from reports.sections.load import RunLoad
+from reports.statistics.blocks import Blocks, blocks, usable
+from reports.statistics.inference import Array
+from reports.tables import Picture, plain
+
+MAX_ROWS = 24
+"""Of the figure of differences."""
+
+
+def pictures(
+    curves: Curves,
+    data: StudyData,
+    target: Target,
+    families: list[TestedFamily],
+    loads: dict[int, RunLoad],
+) -> dict[str, tuple[Picture, ...]]:
+    """The figures that the study has data for, by the heading of the section where they belong."""
+    layout = arrange(data)
+    found: dict[str, list[Picture | None]] = {}
+    if usable(data, target.metric) and len(data.done):
+        matrix = blocks(data, target.metric)
+        found["Results by condition"] = [_interaction(matrix, layout)]
+        found[CONTRASTS] = [_slopes(matrix, layout), _forest(families, target)]
+        found |= {place: [picture] for place, picture in response_pictures(data, matrix).items()}
+    found["Training stability"] = [_learning(curves, data, layout)]
+    found["Routing"] = [routing_curves(curves, data, layout)]
+    found["Expert load by layer"] = [
+        *(heatmaps(data, layout, loads), load_curves(curves, data, layout)),
+        *(layer_curves(curves, data, layout), usage(data, layout, loads)),
+    ]
+    return {
+        heading: tuple(picture for picture in drawn_here if picture is not None)
+        for heading, drawn_here in found.items()
+    }
+
+
+def _interaction(matrix: Blocks, layout: Layout) -> Picture | None:
+    """Means with intervals over the levels of the first factor, a line a condition of the others."""
+    groups = [
+        (title or "mean", [_values(matrix, cell) for _, cell in cells]) for title, cells in layout.panels
+    ]
+    metric = measure(matrix.metric)
+
+    def draw() -> Figure:
+        figure, [[axes]] = panel_grid(1, 3.2)
+        style.interaction(axes, [label for label, _ in layout.panels[0][1]], groups)
+        axes.set_xlabel(layout.lines or "all runs")
+        axes.set_ylabel(plain(metric.axis))
+        legend(figure, axes)
+        return figure
+
+    return Picture(
+        "interaction",
+        f"{plain(metric.axis)} by {layout.lines or 'condition'}: means with intervals and the seeds' points.",
+        f"{plain(metric.axis)} by condition. Filled points are means over seeds, bars their 95 % t intervals "
+        "(unpaired), open points the seeds. Whether bars overlap does not decide a paired comparison."
+        + layout.remark,
+        styled(draw),
+    )
+
+
+def _values(matrix: Blocks, cell: Cell) -> Array:
+    if cell not in matrix.columns:
+        return np.empty(0)
+    values = matrix.column(cell)
+    return values[np.isfinite(values)]
+
+
+def _slopes(matrix: Blocks, layout: Layout) -> Picture | None:
+    """A line a seed from condition to condition."""
+    if not layout.lines or len(matrix.seeds) < 2:
+        return None
+    seeds, metric = matrix.seeds[:MAX_SEEDS], measure(matrix.metric)
+
+    def draw() -> Figure:
+        figure, [panels] = panel_grid(len(layout.panels), 2.9)
+        for axes, (title, cells) in zip(panels, layout.panels, strict=True):
+            columns = [
+                matrix.column(cell) if cell in matrix.columns else np.full(len(matrix.seeds), math.nan)
+                for _, cell in cells
+            ]
+            style.slopes(axes, [label for label, _ in cells], seeds, np.stack(columns, axis=1)[: len(seeds)])
+            axes.set_title(title)
+            axes.set_xlabel(layout.lines)
+        panels[0].set_ylabel(plain(metric.axis))
+        legend(figure, panels[0])
+        return figure
+
+    return Picture(
+        "paired",
+        f"{plain(metric.axis)} of each seed across the levels of {layout.lines}.",
+        f"{plain(metric.axis)}, a line a seed: parallel lines are a difference that every seed agrees on, "
+        "however far apart the seeds lie." + layout.remark,
+        styled(draw),
+    )
+
+
+def _forest(families: list[TestedFamily], target: Target) -> Picture | None:
+    """Differences with their intervals: against the baseline, then between levels."""
+    named = [
+        (family.family.name, tested)
+        for family in families
+        if family is families[0] or len(family.family.factors) == 1
+        for tested in family.tested
+        if tested.contrast.n
+    ][:MAX_ROWS]
+    if not named:
+        return None
+    names, rows = [name for name, _ in named], [tested for _, tested in named]
+    metric = measure(target.metric)
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(style.WIDTH, 1.1 + 0.27 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        labels = [plain(row.comparison.label) for row in rows]
+        style.forest(axes, labels, [row.contrast for row in rows], target.margin)
+        for row, (one, following) in enumerate(itertools.pairwise(names)):
+            if one != following:
+                axes.axhline(row + 0.5, color=style.FAINT, linewidth=0.8)
+        unit = f" ({metric.unit})" if metric.unit else ""
+        axes.set_xlabel(f"Difference in {plain(target.metric)}{unit}, paired by seed")
+        return figure
+
+    band = f" The band is the margin, ±{target.margin:.4g}." if target.margin is not None else ""
+    return Picture(
+        "differences",
+        f"Paired differences in {plain(target.metric)} with their intervals.",
+        f"Paired differences in {plain(target.metric)}: points are means over seeds, bars 95 % t intervals, "
+        f"not corrected for the number of comparisons.{band} Conditions are against the baseline, levels "
+        "averaged over the other factors.",
+        styled(draw),
+    )
+
+
+def _learning(curves: Curves, data: StudyData, layout: Layout) -> Picture | None:
+    """Training loss above, held-out loss below, a panel a condition of the other factors."""
+    jobs = {job for _, lines in layout.panels for _, cell in lines for job in drawn_jobs(data, cell)}
+    train, held_out = (found[found["job_id"].isin(jobs)] for found in (curves.train, curves.held_out))
+    if train.empty and held_out.empty:
+        return None
+
+    def draw() -> Figure:
+        figure, rows = panel_grid(len(layout.panels), 2.2, rows=2)
+        for found, name, row in ((train, "Training", rows[0]), (held_out, "Held-out", rows[1])):
+            for axes, (title, cells) in zip(row, layout.panels, strict=True):
+                style.curves(axes, curves_of(data, found, layout, cells), markers=found is held_out)
+                if found is train:
+                    axes.set_title(title)
+                else:
+                    axes.set_xlabel("Step")
+            row[0].set_ylabel(f"{name} loss\n(nats per token)")
+        legend(figure, rows[1][0])
+        return figure
+
+    return Picture(
+        "learning",
+        "Training and held-out loss over steps, a line a seed.",
+        "Loss over training steps: thin lines are seeds, thick lines their mean, bands the 95 % t interval "
+        "of that mean (unpaired). Above, the training loss of each update; below, the held-out loss of each "
+        "evaluation." + layout.remark,
+        styled(draw),
+    )

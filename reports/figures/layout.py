@@ -1,0 +1,95 @@
+"""Which conditions and runs a figure shows, and the series that it needs: no more of them are read.
+
+The first factor that varies makes the lines, the combinations of the others make the panels. Imports no
+matplotlib. Who draws: reports/figures/comparison.py, reports/figures/load.py, reports/output/runs.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import sqlalchemy as sa
+
+from reports.reading import series
+from reports.reading.frames import StudyData
+from reports.reading.study import Cell
+from reports.tables import plain
+
+MAX_PANELS, MAX_LEVELS, MAX_CONDITIONS, MAX_SEEDS = 4, 6, 12, 12
+"""More would not be told apart; captions say when something is left out."""
+MAX_RUNS = 60
+"""A page of more runs would be too heavy to open."""
+Panels = list[tuple[str, list[tuple[str, Cell]]]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which conditions are drawn where: panels of lines, each with its label and condition."""
+
+    lines: str
+    """The factor whose levels are the lines."""
+    panels: Panels
+    remark: str
+    """What is left out, as a sentence; empty when nothing is."""
+
+
+def arrange(data: StudyData) -> Layout:
+    """The first factor that varies as lines, every combination of the others as a panel."""
+    study = data.study
+    varied = {factor: levels for factor, levels in study.factors.items() if len(levels) > 1}
+    if not varied:
+        return Layout("", [("", [("all runs", data.cells[0])])] if data.cells else [], "")
+    lines, *others = varied
+    fixed = {factor: levels[0] for factor, levels in study.factors.items() if len(levels) == 1}
+    combinations = list(itertools.product(*(varied[name] for name in others)))
+    panels: Panels = []
+    for combination in combinations[:MAX_PANELS]:
+        within = {**fixed, **dict(zip(others, combination, strict=True))}
+        title = ", ".join(f"{name}={within[name]}" for name in others)
+        cells = [(plain(level), study.cell({**within, lines: level})) for level in varied[lines][:MAX_LEVELS]]
+        panels.append((plain(title), cells))
+    left_out = len(combinations) > MAX_PANELS or len(varied[lines]) > MAX_LEVELS
+    shown = sum(len(cells) for _, cells in panels)
+    remark = f" Only the first {shown} conditions of the grid are drawn." if left_out else ""
+    if any(len(runs) > MAX_SEEDS for runs in data.by_cell.values()):
+        remark += f" Lines and points are of the first {MAX_SEEDS} seeds of each condition."
+    return Layout(plain(lines), panels, remark)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The series that are drawn, in memory: job_id, step, and name, value or layer, expert, tokens."""
+
+    train: pd.DataFrame
+    held_out: pd.DataFrame
+    counts: pd.DataFrame
+    routing: pd.DataFrame
+    """The router's measures at each evaluation, like the losses."""
+
+
+def read_curves(connection: sa.Connection, data: StudyData, further: Iterable[int] = ()) -> Curves:
+    """Losses and counts over steps of the runs that the figures draw, and the losses of `further` runs."""
+    layout = arrange(data)
+    drawn = {job for _, lines in layout.panels for _, cell in lines for job in drawn_jobs(data, cell)}
+    jobs = sorted(drawn | set(further))
+    return Curves(
+        series.metrics(connection, data.study, ["loss"], "train", jobs),
+        series.metrics(connection, data.study, ["loss"], "val", jobs),
+        series.expert_counts(connection, data.study, only=sorted(drawn)),
+        series.metrics(connection, data.study, series.ROUTER, "val", sorted(drawn)),
+    )
+
+
+def drawn_jobs(data: StudyData, cell: Cell) -> list[int]:
+    """The jobs of a condition that are drawn: its first finished seeds."""
+    runs = data.by_cell.get(cell)
+    return [] if runs is None else runs.loc[runs["status"] == "done", "job_id"].tolist()[:MAX_SEEDS]
+
+
+def chosen_runs(data: StudyData) -> list[int]:
+    """The jobs that get a page: all, or with more than MAX_RUNS those without a result first."""
+    runs = data.runs.assign(done=data.runs["status"] == "done")
+    return sorted(runs.sort_values(["done", "job_id"], kind="stable")["job_id"].tolist()[:MAX_RUNS])

@@ -1,0 +1,114 @@
+"""The report as JSON, for a program: every number at full precision, then the text and tables as shown."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from reports.output.report import Report
+from reports.reading.frames import StudyData
+from reports.reading.measures import measured
+from reports.reading.study import Cell
+from reports.sections.contrasts import TestedFamily
+from reports.statistics.inference import Contrast, finite, mean_interval, spread
+from reports.tables import Section
+
+
+def as_json(report: Report, data: StudyData) -> str:
+    """One object; a number that is missing or not finite is null. Keys: docs/method.md."""
+    content = {
+        "title": report.title,
+        "database_id": data.database_id,
+        "command": report.command,
+        "warnings": report.warnings,
+        "facts": dict(report.facts),
+        "claims": [
+            {
+                "name": j.name,
+                "kind": j.kind,
+                "metric": j.metric,
+                "margin": j.margin,
+                "p": j.p,
+                "holm_p": j.holm_p,
+                "verdict": j.verdict,
+                **_contrast(j.contrast),
+            }
+            for j in report.judged
+        ],
+        "conditions": [_condition(data, cell) for cell in data.cells],
+        "families": [_family(family) for family in report.families],
+        "sections": [_section(section) for section in report.sections],
+    }
+    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+
+
+def _condition(data: StudyData, cell: Cell) -> dict[str, Any]:
+    """Mean, sample sd and t interval of every recorded number, with the n that have it."""
+    runs = data.by_cell[cell]
+    done = runs[runs["status"] == "done"]
+    metrics = {}
+    for name in measured(data.runs):
+        values = finite(done[name])
+        if values.size:
+            low, high = mean_interval(values)
+            sd = spread(values, "sample")
+            metrics[name] = {"n": values.size, "mean": values.mean(), "sd": sd, "low": low, "high": high}
+    return {
+        "cell": data.study.values(cell),
+        "runs": len(runs),
+        "done": len(done),
+        "seeds": done["seed"].tolist(),
+        "metrics": metrics,
+    }
+
+
+def _family(family: TestedFamily) -> dict[str, Any]:
+    return {
+        "name": family.family.name,
+        "metric": family.metric,
+        "tests": [
+            {
+                "contrast": t.comparison.label,
+                **_contrast(t.contrast),
+                "holm_p": t.holm_p,
+                "equivalence_p": t.equivalence_p,
+                "verdict": t.verdict,
+            }
+            for t in family.tested
+        ],
+    }
+
+
+def _contrast(contrast: Contrast) -> dict[str, Any]:
+    return {
+        "n": contrast.n,
+        "difference": contrast.difference,
+        "sd": contrast.sd,
+        "low": contrast.low,
+        "high": contrast.high,
+        "t_p": contrast.p,
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "heading": section.heading,
+        "text": section.text,
+        "tables": [{"heading": t.heading, "columns": t.columns, "rows": t.rows} for t in section.tables],
+        "notes": section.notes,
+        "figures": [{"name": picture.name, "caption": picture.caption} for picture in section.pictures],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The same content in JSON's types: numpy's numbers unwrapped, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

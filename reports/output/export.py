@@ -1,0 +1,182 @@
+"""A study's runs, metrics or counts as CSV, Parquet or JSON, for pandas, R and spreadsheets.
+
+Only finished runs are rows of `runs`: a count of seeds over the file is a count of results. The test split
+stays sealed until it is revealed. Text that a spreadsheet would run as a formula is made text in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from reports.reading.frames import choose_study, runs
+from reports.reading.study import Study
+from reports.sections.conditions import GB
+from reports.tables import plain
+from runner.queue.schema import expert_counts, jobs, metrics, results
+
+FORMATS = ("csv", "parquet", "json")
+TABLES = ("runs", "metrics", "counts")
+PUBLISHED_COLUMNS = (
+    *("seed", "noise_std", "load_balancing_weight", "val_loss", "val_accuracy", "val_perplexity"),
+    *("training_time_minutes", "peak_memory_gb", "best_val_perplexity", "expert_usage_cv"),
+)
+_FURTHER = (
+    *("study", "job_id", "config_hash", "exact", "recorded_at", "val_bits_per_byte", "best_val_loss"),
+    *("expert_usage_cv_layer_mean", "expert_usage_cv_layer_sd", "expert_usage_cv_layer_max"),
+    *("train_loss_last_100", "aux_loss_last_100", "unweighted_aux_loss_last_100", "clipped_share"),
+    *("max_grad_norm", "loss_spikes", "steps_to_loss", "train_loss_tail_sd", "training_seconds"),
+    *("evaluation_seconds", "compile_seconds", "waiting_seconds", "tokens_per_second"),
+    *("peak_memory_bytes", "tokens_seen", "unique_tokens", "parameters_total", "parameters_active"),
+)
+_WHOLE = {column.name for column in results.c if isinstance(column.type, sa.Integer)}
+_FORMULA = ("=", "+", "-", "@")
+
+Rows = tuple[list[str], Iterable[list[Any]]]
+"""Column names, and a list of values a row; None where there is none."""
+
+
+def export(
+    connection: sa.Connection, study: str | None = None, table: str = "runs", format: str = "csv"
+) -> bytes:
+    """A table of a study (default: the newest): `runs`, `metrics` or `counts`, in the order of submission.
+
+    Numbers keep every digit; a missing value is empty in CSV and null elsewhere; 1 GB is 10^9 bytes. JSON is
+    a list of objects, a row each, as `pandas.read_json` reads it.
+
+    Raises:
+        NoSuchStudy: there is none of that name, or none at all.
+    """
+    chosen, _ = choose_study(connection, study)
+    read = {"runs": _runs, "metrics": _metrics, "counts": _counts}[table]
+    columns, rows = read(connection, chosen)
+    write = {"csv": _csv, "parquet": _parquet, "json": _json}[format]
+    return write(columns, rows)
+
+
+def export_csv(connection: sa.Connection, study: str | None = None) -> str:
+    """The finished runs as CSV, the published columns first."""
+    return export(connection, study).decode()
+
+
+# --- the tables -------------------------------------------------------------------------------------------
+
+
+def _runs(connection: sa.Connection, study: Study) -> Rows:
+    frame = runs(connection, study)
+    others = [factor for factor in study.factors if factor not in (*PUBLISHED_COLUMNS, *_FURTHER)]
+    columns = [*PUBLISHED_COLUMNS, *others, *_FURTHER]
+    found = []
+    for run in frame[frame["status"] == "done"].to_dict("records"):
+        row = _row(study, {str(key): value for key, value in run.items()})
+        found.append([_value(column, row.get(column)) for column in columns])
+    return columns, found
+
+
+def _row(study: Study, run: dict[str, Any]) -> dict[str, Any]:
+    """A run under the published names; a factor that does not vary comes from the configuration."""
+    routing = run["config"].get("routing", {})
+    return {
+        "noise_std": routing.get("noise_std"),
+        "load_balancing_weight": routing.get("load_balancing_weight"),
+        **run,
+        "study": study.name,
+        "training_time_minutes": run["training_seconds"] / 60,
+        "peak_memory_gb": run["peak_memory_bytes"] / GB,
+    }
+
+
+def _value(column: str, value: Any) -> Any:
+    """A whole number as one: a frame holds it as a float where another run lacks it. NaN is no value."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return int(value) if column in _WHOLE and isinstance(value, float) and math.isfinite(value) else value
+
+
+def _metrics(connection: sa.Connection, study: Study) -> Rows:
+    return _of_jobs(connection, study, metrics, ("step", "split", "name", "value", "nonfinite"))
+
+
+def _counts(connection: sa.Connection, study: Study) -> Rows:
+    return _of_jobs(connection, study, expert_counts, ("step", "split", "layer", "expert", "tokens"))
+
+
+def _of_jobs(connection: sa.Connection, study: Study, table: sa.Table, columns: tuple[str, ...]) -> Rows:
+    """Rows of a table with the job, its seed and its factors; the sealed test split is not among them."""
+    factors = [factor for factor in study.factors if factor not in ("job_id", "seed", *columns)]
+    own = [table.c[name] for name in columns]
+    statement = (
+        sa.select(jobs.c.id, jobs.c.seed, jobs.c.cell, *own)
+        .join(jobs, jobs.c.id == table.c.job_id)
+        .where(jobs.c.study_id == study.id)
+        .order_by(*table.primary_key.columns)
+    )
+    if study.test_revealed_at is None:
+        statement = statement.where(table.c.split != "test")
+    cells: dict[str, list[Any]] = {}
+
+    def levels(cell: str) -> list[Any]:
+        if cell not in cells:
+            values = json.loads(cell)
+            cells[cell] = [values.get(factor) for factor in factors]
+        return cells[cell]
+
+    rows = ([row[0], row[1], *levels(row[2]), *row[3:]] for row in connection.execute(statement))
+    return ["job_id", "seed", *factors, *columns], rows
+
+
+# --- the formats ------------------------------------------------------------------------------------------
+
+
+def _csv(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_text(column) for column in columns])
+    for row in rows:
+        writer.writerow([_shown(value) for value in row])
+    return out.getvalue().encode()
+
+
+def _parquet(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
+    frame = pd.DataFrame(list(rows), columns=columns, dtype=object)
+    frame = frame.astype({column: _dtype(column, frame[column]) for column in columns})
+    out = io.BytesIO()
+    frame.to_parquet(out, index=False)
+    return out.getvalue()
+
+
+def _dtype(column: str, values: pd.Series[Any]) -> str:
+    """A type that knows a missing value: whole numbers stay whole where one run lacks them."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int} or (not kinds and column in _WHOLE):
+        return "Int64"
+    return "Float64" if kinds <= {int, float} else "string"
+
+
+def _json(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
+    objects = [dict(zip(columns, map(_finite, row), strict=True)) for row in rows]
+    return (json.dumps(objects, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: it is named."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) or type(value) is int else _text(value)
+
+
+def _text(value: Any) -> str:
+    # One line, whatever the name holds: a bare carriage return would start a row for some readers.
+    text = plain(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text

@@ -1,0 +1,97 @@
+"""From a study to what the reader asked for: text for stdout, or files in a folder.
+
+`gather` reads the database and is done with it; `produce` computes, draws and returns content; `write` puts
+files beside their places and renames them. The same database gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from reports.figures.layout import Curves, chosen_runs, read_curves
+from reports.output.report import Options, compose, markdown
+from reports.reading.frames import StudyData, choose_study, load
+from reports.reading.units import UnknownOption
+
+FORMATS = ("markdown", "html", "json")
+FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report is made from, in memory; `curves` where figures will be drawn."""
+
+    data: StudyData
+    curves: Curves | None
+
+
+def gather(connection: sa.Connection, study: str | None, options: Options) -> Material:
+    """Read what the report needs, and no series unless figures are drawn.
+
+    Raises:
+        NoSuchStudy: there is none of that name, or none at all.
+        UnknownOption: no such format.
+    """
+    if options.format not in FORMATS:
+        raise UnknownOption(f"--format {options.format}: choose one of {', '.join(FORMATS)}")
+    data = load(connection, choose_study(connection, study)[0])
+    drawn = options.format == "html" or (options.format == "markdown" and options.output is not None)
+    further = chosen_runs(data) if options.format == "html" else []
+    return Material(data, read_curves(connection, data, further) if drawn else None)
+
+
+def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, bytes]:
+    """File name → content; the first is the report itself, figures follow where a folder will hold them.
+
+    Raises:
+        UnknownOption: the metric or margin asked for does not exist.
+        NotUniform: --strict, and what made the results is not one thing.
+    """
+    data, curves = material.data, material.curves
+    if curves is None:
+        report = compose(data, options)
+        if options.format == "markdown":
+            return {"report.md": markdown(report).encode()}
+        from reports.output.as_json import as_json
+
+        return {"report.json": as_json(report, data).encode()}
+    from reports.figures import style  # matplotlib: a second of imports that a table does not need
+    from reports.figures.comparison import pictures
+    from reports.output.page import page
+    from reports.output.runs import run_pages
+
+    report = compose(data, options, partial(pictures, curves))
+    if options.format == "html":
+        return {"report.html": page(report, run_pages(curves, data, runs_dir)).encode()}
+    files = {"report.md": markdown(report, FIGURES).encode()}
+    for section in report.sections:
+        for picture in section.pictures:
+            figure = picture.draw()
+            files |= {f"{FIGURES}/{picture.name}.{kind}": style.save(figure, kind) for kind in ("png", "svg")}
+    return files
+
+
+def write(files: dict[str, bytes], folder: Path) -> Path:
+    """Put the files in the folder, each whole or not at all; returns the report's path.
+
+    Raises:
+        UnknownOption: the folder cannot be written.
+    """
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(beside).chmod(0o644)
+            Path(beside).replace(path)
+    except OSError as error:
+        raise UnknownOption(f"--output {folder}: cannot be written: {error.strerror}") from error
+    return folder / next(iter(files))

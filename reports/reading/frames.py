@@ -1,0 +1,163 @@
+"""From the database to memory: a study and its DataFrames, read once, never written.
+
+Each function takes a SQLAlchemy connection, so that one deferred transaction can serve a whole report.
+What evaluations recorded over steps: reports/reading/series.py. What is made of the frames:
+reports/output/report.py. The tables: runner/queue/schema.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+import sqlalchemy as sa
+
+from reports.reading import series
+from reports.reading.rows import frame, objects
+from reports.reading.study import Cell, Study
+from runner.queue.schema import attempts as attempts_table
+from runner.queue.schema import jobs, meta, results, studies
+
+
+class NoSuchStudy(Exception):
+    """No study of that name, or none at all; the message names what there is and the command that helps."""
+
+    exit_code = 65
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Everything that the report of one study needs, in memory."""
+
+    study: Study
+    runs: pd.DataFrame
+    attempts: pd.DataFrame
+    counts: pd.DataFrame
+    nonfinite: pd.DataFrame
+    routing: pd.DataFrame
+    """The router's measures at each job's latest evaluation: job_id, step, name, value."""
+    test: pd.DataFrame
+    """The test split's scores, like `routing`; empty while the split is sealed."""
+    revealed_by: str
+    """The command that revealed the test split; empty while it is sealed."""
+    database_id: str
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The grid's conditions, then those that only jobs know, in the order they came."""
+        return list(dict.fromkeys([*self.study.cells(), *self.runs["cell"]]))
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        """The finished runs; results of no other run exist."""
+        return self.runs[self.runs["status"] == "done"]
+
+    @cached_property
+    def last_causes(self) -> pd.DataFrame:
+        """Job → the last of its attempts that has a cause."""
+        caused = self.attempts.dropna(subset=["cause"])
+        return caused.drop_duplicates("job_id", keep="last").set_index("job_id")
+
+    @cached_property
+    def by_cell(self) -> dict[Cell, pd.DataFrame]:
+        """Condition → all its runs, by seed and job; results are NaN for those that are not done."""
+        rows: dict[Cell, list[int]] = {cell: [] for cell in self.cells}
+        for row, cell in enumerate(self.runs["cell"]):
+            rows[cell].append(row)
+        return {cell: self.runs.iloc[found].sort_values(["seed", "job_id"]) for cell, found in rows.items()}
+
+
+def list_studies(connection: sa.Connection) -> pd.DataFrame:
+    """One row a study, newest first: id, name, protocol, corpus, imported_from, created_at, jobs, done."""
+    done = sa.func.count(sa.case((jobs.c.status == "done", 1)))
+    return frame(
+        connection,
+        sa.select(
+            *(
+                studies.c[name]
+                for name in ("id", "name", "protocol", "corpus", "imported_from", "created_at")
+            ),
+            sa.func.count(jobs.c.id).label("jobs"),
+            done.label("done"),
+        )
+        .outerjoin(jobs, jobs.c.study_id == studies.c.id)
+        .group_by(studies.c.id)
+        .order_by(studies.c.created_at.desc(), studies.c.id.desc()),
+    )
+
+
+def choose_study(connection: sa.Connection, name: str | None = None) -> tuple[Study, list[str]]:
+    """The study of that name, or the newest; and the names of the others, newest first.
+
+    Raises:
+        NoSuchStudy: none has that name, or there is none.
+    """
+    statement = sa.select(studies).order_by(studies.c.created_at.desc(), studies.c.id.desc())
+    rows = connection.execute(statement).mappings().all()
+    if not rows:
+        raise NoSuchStudy("no study yet: add one with `python cli.py enqueue --grid factorial`")
+    chosen = rows[0] if name is None else next((row for row in rows if row["name"] == name), None)
+    if chosen is None:
+        known = [row["name"] for row in rows]
+        raise NoSuchStudy(f"{name!r}: no such study; known: {', '.join(known)}; try --study {known[0]}")
+    values = {**chosen, "grid": json.loads(chosen["grid"]), "held": bool(chosen["held"])}
+    return Study(**values), [row["name"] for row in rows if row["name"] != chosen["name"]]
+
+
+def load(connection: sa.Connection, study: Study) -> StudyData:
+    """Read all of a study that the report needs."""
+    database_id = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "database_id"))
+    return StudyData(
+        study,
+        runs(connection, study),
+        attempts(connection, study),
+        series.expert_counts(connection, study),
+        series.nonfinite_metrics(connection, study),
+        series.final_metrics(connection, study, series.ROUTER),
+        series.test_scores(connection, study),
+        series.revealed_by(connection, study),
+        str(database_id or "not recorded"),
+    )
+
+
+def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
+    """One row a job, in the order of submission: the job, its result (NaN until done), its factors.
+
+    `cell` is the key of its condition and `config` the parsed RunConfig (partial for imported results).
+    A factor that is named like a column of jobs or results has no column of its own.
+    """
+    own = ("seed", "status", "held", "attempt", "failures", "progress_step", "total_steps", "config_hash")
+    columns = [jobs.c[name] for name in (*own, "cell", "config", "created_at", "finished_at")]
+    measured = [c for c in results.c if c.name not in ("job_id", "attempt")]
+    found = frame(
+        connection,
+        sa.select(jobs.c.id.label("job_id"), *columns, results.c.attempt.label("result_attempt"), *measured)
+        .outerjoin(results, results.c.job_id == jobs.c.id)
+        .where(jobs.c.study_id == study.id)
+        .order_by(jobs.c.id),
+    )
+    given = [json.loads(text) for text in found["cell"]]
+    found["config"] = objects(json.loads(text) for text in found["config"])
+    found["cell"] = objects(study.cell(values) for values in given)
+    for factor in study.factors:
+        if factor not in found:
+            levels = [values.get(factor) for values in given]
+            numeric = all(isinstance(level, int | float) for level in levels)
+            found[factor] = pd.Series(levels) if numeric else objects(levels)
+    return found
+
+
+def attempts(connection: sa.Connection, study: Study) -> pd.DataFrame:
+    """One row an attempt, by job and number, with outcome, cause and parsed provenance ({} if none)."""
+    own = [c for c in attempts_table.c if c.name not in ("id", "owner", "traceback")]
+    found = frame(
+        connection,
+        sa.select(*own)
+        .join(jobs, jobs.c.id == attempts_table.c.job_id)
+        .where(jobs.c.study_id == study.id)
+        .order_by(attempts_table.c.job_id, attempts_table.c.number),
+    )
+    found["provenance"] = objects(json.loads(text or "{}") for text in found["provenance"])
+    return found

@@ -1,0 +1,49 @@
+"""The measures of a run: a column of `results`, its name on a page, its unit, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from runner.queue.schema import results
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of `results` and how it is written."""
+
+    column: str
+    label: str
+    decimals: int
+    unit: str = ""
+    higher_is_better: bool = False
+
+    @property
+    def axis(self) -> str:
+        """The label of an axis: `Val loss (nats per token)`."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+LOSS = Measure("val_loss", "Val loss", 4, "nats per token")
+PERPLEXITY = Measure("val_perplexity", "Val PPL", 2)
+BEST_PERPLEXITY = Measure("best_val_perplexity", "Best Val PPL", 2)
+ACCURACY = Measure("val_accuracy", "Accuracy", 4, "share of tokens", higher_is_better=True)
+BITS = Measure("val_bits_per_byte", "Bits per byte", 4, "bits per byte")
+AUX_LOSS = Measure("aux_loss_last_100", "Aux loss, last 100 steps", 5, "nats per token")
+LOAD = Measure("expert_usage_cv", "Expert Usage CV", 4)
+LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4)
+SPEED = Measure("tokens_per_second", "Tokens/s", 0, "tokens per second", higher_is_better=True)
+
+_KNOWN = (LOSS, PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, AUX_LOSS, LOAD, LAYER_LOAD, SPEED)
+_NOT_MEASURED = {"job_id", "attempt", "exact", "recorded_at"}
+
+
+def measure(column: str) -> Measure:
+    """How a column is written; one without an entry here keeps its own name."""
+    return next((known for known in _KNOWN if known.column == column), Measure(column, column, 4))
+
+
+def measured(runs: pd.DataFrame) -> list[str]:
+    """The columns of runs that `--metric` may name: what a result holds of numbers."""
+    return [c.name for c in results.c if c.name not in _NOT_MEASURED and runs[c.name].dtype.kind in "fi"]

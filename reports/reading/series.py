@@ -1,0 +1,158 @@
+"""Series and final values: what evaluations recorded over steps, read only as far as it is needed.
+
+The test split is sealed here: its rows are read only after the study's `test_revealed_at` is set.
+A study's runs and attempts: reports/reading/frames.py. The tables: runner/queue/schema.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from reports.reading.rows import frame, whole_numbers
+from reports.reading.study import Study
+from runner.queue.schema import events, jobs
+from runner.queue.schema import expert_counts as counts_table
+from runner.queue.schema import metrics as metrics_table
+
+ROUTER = ("router_entropy", "top1_probability", "noisy_agreement")
+"""What an evaluation records of the router beside its counts."""
+SCORES = ("loss", "perplexity", "accuracy", "bits_per_byte")
+"""What an evaluation scores."""
+
+
+class SealedTestSplit(Exception):
+    """The test split was asked for before it was revealed."""
+
+    exit_code = 65
+
+
+def metrics(
+    connection: sa.Connection,
+    study: Study,
+    names: Iterable[str],
+    split: str = "train",
+    only: Iterable[int] | None = None,
+) -> pd.DataFrame:
+    """Series over steps: job_id, step, name, value (NaN and ±inf as recorded), in that order.
+
+    `only` limits it to some jobs: a figure does not need ten thousand series.
+
+    Raises:
+        SealedTestSplit: the test split, before it was revealed.
+    """
+    _check_seal(study, split)
+    m = metrics_table.c
+    statement = (
+        sa.select(m.job_id, m.step, m.name, m.value, m.nonfinite)
+        .join(jobs, jobs.c.id == m.job_id)
+        .where(jobs.c.study_id == study.id, m.split == split, m.name.in_(list(names)))
+        .order_by(m.job_id, m.name, m.step)
+    )
+    if only is not None:
+        statement = statement.where(jobs.c.id.in_(list(only)))
+    return _with_infinities(frame(connection, statement))
+
+
+def final_metrics(
+    connection: sa.Connection, study: Study, names: Iterable[str], split: str = "val"
+) -> pd.DataFrame:
+    """Values at each job's latest evaluation: job_id, step, name, value.
+
+    Raises:
+        SealedTestSplit: the test split, before it was revealed.
+    """
+    _check_seal(study, split)
+    m = metrics_table.c
+    statement = (
+        sa.select(m.job_id, m.step, m.name, m.value, m.nonfinite)
+        .select_from(jobs)
+        .join(metrics_table, m.job_id == jobs.c.id)
+        .where(jobs.c.study_id == study.id, m.split == split, m.name.in_(list(names)))
+        .where(m.step == _latest_step(metrics_table, split))
+        .order_by(m.job_id, m.name)
+    )
+    return _with_infinities(frame(connection, statement))
+
+
+def expert_counts(
+    connection: sa.Connection, study: Study, split: str = "val", only: Iterable[int] | None = None
+) -> pd.DataFrame:
+    """Counts at each job's latest evaluation: job_id, step, layer, expert, tokens.
+
+    With `only`, the counts of those jobs at every evaluation.
+
+    Raises:
+        SealedTestSplit: the test split, before it was revealed.
+    """
+    _check_seal(study, split)
+    c = counts_table.c
+    statement = (
+        sa.select(c.job_id, c.step, c.layer, c.expert, c.tokens)
+        .select_from(jobs)
+        .join(counts_table, c.job_id == jobs.c.id)
+        .where(jobs.c.study_id == study.id, c.split == split)
+        .order_by(c.job_id, c.step, c.layer, c.expert)
+    )
+    if only is None:
+        return whole_numbers(connection, statement.where(c.step == _latest_step(counts_table, split)))
+    return whole_numbers(connection, statement.where(jobs.c.id.in_(list(only))))
+
+
+def nonfinite_metrics(connection: sa.Connection, study: Study) -> pd.DataFrame:
+    """What is NaN or infinite in each job's latest evaluation: job_id, step, name, nonfinite."""
+    m = metrics_table.c
+    return frame(
+        connection,
+        sa.select(m.job_id, m.step, m.name, m.nonfinite)
+        .select_from(jobs)
+        .join(metrics_table, m.job_id == jobs.c.id)
+        .where(jobs.c.study_id == study.id, m.split == "val", m.nonfinite.is_not(None))
+        .where(m.step == _latest_step(metrics_table, "val"))
+        .order_by(m.job_id, m.name),
+    )
+
+
+def test_scores(connection: sa.Connection, study: Study) -> pd.DataFrame:
+    """The test split's final scores once it is revealed, until then nothing."""
+    if study.test_revealed_at is None:
+        return pd.DataFrame(columns=["job_id", "step", "name", "value"])
+    return final_metrics(connection, study, SCORES, "test")
+
+
+def revealed_by(connection: sa.Connection, study: Study) -> str:
+    """The command that revealed the study's test split; empty while it is sealed."""
+    statement = sa.select(events.c.detail).where(events.c.kind == "test revealed").order_by(events.c.id)
+    details = [json.loads(text or "{}") for text in connection.scalars(statement)]
+    return next((str(d.get("command", "")) for d in details if d.get("study_id") == study.id), "")
+
+
+def _latest_step(table: sa.Table, split: str) -> sa.ScalarSelect[Any]:
+    # Walks the primary key backwards from the job's end and stops at the first row: no scan of the series.
+    other = table.alias()
+    return (
+        sa.select(other.c.step)
+        .where(other.c.job_id == jobs.c.id, other.c.split == split)
+        .order_by(other.c.step.desc())
+        .limit(1)
+        .correlate(jobs)
+        .scalar_subquery()
+    )
+
+
+def _check_seal(study: Study, split: str) -> None:
+    if split == "test" and study.test_revealed_at is None:
+        raise SealedTestSplit(
+            f"study {study.name}: its test split is sealed; reveal it with "
+            f"`python cli.py test --study {study.name}`"
+        )
+
+
+def _with_infinities(found: pd.DataFrame) -> pd.DataFrame:
+    marks = found.pop("nonfinite").map(lambda mark: float(mark or "nan")).astype("float64")
+    found["value"] = found["value"].fillna(marks)
+    return found

@@ -1,0 +1,111 @@
+"""A study as it was declared: question, factors, seeds, primary metric and margin, from its grid.
+
+Pure data; reports/reading/frames.py reads it from the database.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+Cell = tuple[Any, ...]
+"""The factors' values of a condition, in the grid's order."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the comparisons are about: a metric, and the margin within which differences count as none."""
+
+    metric: str
+    margin: float | None
+    """In the metric's unit; None where none was declared."""
+    origin: str
+    """Who set the margin: `declared with the study`, by default, or the command line."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A row of `studies`, with its grid parsed; what the grid does not say is empty."""
+
+    id: int
+    name: str
+    grid: Mapping[str, Any]
+    protocol: str
+    corpus: str
+    corpus_id: str
+    imported_from: str | None
+    held: bool
+    created_at: float
+    test_revealed_at: float | None
+
+    @property
+    def factors(self) -> dict[str, list[Any]]:
+        """Factor → its levels, in the grid's order."""
+        return dict(self.grid.get("factors") or {})
+
+    @property
+    def levels(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Factor → level → key → value, for the factors whose levels are names."""
+        return dict(self.grid.get("levels") or {})
+
+    @property
+    def varied(self) -> set[str]:
+        """What differs between conditions on purpose: factors, and the keys that named levels set."""
+        told = (values for levels in self.levels.values() for values in levels.values())
+        return {*self.factors, *(key for values in told for key in values)}
+
+    @property
+    def primary(self) -> str:
+        return str(self.grid.get("primary") or "val_loss")
+
+    @property
+    def claims(self) -> list[dict[str, Any]]:
+        """What was expected, as the grid declared it before the first run."""
+        return list(self.grid.get("claims") or [])
+
+    def target(self, metric: str | None = None, margin: float | None = None) -> Target:
+        """The primary metric with its declared margin, or what the command line put in their place."""
+        name = metric or self.primary
+        if margin is not None:
+            return Target(name, margin, "given on the command line, not declared")
+        declared = (self.grid.get("margins") or {}).get(name)
+        if declared is not None:
+            return Target(name, float(declared), "declared with the study")
+        if name == "val_loss":
+            return Target(name, math.log(1.005), "by default: 0.5 % of the perplexity")
+        return Target(name, None, "none was declared")
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.grid.get("seeds") or [])
+
+    def cell(self, values: Mapping[str, Any]) -> Cell:
+        """The values of a job's `cell` as a key that can be compared and looked up."""
+        return tuple(_hashable(values.get(factor)) for factor in self.factors)
+
+    def values(self, cell: Cell) -> dict[str, Any]:
+        """Factor → value of a condition."""
+        return dict(zip(self.factors, cell, strict=True))
+
+    def cells(self) -> list[Cell]:
+        """Every condition of the grid, the first factor outermost."""
+        return [cell for cell, _ in self.conditions]
+
+    @cached_property
+    def conditions(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """Every condition of the grid with its factors' values."""
+        levels = [[_hashable(level) for level in levels] for levels in self.factors.values()]
+        return [(cell, self.values(cell)) for cell in itertools.product(*levels)]
+
+    def label(self, cell: Cell) -> str:
+        """`noise_std=0.0, load_balancing_weight=0.01`."""
+        return ", ".join(f"{factor}={value}" for factor, value in self.values(cell).items()) or "all runs"
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,195 @@
+"""Analysis of variance of the complete blocks, and where it disagrees with the paired tests.
+
+A randomised complete block design: factors and their two-way interactions, the seed as block, type II sums
+of squares (statsmodels). The seed and residual variance components are those of its mean squares. It is the
+sensitivity check of the paired contrasts: it assumes one residual variance for all conditions, they do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from reports.reading.frames import StudyData
+from reports.reading.study import Study, Target
+from reports.sections.contrasts import TestedFamily
+from reports.statistics.blocks import Blocks, blocks, usable
+from reports.statistics.inference import ALPHA, Array
+from reports.tables import DASH, Section, Table, number, probability
+
+HEADING = "Analysis of variance"
+_ROUNDING = 1e-12
+"""Of the largest value: differences below it are rounding."""
+MAX_CONDITIONS = 256
+"""The fit takes the cube of the conditions; a design beyond it is not a factorial that anyone reads."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A row of the table: a factor or an interaction; `factors` names which."""
+
+    factors: tuple[str, ...]
+    sum_squares: float
+    df: int
+    f: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Variance:
+    """The analysis of S complete blocks of C conditions."""
+
+    effects: tuple[Effect, ...]
+    block: Effect
+    residual_sum: float
+    residual_df: int
+    seeds: int
+    conditions: int
+
+    @property
+    def residual(self) -> float:
+        """Variance of a run around its seed and condition: the residual mean square."""
+        return self.residual_sum / self.residual_df
+
+    @property
+    def seed(self) -> float:
+        """Variance between seeds: (mean square of blocks - residual) / conditions, at least 0."""
+        return max(0.0, (self.block.sum_squares / self.block.df - self.residual) / self.conditions)
+
+
+def analyse(study: Study, matrix: Blocks) -> Variance | str:
+    """The analysis, or the reason why there is none."""
+    cells = study.cells()
+    varied = [factor for factor, levels in study.factors.items() if len(levels) > 1]
+    if len(cells) < 2 or not varied:
+        return "one condition: there is nothing to analyse"
+    if len(cells) > MAX_CONDITIONS:
+        return f"{len(cells)} conditions, more than {MAX_CONDITIONS}"
+    if set(cells) - set(matrix.cells):
+        return "a condition has no runs"
+    seeds, values = matrix.complete(cells)
+    if len(seeds) < 2:
+        return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every condition finished; two are needed"
+    rounding = _ROUNDING * np.abs(values).max()
+    left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    if np.ptp(values, axis=1).max() <= rounding:
+        return "the conditions are equal within every seed: there is no variance to explain"
+    if np.abs(left).max() <= rounding:
+        return "every seed has the same differences: there is no residual to hold them against"
+    return _fit(study, varied, values)
+
+
+def _fit(study: Study, varied: list[str], values: Array) -> Variance:
+    """Type II sums of squares. Shape of values: (S, C), complete."""
+    # Two seconds of imports that no other table needs.
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    seeds, conditions = values.shape
+    means = values.mean(axis=1, keepdims=True)
+    levels = [study.values(cell) for cell in study.cells()] * seeds
+    frame = pd.DataFrame({f"f{i}": [str(v[name]) for v in levels] for i, name in enumerate(varied)})
+    # Complete blocks are orthogonal to the factors: taking each seed's mean out leaves the same sums of
+    # squares as a column a seed would, and ten thousand runs fit as fast as eighteen.
+    frame["y"] = (values - means).ravel()
+    terms = [(i,) for i in range(len(varied))] + list(itertools.combinations(range(len(varied)), 2))
+    formula = "y ~ " + " + ".join(":".join(f"C(f{i})" for i in term) for term in terms)
+    sums = anova_lm(ols(formula, frame).fit(), typ=2)["sum_sq"].to_numpy()
+    dfs = [math.prod(len(study.factors[varied[i]]) - 1 for i in term) for term in terms]
+    rest, rest_df = float(sums[-1]), (seeds * conditions - 1) - sum(dfs) - (seeds - 1)
+    block_sum = conditions * float(((means - means.mean()) ** 2).sum())
+
+    def effect(factors: tuple[str, ...], total: float, df: int) -> Effect:
+        f = total / df / (rest / rest_df)
+        return Effect(factors, total, df, f, float(stats.f.sf(f, df, rest_df)))
+
+    found = [
+        effect(tuple(varied[i] for i in t), float(s), d)
+        for t, s, d in zip(terms, sums[:-1], dfs, strict=True)
+    ]
+    return Variance(tuple(found), effect(("seed",), block_sum, seeds - 1), rest, rest_df, seeds, conditions)
+
+
+def variance(data: StudyData, target: Target, families: list[TestedFamily]) -> Section:
+    """The table, the variance components, and every disagreement with the paired tests."""
+    if not usable(data, target.metric):
+        return Section(HEADING, (f"The metric {target.metric} is not among the recorded results.",))
+    analysis = analyse(data.study, blocks(data, target.metric))
+    if isinstance(analysis, str):
+        return Section(HEADING, (f"Not possible: {analysis}.",))
+    rows = [_row(" × ".join(e.factors), e) for e in analysis.effects]
+    rows += [_row("seed (block)", analysis.block)]
+    rest = number(analysis.residual_sum, 6), str(analysis.residual_df), _small(analysis.residual)
+    rows.append(("residual", *rest, DASH, DASH))
+    columns = ("Source", "Sum of squares", "df", "Mean square", "F", "p")
+    components = Table(
+        ("Component", "Variance", "sd", "Share of both"),
+        tuple(
+            _component(n, v, analysis) for n, v in (("seed", analysis.seed), ("residual", analysis.residual))
+        ),
+        "lrrr",
+        "Variance components",
+    )
+    return Section(
+        HEADING,
+        (
+            f"Of {target.metric}, over the {analysis.seeds} seeds that have all {analysis.conditions} "
+            "conditions.",
+        ),
+        (Table(columns, tuple(rows), "lrrrrr"), components),
+        (*_disagreements(analysis, families), *_notes(analysis)),
+    )
+
+
+def _row(source: str, effect: Effect) -> tuple[str, ...]:
+    square = effect.sum_squares / effect.df
+    return (
+        *(source, number(effect.sum_squares, 6), str(effect.df), _small(square)),
+        *(number(effect.f, 2), probability(effect.p)),
+    )
+
+
+def _small(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _component(name: str, value: float, analysis: Variance) -> tuple[str, ...]:
+    total = analysis.seed + analysis.residual
+    share = number(100 * value / total, 1) + " %" if total > 0 else DASH
+    return name, _small(value), _small(math.sqrt(value)), share
+
+
+def _disagreements(analysis: Variance, families: list[TestedFamily]) -> list[str]:
+    """Where one of the two finds an effect at .05 and the other does not, effect by effect."""
+    lines = []
+    for effect in analysis.effects:
+        tested = [t for f in families if f.family.factors == effect.factors for t in f.tested]
+        # A study of one factor has its levels in the family against the baseline.
+        if not tested and len(analysis.effects) == 1 and families:
+            tested = list(families[0].tested)
+        p = min((t.holm_p for t in tested if not math.isnan(t.holm_p)), default=math.nan)
+        if math.isnan(p) or math.isnan(effect.p) or (p < ALPHA) == (effect.p < ALPHA):
+            continue
+        source = " × ".join(effect.factors)
+        lines.append(
+            f"Disagreement on {source}: the analysis of variance has p {probability(effect.p)}, the paired "
+            f"contrasts of that family have a smallest Holm p of {probability(p)}. The findings follow the "
+            "paired contrasts; read this effect with care."
+        )
+    return lines or ["The paired contrasts and this analysis agree on which effects are below .05."]
+
+
+def _notes(analysis: Variance) -> tuple[str, ...]:
+    floor = " A seed variance below 0 is shown as 0." if analysis.seed == 0 else ""
+    return (
+        "Randomised complete blocks, type II sums of squares: the factors, their two-way interactions, the "
+        "seed as block; higher interactions are in the residual. It assumes one residual variance for all "
+        "conditions.",
+        "The seed component is (mean square of the blocks - residual) / conditions, the residual component "
+        f"the residual mean square.{floor}",
+    )

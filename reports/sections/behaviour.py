@@ -1,0 +1,103 @@
+"""How training went, and how the router routed: stability and routing by condition.
+
+The runs' own measures come from `results`, the router's from the last evaluation. Where the tokens went:
+reports/sections/load.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reports.reading.frames import StudyData
+from reports.reading.series import ROUTER
+from reports.reading.study import Cell
+from reports.statistics.inference import Std, finite
+from reports.tables import (
+    DASH,
+    Section,
+    Table,
+    condition,
+    done_of_all,
+    mean_spread,
+    number,
+)
+
+_MEASURES = (
+    *("clipped_share", "max_grad_norm", "loss_spikes", "train_loss_tail_sd", "steps_to_loss"),
+    *("train_loss_last_100", "unweighted_aux_loss_last_100"),
+)
+
+
+def stability(data: StudyData, std: Std) -> Section:
+    """One row a condition: clipping, gradient norm, spikes, the end of the loss curve, steps to a loss."""
+    if data.done[list(_MEASURES)].isna().all(axis=None):
+        return Section("Training stability", ("No measures of training are recorded for this study.",))
+    columns = (
+        *data.study.factors,
+        *("n", "Clipped updates (%)", "Largest gradient norm", "Loss spikes", "Last tenth: sd of loss"),
+        *("Steps to target loss", "Train loss, last 100 steps", "Unweighted aux loss, last 100 steps"),
+    )
+    return Section(
+        "Training stability",
+        tables=(Table(columns, tuple(_stability_row(data, cell, std) for cell in data.cells)),),
+        notes=(
+            "Clipped updates, spikes and the sd of the last tenth are means over runs; the gradient norm is "
+            "the largest of all runs.",
+            "A spike is an update whose loss is above the running median by 6 median absolute deviations.",
+            "Steps to target loss: the median of the runs that reached the declared training loss, and how "
+            "many did; a dash where none did or none was declared.",
+        ),
+    )
+
+
+def routing(data: StudyData, std: Std) -> Section:
+    """One row a condition: how sure the router is, and how much its noise moves."""
+    heading = "Routing"
+    if data.routing.empty:
+        return Section(heading, ("No measures of the router are recorded for this study.",))
+    values = data.routing.pivot_table(index="job_id", columns="name", values="value", dropna=False)
+    rows = []
+    for cell, runs in data.by_cell.items():
+        done = runs.loc[runs["status"] == "done", "job_id"]
+        shown = values.reindex(index=done, columns=list(ROUTER))
+        measures = (mean_spread(shown[name], 4, std, len(done)) for name in ROUTER)
+        rows.append((*condition(cell), done_of_all(runs), *measures))
+    columns = ("Router entropy (nats)", "Mean top-1 probability", "Clean and noisy top-k agree")
+    return Section(
+        heading,
+        tables=(Table((*data.study.factors, "n", *columns), tuple(rows)),),
+        notes=(
+            "At the final evaluation, means over tokens and layers. Entropy is of the router's full softmax, "
+            "without noise; it is ln E when the router has no preference, and 0 when it has only one.",
+            "Agreement: the share of tokens' experts that stay chosen when noise is added to the logits, 1 "
+            "where the noise is 0.",
+        ),
+    )
+
+
+def _stability_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
+    runs = data.by_cell[cell]
+    done = runs[runs["status"] == "done"]
+    return (
+        *condition(cell),
+        done_of_all(runs),
+        _mean(100 * done["clipped_share"], 1),
+        number(done["max_grad_norm"].max(), 2),
+        _mean(done["loss_spikes"], 1),
+        _mean(done["train_loss_tail_sd"], 4),
+        _reached(done["steps_to_loss"]),
+        mean_spread(done["train_loss_last_100"], 4, std, len(done)),
+        _mean(done["unweighted_aux_loss_last_100"], 4),
+    )
+
+
+def _mean(values: npt.ArrayLike, decimals: int) -> str:
+    numbers = finite(values)
+    return number(float(numbers.mean()), decimals) if numbers.size else DASH
+
+
+def _reached(steps: pd.Series) -> str:
+    reached = finite(steps)
+    return f"{number(float(np.median(reached)), 0)} ({reached.size}/{len(steps)})" if reached.size else DASH

@@ -1,0 +1,155 @@
+"""Paired contrasts in named families: what the differences are and what they carry.
+
+Which comparisons there are: reports/statistics/families.py. The mathematics:
+reports/statistics/inference.py. Holm's correction is within a family; a table is a family.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reports.reading.frames import StudyData
+from reports.reading.measures import measure
+from reports.reading.study import Target
+from reports.statistics.blocks import Blocks, blocks, usable
+from reports.statistics.families import (
+    MAX_TESTS,
+    Comparison,
+    Family,
+    against_baseline,
+    baseline_cell,
+    factor_families,
+)
+from reports.statistics.inference import Contrast, Verdict, equivalence, holm, verdict
+from reports.tables import DASH, Section, Table, interval, number, probability, signed
+
+HEADING = "Paired contrasts"
+BASELINE_ROWS = 200
+"""A longer family against the baseline is cut there, and says so."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One comparison: its contrast, its p within the family, and the word for it."""
+
+    comparison: Comparison
+    contrast: Contrast
+    holm_p: float
+    equivalence_p: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class TestedFamily:
+    """A family with its results, in the family's order."""
+
+    family: Family
+    tested: tuple[Tested, ...]
+    metric: str
+
+
+def judge_families(data: StudyData, target: Target) -> list[TestedFamily]:
+    """Every family of the study on one metric; empty where there is nothing to compare."""
+    if not usable(data, target.metric) or len(data.cells) < 2:
+        return []
+    matrix = blocks(data, target.metric)
+    baseline, _ = baseline_cell(data)
+    families = [against_baseline(data, baseline), *factor_families(data.study, baseline)]
+    return [
+        TestedFamily(family, judge_family(family, matrix, target.margin), target.metric)
+        for family in families
+    ]
+
+
+def judge_family(family: Family, matrix: Blocks, margin: float | None) -> tuple[Tested, ...]:
+    """Compute a family: paired t tests, Holm within it, and the TOST of each against ±margin."""
+    found = [matrix.contrast(comparison.weights) for comparison in family.comparisons]
+    adjusted = holm([contrast.p for contrast in found])
+    same = [equivalence(contrast, margin or math.nan) for contrast in found]
+    return tuple(
+        Tested(comparison, contrast, float(p), q, verdict("differs", contrast, float(p), q))
+        for comparison, contrast, p, q in zip(family.comparisons, found, adjusted, same, strict=True)
+    )
+
+
+def contrasts(data: StudyData, target: Target, families: list[TestedFamily]) -> Section:
+    """A table a family, or a sentence on why there is none."""
+    metric = measure(target.metric)
+    if not usable(data, target.metric):
+        return Section(HEADING, (f"The metric {target.metric} is not among the recorded results.",))
+    if not families:
+        return Section(HEADING, ("One condition: there is nothing to compare.",))
+    baseline, remark = baseline_cell(data)
+    unit = f", {metric.unit}" if metric.unit else ""
+    text = (
+        f"Baseline: {data.study.label(baseline)}{remark}. "
+        f"Difference: first - second in {target.metric}{unit}, paired by seed.",
+    )
+    shown = [family for family in families if not family.family.skipped]
+    hidden = [f"{f.family.name}: {f.family.skipped} tests" for f in families if f.family.skipped]
+    notes = [f"Not shown, for more than {MAX_TESTS} tests: {'; '.join(hidden)}."] if hidden else []
+    return Section(
+        HEADING,
+        text,
+        tuple(_table(family, target) for family in shown),
+        (*notes, *_notes(target), *_flat(families)),
+    )
+
+
+def _table(family: TestedFamily, target: Target) -> Table:
+    share = ("% of PPL",) if target.metric == "val_loss" else ()
+    columns = (
+        *("Contrast", "n", "Difference", *share, "sd of differences"),
+        *("95 % interval", "t p", "Holm p", "TOST p", "Differs?"),
+    )
+    rows = tuple(_row(tested, target) for tested in family.tested[:BASELINE_ROWS])
+    cut = len(family.tested) - len(rows)
+    heading = family.family.name + (f" (and {cut} more)" if cut else "")
+    return Table(columns, rows, "l" + "r" * (len(columns) - 2) + "l", heading)
+
+
+def _row(tested: Tested, target: Target) -> tuple[str, ...]:
+    contrast, decimals = tested.contrast, measure(target.metric).decimals
+    share = (percent_of_perplexity(contrast.difference),) if target.metric == "val_loss" else ()
+    return (
+        tested.comparison.label,
+        str(contrast.n),
+        signed(contrast.difference, decimals),
+        *share,
+        number(contrast.sd, decimals),
+        interval(contrast.low, contrast.high, decimals),
+        probability(contrast.p),
+        probability(tested.holm_p),
+        probability(tested.equivalence_p),
+        tested.verdict,
+    )
+
+
+def percent_of_perplexity(nats: float) -> str:
+    """A difference of losses as a change of the perplexity, exp(nats) - 1, in percent."""
+    return DASH if math.isnan(nats) else signed(100 * math.expm1(nats), 2)
+
+
+def _notes(target: Target) -> tuple[str, ...]:
+    within = "no margin was declared" if target.margin is None else f"±{target.margin:.4g}, {target.origin}"
+    return (
+        "n counts the seeds that have every condition in the contrast. sd is the sample standard deviation "
+        "of the seeds' differences, the interval Student's t, whatever --std says. No bootstrap interval "
+        "below n = 20, no Wilcoxon test: with few seeds neither can say more.",
+        "Holm p: corrected for the tests of its own table, which is one family. TOST p: two one-sided tests "
+        f"for equivalence ({within}), not corrected.",
+        "Differs? is SUPPORTED (Holm p below .05 and the interval excludes 0), EQUIVALENT (TOST p below "
+        ".05), INCONCLUSIVE (neither), or NOT TESTED (fewer than 2 seeds, or differences that do not vary).",
+    )
+
+
+def _flat(families: list[TestedFamily]) -> list[str]:
+    flat = [
+        tested.comparison.label
+        for family in families[:1]
+        for tested in family.tested
+        if tested.contrast.n >= 2 and math.isnan(tested.contrast.p)
+    ]
+    named = "; ".join(flat[:10]) + (f"; and {len(flat) - 10} more" if len(flat) > 10 else "")
+    return [f"The same difference in every seed, so that no test is possible: {named}."] if flat else []

@@ -1,0 +1,198 @@
+"""Findings: a sentence a claim, made only from verdicts, and the numbers behind each.
+
+The claims come from the study's grid, where they stood before the first run. Together they are one family:
+Holm's correction is over all of them. Where none was declared, the sentences are of the factors' levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from reports.reading.frames import StudyData
+from reports.reading.measures import measure
+from reports.reading.study import Study
+from reports.sections.contrasts import TestedFamily, percent_of_perplexity
+from reports.statistics.blocks import Weights, blocks, usable
+from reports.statistics.families import difference
+from reports.statistics.inference import Contrast, Kind, Verdict, claim_p, equivalence, holm, verdict
+from reports.tables import Section, Table, interval, number, probability, signed
+
+HEADING = "Findings"
+_SENTENCES = 12
+_KINDS = {
+    "less": "below 0",
+    "greater": "above 0",
+    "equivalent": "within the margin",
+    "not_worse": "not worse by the margin",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A declared claim, its contrast, and the word for it."""
+
+    name: str
+    kind: str
+    metric: str
+    what: str
+    """The comparison in words: `noise_std=0.5 - noise_std=0.0`."""
+    weights: Weights
+    margin: float
+    contrast: Contrast
+    p: float
+    """Of the test that the claim's kind asks for, before the correction."""
+    holm_p: float
+    equivalence_p: float
+    """Of the TOST, not corrected: what EQUIVALENT rests on where the claim was another one."""
+    verdict: Verdict
+
+
+def judge(data: StudyData) -> list[Judged]:
+    """The verdict on every declared claim, as one family."""
+    claims = data.study.claims
+    weights = [_weights(data.study, claim) for claim in claims]
+    found = [_contrast(data, c["metric"], w) for c, w in zip(claims, weights, strict=True)]
+    margins = [_margin(data.study, claim) for claim in claims]
+    both = [
+        claim_p(_kind(claim), contrast, margin, measure(claim["metric"]).higher_is_better)
+        for claim, contrast, margin in zip(claims, found, margins, strict=True)
+    ]
+    same = [equivalence(contrast, margin) for contrast, margin in zip(found, margins, strict=True)]
+    corrected, opposite = holm([p for p, _ in both]), holm([p for _, p in both])
+    return [
+        Judged(
+            name=str(claim["name"]),
+            kind=str(claim["kind"]),
+            metric=str(claim["metric"]),
+            what=describe(claim),
+            weights=weights[i],
+            margin=margins[i],
+            contrast=found[i],
+            p=both[i][0],
+            holm_p=float(corrected[i]),
+            equivalence_p=same[i],
+            verdict=verdict(_kind(claim), found[i], float(corrected[i]), same[i], float(opposite[i])),
+        )
+        for i, claim in enumerate(claims)
+    ]
+
+
+def describe(claim: Mapping[str, Any]) -> str:
+    """What a claim compares, in words."""
+    text = f"{_levels(claim['compare'])} against {_levels(claim['against'])}"
+    for factor, (first, second) in (claim.get("interaction") or {}).items():
+        text = f"({text}) at {factor}={first} against the same at {factor}={second}"
+    return text
+
+
+def findings(data: StudyData, judged: list[Judged], families: list[TestedFamily]) -> Section:
+    """The sentences, and with declared claims the table behind them."""
+    if not judged:
+        return Section(HEADING, _undeclared(families))
+    columns = (
+        *("Claim", "Metric", "Should be", "Margin", "n"),
+        *("Estimate", "95 % interval", "p", "Holm p", "TOST p", "Verdict"),
+    )
+    table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "l")
+    return Section(HEADING, tuple(_sentence(j) for j in judged), (table,), _notes(data, judged))
+
+
+def _weights(study: Study, claim: Mapping[str, Any]) -> Weights:
+    return difference(study, claim["compare"], claim["against"], claim.get("interaction"))
+
+
+def _contrast(data: StudyData, metric: str, weights: Weights) -> Contrast:
+    if not usable(data, metric):
+        return Contrast(0, *[math.nan] * 5)
+    return blocks(data, metric).contrast(weights)
+
+
+def _margin(study: Study, claim: Mapping[str, Any]) -> float:
+    margin = claim.get("margin") or study.target(claim["metric"]).margin
+    return math.nan if margin is None else float(margin)
+
+
+def _kind(claim: Mapping[str, Any]) -> Kind:
+    return cast(Kind, claim["kind"])
+
+
+def _levels(levels: Mapping[str, Any]) -> str:
+    return ", ".join(f"{factor}={level}" for factor, level in levels.items())
+
+
+def _sentence(judged: Judged) -> str:
+    text = f"{judged.verdict}: {judged.name}. {judged.what}: "
+    same = (
+        judged.equivalence_p if judged.verdict == "EQUIVALENT" and judged.kind != "equivalent" else math.nan
+    )
+    return text + _numbers(judged.metric, judged.contrast, judged.holm_p, same)
+
+
+def _numbers(metric: str, contrast: Contrast, holm_p: float, same_p: float) -> str:
+    if not contrast.n:
+        return f"no seed has every condition of it with {metric}."
+    unit = measure(metric).unit
+    share = f", {percent_of_perplexity(contrast.difference)} % of the PPL" if metric == "val_loss" else ""
+    estimate = f"{metric} {signed(contrast.difference, 4)}{f' {unit}' if unit else ''}{share}"
+    if math.isnan(contrast.p):
+        why = "one seed" if contrast.n == 1 else "the same difference in every seed"
+        return f"{estimate} ({why}: no test is possible; n = {contrast.n})."
+    between = f"95 % interval {interval(contrast.low, contrast.high, 4)}"
+    same = "" if math.isnan(same_p) else f"; TOST p {probability(same_p)}"
+    return f"{estimate} ({between}; Holm p {probability(holm_p)}{same}; n = {contrast.n} seeds)."
+
+
+def _undeclared(families: list[TestedFamily]) -> tuple[str, ...]:
+    sentences = [
+        f"{tested.verdict}: {tested.comparison.label}. "
+        + _numbers(
+            family.metric,
+            tested.contrast,
+            tested.holm_p,
+            tested.equivalence_p if tested.verdict == "EQUIVALENT" else math.nan,
+        )
+        for family in [f for f in families if len(f.family.factors) == 1] or families[:1]
+        for tested in family.tested
+    ]
+    if not sentences:
+        return ("No claims were declared with this study, and it has no factors to compare.",)
+    more = len(sentences) - _SENTENCES
+    return (
+        "No claims were declared with this study. These verdicts are on whether the levels of its factors "
+        "differ, each factor a family of its own.",
+        *sentences[:_SENTENCES],
+        *([f"And {more} more, under paired contrasts."] if more > 0 else []),
+    )
+
+
+def _row(judged: Judged) -> tuple[str, ...]:
+    contrast, decimals = judged.contrast, measure(judged.metric).decimals
+    return (
+        *(judged.name, judged.metric, _KINDS.get(judged.kind, judged.kind)),
+        number(judged.margin, decimals),
+        str(contrast.n),
+        signed(contrast.difference, decimals),
+        interval(contrast.low, contrast.high, decimals),
+        probability(judged.p),
+        probability(judged.holm_p),
+        probability(judged.equivalence_p),
+        judged.verdict,
+    )
+
+
+def _notes(data: StudyData, judged: list[Judged]) -> tuple[str, ...]:
+    tests = sum(not math.isnan(j.holm_p) for j in judged)
+    return (
+        "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "
+        "over the factors that a claim does not name; n counts the seeds that have every condition in it.",
+        f"Holm p: corrected for the {tests} tests of this table, which is one family. p is two-sided for "
+        "below and above 0, TOST for within the margin, one-sided against the margin for not worse. "
+        "TOST p: for equivalence, not corrected.",
+        "SUPPORTED: Holm p below .05 and, for below and above 0, the interval excludes 0. CONTRADICTED: the "
+        "same for the opposite. EQUIVALENT: the difference is within the margin (TOST p below .05; Holm's "
+        "where that is the claim). INCONCLUSIVE: neither; more seeds may tell. NOT TESTED: fewer than 2 "
+        "seeds, or differences that do not vary.",
+    )

@@ -1,0 +1,82 @@
+"""The test split's scores, once they are revealed: by condition, beside the validation loss.
+
+Until then reports/reading/series.py reads none of them, and the section says how they are revealed.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import sqlalchemy as sa
+
+from reports.reading.frames import StudyData, choose_study, load
+from reports.reading.measures import LOSS
+from reports.reading.series import SCORES
+from reports.reading.study import Cell
+from reports.statistics.inference import Std, mean_interval
+from reports.tables import (
+    Section,
+    Table,
+    condition,
+    done_of_all,
+    instant,
+    interval,
+    markdown_section,
+    mean_spread,
+)
+
+HEADING = "Test split"
+_DECIMALS = {"loss": 4, "perplexity": 2, "accuracy": 4, "bits_per_byte": 4}
+
+
+def revealed(connection: sa.Connection, study: str) -> str:
+    """The section alone, as markdown, for the command that reveals.
+
+    Raises:
+        NoSuchStudy: there is none of that name.
+    """
+    data = load(connection, choose_study(connection, study)[0])
+    return "\n\n".join(markdown_section(section) for section in held_out(data, "sample")) + "\n"
+
+
+def held_out(data: StudyData, std: Std) -> tuple[Section, ...]:
+    """The section, none for imported results."""
+    study = data.study
+    if study.imported_from is not None:
+        return ()
+    if study.test_revealed_at is None:
+        text = f"Sealed. python cli.py test --study {study.name} reveals it, for good, and records that."
+        return (Section(HEADING, (text,)),)
+    when = f"Revealed {instant(study.test_revealed_at)}"
+    when += f" by {data.revealed_by}." if data.revealed_by else "."
+    if data.test.empty:
+        return (Section(HEADING, (when, "No finished run has test scores.")),)
+    scores = data.test.pivot_table(index="job_id", columns="name", values="value", dropna=False)
+    columns = ("n", "Test loss", "95 % interval", "Test PPL", "Accuracy", "Bits per byte", "Val loss")
+    rows = tuple(_row(data, cell, scores.reindex(columns=list(SCORES)), std) for cell in data.cells)
+    return (
+        Section(
+            HEADING,
+            (when,),
+            (Table((*data.study.factors, *columns), rows),),
+            (
+                "Text that neither trained a run nor chose anything before that date. The primary metric "
+                "stays the one that was declared; these scores confirm it or do not.",
+                f"± is the {std} standard deviation over seeds, the interval Student's t.",
+            ),
+        ),
+    )
+
+
+def _row(data: StudyData, cell: Cell, scores: pd.DataFrame, std: Std) -> tuple[str, ...]:
+    runs = data.by_cell[cell]
+    done = runs[runs["status"] == "done"]
+    found = scores.reindex(done["job_id"])
+    loss, *others = (mean_spread(found[name], _DECIMALS[name], std, len(done)) for name in SCORES)
+    return (
+        *condition(cell),
+        done_of_all(runs),
+        loss,
+        interval(*mean_interval(found["loss"]), _DECIMALS["loss"]),
+        *others,
+        mean_spread(done[LOSS.column], LOSS.decimals, std, len(done)),
+    )

@@ -1,0 +1,147 @@
+"""Where the tokens went: the experts' load by condition and by layer, from the raw counts.
+
+Counts are of the final evaluation, on the whole held-out split. The measures:
+reports/statistics/expert_load.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reports.reading.frames import StudyData
+from reports.statistics.expert_load import global_variation, load_entropy, max_violation, variation
+from reports.statistics.inference import Array, Std, finite
+from reports.tables import DASH, Section, Table, condition, mean_spread, number
+
+
+@dataclass(frozen=True)
+class RunLoad:
+    """The measures of one run, taken within it. Shapes: L layers, E experts."""
+
+    shares: Array
+    """Each expert's share of its layer's assignments. Shape: (L, E)."""
+    global_cv: float
+    cv: Array
+    """Coefficient of variation by layer. Shape: (L,), like the next two."""
+    violation: Array
+    entropy: Array
+    dead: npt.NDArray[np.int64]
+    """Experts without a token, by layer."""
+
+
+def run_loads(data: StudyData) -> dict[int, RunLoad]:
+    """Job → measures, for every finished run that has counts; runs of one shape are computed together."""
+    by_shape: dict[tuple[int, ...], tuple[list[int], list[Array]]] = {}
+    for job, counts in counts_by_run(data.counts, data.done).items():
+        jobs, arrays = by_shape.setdefault(counts.shape, ([], []))
+        jobs.append(job)
+        arrays.append(counts)
+    found: dict[int, RunLoad] = {}
+    for jobs, arrays in by_shape.values():
+        stack = np.stack(arrays)  # (runs, L, E)
+        sums = stack.sum(axis=-1, keepdims=True)
+        measures = (
+            *(stack / np.where(sums > 0, sums, np.nan), global_variation(stack), variation(stack)),
+            *(max_violation(stack), load_entropy(stack), (stack == 0).sum(axis=-1)),
+        )
+        found |= {job: RunLoad(*row) for job, row in zip(jobs, zip(*measures, strict=True), strict=True)}
+    return found
+
+
+def counts_by_run(counts: pd.DataFrame, done: pd.DataFrame) -> dict[int, Array]:
+    """Job → counts (L, E) of its final evaluation; an expert without a row received none."""
+    configs = dict(zip(done["job_id"], done["config"], strict=True))
+    numbers = counts[["job_id", "layer", "expert", "tokens"]].to_numpy(dtype=np.int64)
+    starts = np.flatnonzero(np.diff(numbers[:, 0], prepend=-1))  # rows come job by job
+    arrays = {}
+    for rows in np.split(numbers, starts[1:]) if len(numbers) else ():
+        job, layers, experts, tokens = int(rows[0, 0]), *rows[:, 1:].T
+        if job in configs:
+            model = configs[job].get("model", {})
+            shape = (
+                max(int(layers.max()) + 1, model.get("n_layers", 0)),
+                max(int(experts.max()) + 1, model.get("n_experts", 0)),
+            )
+            arrays[job] = np.zeros(shape)
+            arrays[job][layers, experts] = tokens
+    return arrays
+
+
+def load(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:
+    """Two tables: the load of each condition in a row, then layer by layer, over the finished runs."""
+    heading = "Expert load by layer"
+    if not loads:
+        return Section(heading, ("No expert counts are recorded for this study.",))
+    conditions, layers = [], []
+    for cell, runs in data.by_cell.items():
+        found = [loads[job] for job in runs["job_id"] if job in loads]
+        conditions.append((*condition(cell), *_condition_row(found, std)))
+        layers += [(*condition(cell), *row) for row in _layer_rows(found, std)]
+    factors = data.study.factors
+    wide = ("n", "Global CV", "Mean layer CV", "sd over layers", "Largest layer CV", "Dead experts")
+    deep = ("Layer", "n", "CV", "MaxVio", "Entropy (nats)", "Dead experts")
+    tables = (Table((*factors, *wide), tuple(conditions)), Table((*factors, *deep), tuple(layers)))
+    return Section(heading, tables=tables, notes=_notes(std, loads))
+
+
+def dead(loads: list[RunLoad]) -> str:
+    """`3 of 48`: experts without a token, of all experts in all layers and runs."""
+    if not loads:
+        return DASH
+    return f"{sum(int(run.dead.sum()) for run in loads)} of {sum(run.shares.size for run in loads)}"
+
+
+def _condition_row(loads: list[RunLoad], std: Std) -> tuple[str, ...]:
+    """One condition: each measure is taken in a run, then averaged over runs."""
+    if not loads:
+        return ("0", *[DASH] * 5)
+    n = len(loads)
+    return (
+        str(n),
+        mean_spread([run.global_cv for run in loads], 4, std, n),
+        mean_spread([float(run.cv.mean()) for run in loads], 4, std, n),
+        _mean([float(run.cv.std()) for run in loads], 4),
+        number(max(float(run.cv.max()) for run in loads), 4),
+        dead(loads),
+    )
+
+
+def _layer_rows(loads: list[RunLoad], std: Std) -> list[tuple[str, ...]]:
+    """The layers of one condition; where runs differ in how many they have, n says so."""
+    rows: list[tuple[str, ...]] = []
+    for layer in range(max((len(run.cv) for run in loads), default=0)):
+        of_runs = [run for run in loads if layer < len(run.cv)]
+        experts = sum(run.shares.shape[1] for run in of_runs)
+        rows.append(
+            (
+                str(layer),
+                str(len(of_runs)),
+                mean_spread([float(run.cv[layer]) for run in of_runs], 4, std, len(of_runs)),
+                _mean([run.violation[layer] for run in of_runs], 3),
+                _mean([run.entropy[layer] for run in of_runs], 4),
+                f"{sum(int(run.dead[layer]) for run in of_runs)} of {experts}",
+            )
+        )
+    return rows
+
+
+def _mean(values: npt.ArrayLike, decimals: int) -> str:
+    numbers = finite(values)
+    return number(float(numbers.mean()), decimals) if numbers.size else DASH
+
+
+def _notes(std: Std, loads: dict[int, RunLoad]) -> tuple[str, ...]:
+    sizes = sorted({run.shares.shape[1] for run in loads.values()})
+    even = ", ".join(f"{math.log(size):.4f} for {size} experts" for size in sizes)
+    return (
+        "CV is population sd / mean over experts, within a run, on the whole held-out split; ± is the "
+        f"{std} standard deviation over runs. Global sums the counts over layers first, so that layers which "
+        "are unbalanced in opposite ways cancel; the layers' own CVs do not.",
+        f"MaxVio is max / mean - 1. Entropy of an even load: {even}. Dead experts received no token, over "
+        "all runs (and layers) of the row. Layers count from 0.",
+    )

@@ -1,0 +1,130 @@
+"""Attempts and events: what happened to a job, kept for ever, and which failures are charged to it.
+
+An attempt's row is opened by a claim and closed once, with an outcome and a cause; nothing is deleted. The
+functions take an open write transaction and are called by runner/queue/jobs.py, which decides what becomes
+of the job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from runner.queue.schema import attempts, checkpoints, events
+from runner.queue.store import now
+
+FINAL_CAUSES = frozenset({"bad_config", "diverged"})
+"""Another try would end the same way."""
+SECOND_IS_FINAL = frozenset({"bug", "oom"})
+"""Retried once: it may have been the machine's mood."""
+
+
+def begin(
+    connection: sa.Connection, job_id: int, number: int, owner: str, host: str, pid: int, device: str
+) -> None:
+    """Open the row of an attempt that a claim has just started."""
+    connection.execute(
+        attempts.insert().values(
+            job_id=job_id,
+            number=number,
+            owner=owner,
+            started_at=now(),
+            host=host,
+            pid=pid,
+            device=device,
+        )
+    )
+    note(connection, "claimed", job_id, number, owner)
+
+
+def advanced(connection: sa.Connection, job_id: int, number: int, cause: str) -> bool:
+    """Whether the attempt left a newer checkpoint than it began from, though something outside ended it.
+
+    Such an attempt is not charged: steps are finite, so it cannot repeat for ever, and ten crashes of the
+    machine in one night must not fail a job that moves on between them.
+    """
+    if cause in FINAL_CAUSES | SECOND_IS_FINAL:
+        return False
+    began = sa.select(attempts.c.resumed_from_step).where(
+        attempts.c.job_id == job_id, attempts.c.number == number
+    )
+    reached = sa.select(sa.func.max(checkpoints.c.step)).where(
+        checkpoints.c.job_id == job_id, checkpoints.c.attempt == number
+    )
+    return (connection.scalar(reached) or 0) > (connection.scalar(began) or 0)
+
+
+def recent_causes(connection: sa.Connection, job_id: int, failures: int) -> set[str]:
+    """Causes of the charged attempts since the count was last set to zero."""
+    charged = (
+        sa.select(attempts.c.cause)
+        .where(attempts.c.job_id == job_id, attempts.c.charged == 1)
+        .order_by(attempts.c.number.desc())
+        .limit(failures)
+    )
+    return set(connection.scalars(charged))
+
+
+def end(
+    connection: sa.Connection,
+    job_id: int,
+    number: int,
+    outcome: str,
+    cause: str | None = None,
+    message: str | None = None,
+    traceback: str | None = None,
+    exit_code: int | None = None,
+    charged: bool = False,
+) -> None:
+    """Close the attempt's row with its outcome; an attempt that is closed stays as it is."""
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.outcome.is_(None))
+        .values(
+            outcome=outcome,
+            cause=cause,
+            message=_storable(message),
+            traceback=_storable(traceback),
+            exit_code=exit_code,
+            charged=int(charged),
+            ended_at=now(),
+        )
+    )
+    detail = {"cause": cause, "message": message, "charged": charged} if cause else None
+    note(connection, outcome, job_id, number, detail=detail)
+
+
+def _storable(text: str | None) -> str | None:
+    """Text with what a database may refuse written out: NUL and halves of characters."""
+    return text and text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def note(
+    connection: sa.Connection,
+    kind: str,
+    job_id: int | None = None,
+    attempt: int | None = None,
+    owner: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Append one line to the events: what happened, to which job, for the morning after."""
+    connection.execute(
+        events.insert().values(
+            at=now(),
+            kind=kind,
+            job_id=job_id,
+            attempt=attempt,
+            owner=owner,
+            detail=json.dumps(detail) if detail else None,
+        )
+    )
+
+
+def note_all(connection: sa.Connection, kind: str, job_ids: Sequence[int]) -> None:
+    """Append the same line to the events of many jobs."""
+    if job_ids:
+        rows = [{"job_id": job_id, "kind": kind} for job_id in job_ids]
+        connection.execute(events.insert().values(at=now()), rows)

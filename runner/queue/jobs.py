@@ -1,0 +1,476 @@
+"""A job's whole life: every statement that moves a job from one state to another, and why each is safe.
+
+    queued ──claim──► running ──finish──► done
+      ▲  ▲               │ ├────fail────► failed     (final cause, or too many failures)
+      │  └────retry──────┼─┼─────────────┘
+      └──release, fail, requeue_lost       cancel──► cancelled
+
+This module alone writes `jobs.status`. Each function takes an open write transaction (`Store.write`), so
+that a caller may join several in one. What a running attempt measures is written by runner/queue/records.py.
+
+On SQLite a write transaction has the whole database to itself. On PostgreSQL (READ COMMITTED) each function
+locks the rows of `jobs` that it decides on before it decides, several in the order of their ids, and only
+then what belongs to them: what it has read stays true until it commits, and no two wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from model.config import RunConfig, canonical_json
+from runner.queue import attempts as attempt_log
+from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL
+from runner.queue.dialects import count_anew, now, one_at_a_time
+from runner.queue.schema import attempts, checkpoints, jobs, results, studies, workers
+
+BACKOFF_SECONDS = 10.0
+"""A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
+BACKOFF_LIMIT_SECONDS = 600.0
+MANY = 1_000
+"""Jobs of one submission that change how a query is best planned."""
+SUBMISSION = "submission"
+"""What only one transaction does at a time: to look what a database holds, and add what is missing."""
+
+
+class LeaseLost(Exception):
+    """The job is another's now, or over: nothing of this attempt may be written any more."""
+
+
+class UnknownJob(Exception):
+    """No such job, or it is not in a state that allows this; the message says which."""
+
+    exit_code = 65
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who claims: `owner` is a UUID a start, never a host or pid, which come back after a reboot."""
+
+    owner: str
+    host: str
+    pid: int
+    device: str
+    lease_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job in hand. (job_id, attempt, owner) fences every later write."""
+
+    job_id: int
+    attempt: int
+    owner: str
+    study: str
+    cell: dict[str, Any]
+    seed: int
+    total_steps: int
+    config_json: str
+    """As it was submitted; parsed by the trainer, where a bad one fails this job alone."""
+    checkpoints: tuple[tuple[str, str], ...]
+    """(path, SHA-256), newest first."""
+
+    def setting(self, key: str, default: Any) -> Any:
+        """A dotted key of the configuration, or the default where it cannot be read."""
+        found: Any = json.loads(self.config_json)
+        for name in key.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        return default if found is None else found
+
+    @property
+    def label(self) -> str:
+        """How people name the job."""
+        cell = [f"{name}={value}" for name, value in self.cell.items()]
+        return f"job {self.job_id} ({', '.join([*cell, f'seed={self.seed}'])})"
+
+
+# --- into the queue ---------------------------------------------------------------------------------------
+
+
+def submit(
+    connection: sa.Connection,
+    study_id: int,
+    runs: Iterable[tuple[Mapping[str, Any], RunConfig]],
+    max_failures: int = 3,
+    priority: int = 0,
+) -> int:
+    """Queue one job for each (cell, config) that the study does not hold yet; returns how many were added.
+
+    Safe to repeat: what is there is read under the write lock (on PostgreSQL an advisory one, which every
+    submission takes), and (study_id, config_hash) is unique.
+    """
+    one_at_a_time(connection, SUBMISSION)
+    held = set(connection.scalars(sa.select(jobs.c.config_hash).where(jobs.c.study_id == study_id)))
+    new = {digest: (cell, config) for cell, config in runs if (digest := config.hash) not in held}
+    rows = [
+        {
+            "study_id": study_id,
+            "config_hash": config_hash,
+            "config": canonical_json(config.to_dict()),
+            "cell": json.dumps(dict(cell)),
+            "seed": config.seed,
+            "total_steps": config.train.steps,
+            "max_failures": max_failures,
+            "priority": priority,
+        }
+        for config_hash, (cell, config) in new.items()
+    ]
+    if rows:
+        connection.execute(jobs.insert().values(created_at=now()), rows)
+        attempt_log.note(connection, "submitted", detail={"study_id": study_id, "jobs": len(rows)})
+    if len(rows) >= MANY:
+        count_anew(connection, jobs)
+    return len(rows)
+
+
+# --- queued → running -------------------------------------------------------------------------------------
+
+
+def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
+    """Take the next due job, after giving back those whose lease has expired; None when there is none.
+
+    Safe on SQLite because it is one UPDATE under the write lock (BEGIN IMMEDIATE). On PostgreSQL the row is
+    locked as it is chosen, others' locked rows are skipped, and a row that changed meanwhile is looked at
+    again before it is taken; the choice is a WITH, which a locking select in it keeps from being merged into
+    the UPDATE, so that it is made once and one row alone is locked. No other claim can take the row between
+    choice and change. `attempt` grows with every claim and is never reset, so an earlier holder's writes
+    match nothing from here on.
+    """
+    requeue_lost(connection)
+    free_studies = sa.select(studies.c.id).where(studies.c.held == 0)
+    candidate = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.status == "queued",
+            jobs.c.held == 0,
+            sa.or_(jobs.c.run_after.is_(None), jobs.c.run_after <= now()),
+            jobs.c.study_id.in_(free_studies),
+        )
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=jobs)
+        .cte("candidate")
+    )
+    taken = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == sa.select(candidate.c.id).scalar_subquery(), jobs.c.status == "queued")
+        .values(
+            status="running",
+            attempt=jobs.c.attempt + 1,
+            owner=worker.owner,
+            lease_expires_at=now() + worker.lease_seconds,
+            heartbeat_at=now(),
+            progress_at=now(),
+            run_after=None,
+        )
+        .returning(*jobs.c)
+    ).first()
+    if taken is None:
+        return None
+    attempt_log.begin(
+        connection, taken.id, taken.attempt, worker.owner, worker.host, worker.pid, worker.device
+    )
+    files = connection.execute(
+        sa.select(checkpoints.c.path, checkpoints.c.sha256)
+        .where(checkpoints.c.job_id == taken.id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
+    )
+    return Claim(
+        job_id=taken.id,
+        attempt=taken.attempt,
+        owner=worker.owner,
+        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == taken.study_id)) or "",
+        cell=json.loads(taken.cell),
+        seed=taken.seed,
+        total_steps=taken.total_steps,
+        config_json=taken.config,
+        checkpoints=tuple((row.path, row.sha256) for row in files),
+    )
+
+
+# --- while running ----------------------------------------------------------------------------------------
+
+
+def fence(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
+    """Change the job's row only while it is ours, and hold the row for the rest of the transaction.
+
+    Raises:
+        LeaseLost: id, attempt, owner and status do not all match. Status alone would not do: the job may be
+            running again in another's hands.
+
+    On PostgreSQL an UPDATE that waited for the row looks at it anew, and matches only if it is still ours.
+    """
+    matched = connection.execute(
+        sa.update(jobs)
+        .where(
+            jobs.c.id == claimed.job_id,
+            jobs.c.attempt == claimed.attempt,
+            jobs.c.owner == claimed.owner,
+            jobs.c.status == "running",
+        )
+        .values(**(values or {"owner": claimed.owner}))
+    )
+    if matched.rowcount != 1:
+        raise LeaseLost(f"job {claimed.job_id}: attempt {claimed.attempt} no longer holds it")
+
+
+def heartbeat(
+    connection: sa.Connection, claimed: Claim, lease_seconds: float, step: int, silent_seconds: float = 0.0
+) -> bool:
+    """Renew the lease and note the progress; True when someone asked to cancel the job.
+
+    `silent_seconds` is how long ago the trainer last sent an event: the worker lives, but does the job?
+
+    An expired lease that nobody has taken is renewed: the fence is the attempt, not the time.
+    """
+    fence(
+        connection,
+        claimed,
+        lease_expires_at=now() + lease_seconds,
+        heartbeat_at=now(),
+        progress_at=now() - silent_seconds,
+        progress_step=step,
+    )
+    connection.execute(sa.update(workers).where(workers.c.id == claimed.owner).values(heartbeat_at=now()))
+    wanted = connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == claimed.job_id))
+    return bool(wanted)
+
+
+# --- running → done ---------------------------------------------------------------------------------------
+
+
+def finish(connection: sa.Connection, claimed: Claim, values: Mapping[str, Any]) -> None:
+    """Record the result and end the job in one transaction: a result exists exactly for a done job.
+
+    Raises:
+        LeaseLost: the job is another's; its result is not ours to record.
+    """
+    fence(connection, claimed, progress_step=claimed.total_steps, **_ending("done"))
+    exact = connection.scalar(
+        sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == claimed.job_id)
+    )
+    # NaN is NULL in SQLite by itself; where val_loss is NaN, both engines refuse the result.
+    kept = {name: None if value != value else value for name, value in values.items()}
+    connection.execute(
+        results.insert().values(
+            job_id=claimed.job_id, attempt=claimed.attempt, recorded_at=now(), exact=exact, **kept
+        )
+    )
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, "done")
+
+
+def is_finished_by(connection: sa.Connection, claimed: Claim) -> bool:
+    """Whether our own finish was committed: for a connection that was lost during COMMIT."""
+    recorded = connection.scalar(sa.select(results.c.attempt).where(results.c.job_id == claimed.job_id))
+    return recorded == claimed.attempt
+
+
+# --- running → queued or failed ---------------------------------------------------------------------------
+
+
+def fail(
+    connection: sa.Connection,
+    claimed: Claim,
+    cause: str,
+    message: str,
+    traceback: str | None = None,
+    exit_code: int | None = None,
+) -> str:
+    """End the attempt with its cause; the job is queued again or failed, as the cause decides.
+
+    Returns the job's new status.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, claimed)
+    return _end_badly(
+        connection, claimed.job_id, claimed.attempt, "failed", cause, message, traceback, exit_code
+    )
+
+
+def release(connection: sa.Connection, claimed: Claim, message: str) -> None:
+    """Give the job back unharmed (a signal, a time limit): nothing is charged, it may be claimed at once.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, claimed, **_BACK_IN_QUEUE)
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, "preempted", message=message)
+
+
+def requeue_lost(connection: sa.Connection) -> list[int]:
+    """Take back every running job whose lease has expired; returns their ids.
+
+    Safe beside a stale holder: the next claim grows `attempt`, and until then the owner is gone from the row,
+    so that the holder's fence matches nothing in either case. A row that is locked has a holder that writes,
+    or another worker that takes it back: it is passed over.
+    """
+    expired = connection.execute(
+        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner)
+        .where(jobs.c.status == "running", jobs.c.lease_expires_at < now())
+        .order_by(jobs.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for job in expired:
+        _end_badly(
+            connection, job.id, job.attempt, "lost", "lost", f"worker {job.owner} stopped renewing its lease"
+        )
+    return [job.id for job in expired]
+
+
+def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> None:
+    """Give back what a broken device cost these jobs: this owner's failures, as though not attempted."""
+    charged = sa.and_(attempts.c.owner == owner, attempts.c.charged == 1, attempts.c.job_id.in_(job_ids))
+    _lock(connection, job_ids)
+    for job_id in connection.scalars(sa.select(attempts.c.job_id).where(charged)).all():
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.status.in_(("queued", "failed")))
+            .values(failures=jobs.c.failures - 1, run_after=None, **_BACK_IN_QUEUE)
+        )
+    connection.execute(sa.update(attempts).where(charged).values(charged=0, cause="device"))
+    for job_id in job_ids:
+        attempt_log.note(
+            connection, "uncharged", job_id, owner=owner, detail={"reason": "device failed its canary"}
+        )
+
+
+# --- asked for by people ----------------------------------------------------------------------------------
+
+
+def cancel(connection: sa.Connection, job_id: int) -> str:
+    """Cancel a queued job at once; ask a running one's worker to stop it. Returns cancelled or requested.
+
+    Raises:
+        UnknownJob: no such job, or it is over.
+    """
+    cancelled, requested = cancel_all(connection, [job_id])
+    if not cancelled and not requested:
+        status = _status(connection, job_id)
+        raise UnknownJob(f"job {job_id}: {status}; only queued and running jobs are cancelled")
+    return "cancelled" if cancelled else "requested"
+
+
+def cancel_all(connection: sa.Connection, job_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Cancel those that are queued, ask for those that run; returns both, and passes over the rest."""
+    cancelled = _change(connection, job_ids, ("queued",), "cancelled", **_ending("cancelled"))
+    requested = _change(connection, job_ids, ("running",), "cancel requested", cancel_requested=1)
+    return cancelled, requested
+
+
+def end_cancelled(connection: sa.Connection, claimed: Claim) -> None:
+    """The worker's answer to a requested cancel: the job ends, and what it measured stays.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, claimed, **_ending("cancelled"))
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, "cancelled")
+
+
+def retry(connection: sa.Connection, job_id: int) -> None:
+    """Queue a failed or cancelled job again, with a clean count of failures; attempts stay as they were.
+
+    Raises:
+        UnknownJob: no such job, or it is neither failed nor cancelled.
+    """
+    if not retry_all(connection, [job_id]):
+        status = _status(connection, job_id)
+        raise UnknownJob(f"job {job_id}: {status}; only failed and cancelled jobs are retried")
+
+
+def retry_all(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Queue those that are failed or cancelled again; returns them, and passes over the rest."""
+    values = {**_BACK_IN_QUEUE, "failures": 0, "run_after": None}
+    return _change(connection, job_ids, ("failed", "cancelled"), "retried", **values)
+
+
+def hold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Keep jobs from being claimed. A running one goes on, and is held if it comes back to the queue."""
+    return _change(connection, job_ids, _OPEN, "paused", held=1)
+
+
+def unhold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
+    """Let held jobs be claimed again."""
+    return _change(connection, job_ids, _OPEN, "resumed", held=0)
+
+
+def prioritize(connection: sa.Connection, job_ids: Sequence[int], priority: int) -> list[int]:
+    """Set a priority: higher goes first, equal ones by id."""
+    return _change(connection, job_ids, _OPEN, "prioritized", priority=priority)
+
+
+# --- what the transitions share ---------------------------------------------------------------------------
+
+_OPEN = ("queued", "running")
+_CHUNK = 500
+"""Jobs in one statement, below every database's limit of bound values."""
+_UNOWNED: dict[str, Any] = {"owner": None, "lease_expires_at": None, "cancel_requested": 0}
+_BACK_IN_QUEUE: dict[str, Any] = {"status": "queued", "finished_at": None, **_UNOWNED}
+
+
+def _ending(status: str) -> dict[str, Any]:
+    return {"status": status, "finished_at": now(), **_UNOWNED}
+
+
+def _change(
+    connection: sa.Connection, job_ids: Sequence[int], statuses: tuple[str, ...], kind: str, **values: Any
+) -> list[int]:
+    """Change those of the jobs that are in one of the states, and note it; returns them in order."""
+    _lock(connection, job_ids)
+    changed: list[int] = []
+    for start in range(0, len(job_ids), _CHUNK):
+        chosen = sa.and_(jobs.c.id.in_(job_ids[start : start + _CHUNK]), jobs.c.status.in_(statuses))
+        updated = connection.execute(sa.update(jobs).where(chosen).values(**values).returning(jobs.c.id))
+        changed += sorted(updated.scalars())
+    attempt_log.note_all(connection, kind, changed)
+    return changed
+
+
+def _lock(connection: sa.Connection, job_ids: Sequence[int]) -> None:
+    """Hold these jobs' rows: a job that is released between two statements must not escape both."""
+    ordered = sorted(job_ids)
+    for start in range(0, len(ordered), _CHUNK):
+        chosen = jobs.c.id.in_(ordered[start : start + _CHUNK])
+        connection.execute(sa.select(jobs.c.id).where(chosen).order_by(jobs.c.id).with_for_update())
+
+
+def _end_badly(
+    connection: sa.Connection,
+    job_id: int,
+    number: int,
+    outcome: str,
+    cause: str,
+    message: str,
+    traceback: str | None = None,
+    exit_code: int | None = None,
+) -> str:
+    job = connection.execute(
+        sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
+    ).one()
+    charged = not attempt_log.advanced(connection, job_id, number, cause)
+    failures = job.failures + charged
+    final = (
+        cause in FINAL_CAUSES
+        or failures >= job.max_failures
+        or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
+    )
+    attempt_log.end(connection, job_id, number, outcome, cause, message, traceback, exit_code, charged)
+    if job.cancel_requested:
+        status, values = "cancelled", _ending("cancelled")
+    elif final:
+        status, values = "failed", _ending("failed")
+    else:
+        wait = min(BACKOFF_SECONDS * 2 ** max(0, failures - 1), BACKOFF_LIMIT_SECONDS)
+        status, values = "queued", {**_BACK_IN_QUEUE, "run_after": now() + wait}
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(failures=failures, **values))
+    return status
+
+
+def _status(connection: sa.Connection, job_id: int) -> str:
+    return connection.scalar(sa.select(jobs.c.status).where(jobs.c.id == job_id)) or "not in this database"

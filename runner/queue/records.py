@@ -1,0 +1,139 @@
+"""What a running attempt writes: measured rows, expert counts, checkpoints, where it resumed, who it is.
+
+Every function first passes `jobs.fence` in the caller's transaction, so that an attempt which lost its lease
+writes nothing. Moving the job itself is in runner/queue/jobs.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from model.events import Checkpointed, Measured, NotSaved, Resumed
+from runner.queue import attempts as attempt_log
+from runner.queue.dialects import insert_new, now
+from runner.queue.jobs import Claim, fence
+from runner.queue.schema import attempts, checkpoints, expert_counts, metrics
+
+CHECKPOINTS_KEPT = 2
+"""The newest may turn out damaged; then the one before serves."""
+
+
+def describe(
+    connection: sa.Connection, claimed: Claim, provenance: Mapping[str, Any], log_path: str, pid: int
+) -> None:
+    """Write what ran this attempt (git, packages, device, numeric environment) and where its log is."""
+    fence(connection, claimed)
+    _update_attempt(connection, claimed, provenance=json.dumps(provenance), log_path=log_path, pid=pid)
+
+
+def rewind(connection: sa.Connection, claimed: Claim, event: Resumed) -> None:
+    """Delete the rows past the step that the attempt starts from, before its first: none is there twice."""
+    fence(connection, claimed, progress_step=event.step)
+    for table in (metrics, expert_counts):
+        past = sa.and_(table.c.job_id == claimed.job_id, table.c.step > event.step)
+        connection.execute(sa.delete(table).where(past))
+    provenance = json.loads(connection.scalar(_attempt(claimed, attempts.c.provenance)) or "{}")
+    provenance["numeric_environment"] = event.environment
+    _update_attempt(
+        connection,
+        claimed,
+        resumed_from_step=event.step,
+        exact=int(event.exact),
+        provenance=json.dumps(provenance),
+    )
+    detail = {"step": event.step, "exact": event.exact}
+    attempt_log.note(connection, "started", claimed.job_id, claimed.attempt, claimed.owner, detail)
+    for reason in event.refused:
+        refused = {"reason": reason}
+        attempt_log.note(
+            connection, "checkpoint refused", claimed.job_id, claimed.attempt, claimed.owner, refused
+        )
+
+
+def record(connection: sa.Connection, claimed: Claim, event: Measured) -> None:
+    """Insert the values and counts of one step and split; what is there already is passed over.
+
+    It is there when the connection broke during COMMIT: the event is sent again, and is the same event.
+    SQLite turns NaN into NULL and would lose which of NaN and the infinities it was: `nonfinite` keeps it.
+    """
+    fence(connection, claimed, progress_step=event.step)
+    where = {"job_id": claimed.job_id, "step": event.step, "split": event.split}
+    rows = [{**where, "name": name, **_number(value)} for name, value in event.values.items()]
+    if rows:
+        insert_new(connection, metrics, rows)
+    counts = [
+        {**where, "layer": layer, "expert": expert, "tokens": tokens}
+        for layer, experts in enumerate(event.expert_counts or [])
+        for expert, tokens in enumerate(experts)
+    ]
+    if counts:
+        insert_new(connection, expert_counts, counts)
+
+
+def checkpointed(connection: sa.Connection, claimed: Claim, event: Checkpointed, path: str) -> list[str]:
+    """Point at a checkpoint that is on the disk; returns the paths that it makes superfluous.
+
+    The caller deletes those files after the commit: a crash in between leaves a file too many, never one
+    too few. `path` is relative to the run folder.
+    """
+    fence(connection, claimed, progress_step=event.step)
+    file = {
+        "job_id": claimed.job_id,
+        "attempt": claimed.attempt,
+        "step": event.step,
+        "path": path,
+        "sha256": event.sha256,
+        "size_bytes": event.size_bytes,
+        "seconds": event.seconds,
+        "created_at": connection.scalar(sa.select(now())),
+    }
+    insert_new(connection, checkpoints, [file])
+    return _forget(connection, claimed.job_id, keep=CHECKPOINTS_KEPT)
+
+
+def not_saved(connection: sa.Connection, claimed: Claim, event: NotSaved) -> None:
+    """Note that a checkpoint could not be written; the job goes on, and is not blamed."""
+    fence(connection, claimed, progress_step=event.step)
+    detail = {"step": event.step, "reason": event.reason}
+    attempt_log.note(
+        connection, "checkpoint not saved", claimed.job_id, claimed.attempt, claimed.owner, detail
+    )
+
+
+def forget_checkpoints(connection: sa.Connection, job_id: int) -> list[str]:
+    """Drop all pointers of a finished job; returns the paths for the caller to delete after the commit."""
+    return _forget(connection, job_id, keep=0)
+
+
+def _forget(connection: sa.Connection, job_id: int, keep: int) -> list[str]:
+    files = connection.execute(
+        sa.select(checkpoints.c.id, checkpoints.c.path)
+        .where(checkpoints.c.job_id == job_id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
+    ).all()
+    superfluous = files[keep:]
+    connection.execute(sa.delete(checkpoints).where(checkpoints.c.id.in_([file.id for file in superfluous])))
+    return [file.path for file in superfluous]
+
+
+def _attempt(claimed: Claim, column: sa.Column[Any]) -> sa.Select[Any]:
+    return sa.select(column).where(attempts.c.job_id == claimed.job_id, attempts.c.number == claimed.attempt)
+
+
+def _update_attempt(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == claimed.job_id, attempts.c.number == claimed.attempt)
+        .values(**values)
+    )
+
+
+def _number(value: float) -> dict[str, float | str | None]:
+    if math.isfinite(value):
+        return {"value": float(value), "nonfinite": None}
+    return {"value": None, "nonfinite": "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")}

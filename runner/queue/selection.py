@@ -1,0 +1,136 @@
+"""Which jobs are meant: one by its id, its hash or its cell; many by study or condition. Reads only.
+
+7                              its id
+3f9c                           the beginning of its configuration's hash, where only one begins so
+noise_std=0.1,seed=43          its cell; study=NAME may be added
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from model.config import ConfigError
+from runner.queue.jobs import UnknownJob
+from runner.queue.schema import jobs, studies
+from runner.queue.where import condition
+
+FEWEST_HEX = 4
+"""Shorter beginnings of a hash are more likely a slip."""
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A job as a list of jobs shows it."""
+
+    id: int
+    study: str
+    cell: dict[str, Any]
+    seed: int
+    status: str
+    held: bool
+    priority: int
+
+
+def find_job(connection: sa.Connection, name: str) -> int:
+    """The id of the one job that is named.
+
+    Raises:
+        UnknownJob: none is, or several are; the message says how to name one.
+        WhereError: a cell that cannot be read.
+    """
+    name = name.strip()
+    if re.fullmatch(r"[0-9]{1,18}", name):
+        found = connection.scalar(sa.select(jobs.c.id).where(jobs.c.id == int(name)))
+        if found is not None:
+            return int(found)
+    if "=" in name:
+        parts = " and ".join(part for part in name.split(",") if part.strip())
+        matching = condition(parts, named_factors(connection))
+    elif re.fullmatch(rf"[0-9a-f]{{{FEWEST_HEX},64}}", name):
+        matching = sa.and_(jobs.c.config_hash >= name, jobs.c.config_hash < name + "g")
+    elif not name.isdigit():
+        hint = "an id, the first letters of a hash, or a cell as in noise_std=0.1,seed=43"
+        raise UnknownJob(f"job {name}: not in this database; name it by {hint}")
+    else:
+        raise UnknownJob(f"job {name}: not in this database; `python cli.py status` lists the studies")
+    found_ids = connection.scalars(sa.select(jobs.c.id).where(matching).order_by(jobs.c.id).limit(6)).all()
+    if len(found_ids) == 1:
+        return int(found_ids[0])
+    if not found_ids:
+        raise UnknownJob(f"job {name}: not in this database; `python cli.py status` lists the studies")
+    some = ", ".join(map(str, found_ids[:5])) + (", …" if len(found_ids) > 5 else "")
+    raise UnknownJob(f"job {name}: several are meant ({some}); give an id, or add seed= or study=")
+
+
+def jobs_meant(
+    connection: sa.Connection,
+    names: Sequence[str],
+    study: str | None,
+    where: str | None,
+    statuses: Sequence[str],
+) -> list[Meant]:
+    """The jobs in one of these states that are named, or that study and condition select, by id.
+
+    Raises:
+        ConfigError: nothing is selected by, or the study is not there.
+        UnknownJob: a name that does not name one job, or one that is in another state.
+    """
+    if names and (study or where):
+        raise ConfigError("name jobs, or select them with --study and --where; not both")
+    if names:
+        return _named(connection, names, statuses)
+    conditions: list[sa.ColumnElement[bool]] = [jobs.c.status.in_(statuses)]
+    if study is not None:
+        conditions.append(jobs.c.study_id == study_id(connection, study))
+    if where is not None:
+        conditions.append(condition(where, named_factors(connection)))
+    if len(conditions) == 1:
+        raise ConfigError("which jobs? Name one, or select them with --study NAME or --where CONDITION")
+    return _select(connection, sa.and_(*conditions))
+
+
+def named_factors(connection: sa.Connection) -> list[str]:
+    """The factors of the studies here whose levels are names, not values of a key."""
+    grids = connection.scalars(sa.select(studies.c.grid))
+    return sorted({factor for text in grids for factor in json.loads(text).get("levels", {})})
+
+
+def study_id(connection: sa.Connection, name: str) -> int:
+    """The row of a study.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = connection.scalar(sa.select(studies.c.id).where(studies.c.name == name))
+    if found is None:
+        known = connection.scalars(sa.select(studies.c.name).order_by(studies.c.id.desc()).limit(5)).all()
+        raise ConfigError(f"study {name!r}: not in this database; known: {', '.join(known) or 'none'}")
+    return int(found)
+
+
+def _named(connection: sa.Connection, names: Sequence[str], statuses: Sequence[str]) -> list[Meant]:
+    meant = _select(connection, jobs.c.id.in_([find_job(connection, name) for name in names]))
+    for job in meant:
+        if job.status not in statuses:
+            raise UnknownJob(f"job {job.id}: {job.status}; this is for {' and '.join(statuses)} jobs")
+    return meant
+
+
+def _select(connection: sa.Connection, matching: sa.ColumnElement[bool]) -> list[Meant]:
+    columns = [jobs.c[name] for name in ("id", "cell", "seed", "status", "held", "priority")]
+    rows = connection.execute(
+        sa.select(studies.c.name.label("study"), *columns)
+        .join(studies, studies.c.id == jobs.c.study_id)
+        .where(matching)
+        .order_by(jobs.c.id)
+    )
+    return [
+        Meant(row.id, row.study, json.loads(row.cell), row.seed, row.status, bool(row.held), row.priority)
+        for row in rows
+    ]

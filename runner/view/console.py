@@ -1,0 +1,125 @@
+"""What `status`, `enqueue --dry-run` and a change of many jobs print: tables that fit 80 columns.
+
+Names and messages come from files and machines: they are made plain before they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.queue.schema import STATUSES
+from runner.view.text import duration, label, plain, varying
+
+if TYPE_CHECKING:
+    from runner.design.grids import Grid
+    from runner.queue.selection import Meant
+
+ROWS = 60
+"""A longer list of jobs shows so many and counts the rest."""
+
+
+def console() -> Console:
+    """For stdout; colours only on a terminal, and none where NO_COLOR is set."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def table(title: str, *columns: str, folds: str = "") -> Table:
+    """A table without lines; the column `folds` takes what room is left and may break over lines."""
+    made = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        wide = column == folds
+        made.add_column(column, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
+    return made
+
+
+def jobs_screen(name: str, grid: Grid) -> None:
+    """The jobs that an enqueue would add."""
+    base = grid.base
+    made = table(f"{name}: {grid.size} jobs", "seed", "cell", "hash", folds="cell")
+    for number, (cell, config) in enumerate(grid.runs()):
+        if number == ROWS:
+            break
+        made.add_row(str(config.seed), label(cell), config.hash[:12])
+    out = console()
+    out.print(made)
+    if grid.size > ROWS:
+        out.print(f"and {grid.size - ROWS} more")
+    configs = [config for _, config in grid.cells()]
+    trains = [config.train for config in configs]
+    out.print(
+        f"{varying(c.total_parameters for c in configs)} parameters, "
+        f"{varying(c.active_parameters for c in configs)} active a token; {varying(t.steps for t in trains)} "
+        f"steps of {varying(t.batch_size for t in trains)} × {varying(t.seq_len for t in trains)} tokens; "
+        f"corpus {plain(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
+    )
+
+
+def chosen_screen(chosen: Sequence[Meant]) -> None:
+    """The jobs that a command is about to change, on stderr: the answer is not given yet."""
+    made = table(f"{len(chosen)} jobs", "job", "study", "cell", "status", "priority", folds="cell")
+    for job in chosen[:ROWS]:
+        state = job.status + (" (paused)" if job.held else "")
+        made.add_row(str(job.id), plain(job.study), label(job.cell, job.seed), state, str(job.priority))
+    out = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    out.print(made)
+    if len(chosen) > ROWS:
+        out.print(f"and {len(chosen) - ROWS:,} more")
+
+
+def status_screen(
+    overview: list[dict[str, Any]], running: list[dict[str, Any]], out: Console | None = None
+) -> None:
+    """A line a study, a line a running job."""
+    out = out or console()
+    if not overview:
+        out.print("no studies yet: python cli.py enqueue --grid factorial")
+        return
+    out.print(_studies(overview))
+    if any(study["eta_assumed"] and study["eta_seconds"] for study in overview):
+        out.print("(in brackets: nobody is at work; with one worker it would take so long)", style="dim")
+    if running:
+        out.print()
+        out.print(_running(running[:ROWS]))
+        if len(running) > ROWS:
+            out.print(f"and {len(running) - ROWS:,} more")
+
+
+def eta(study: dict[str, Any]) -> str:
+    """A study's ETA as words: in brackets where nobody is at work."""
+    if study["paused"]:
+        return "paused"
+    text = duration(study["eta_seconds"])
+    return f"({text})" if study["eta_assumed"] and study["eta_seconds"] else text
+
+
+def _studies(overview: list[dict[str, Any]]) -> Table:
+    made = table("Studies", "study", *STATUSES, "ETA", folds="study")
+    for study in overview:
+        counts = [str(study[state]) for state in STATUSES]
+        if study["held"]:
+            counts[0] += f" ({study['held']} paused)"
+        made.add_row(plain(study["name"]), *counts, eta(study))
+    return made
+
+
+def _running(running: list[dict[str, Any]]) -> Table:
+    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last event")
+    made = table("Running", *columns, folds="cell")
+    for job in running:
+        age = f"{duration(job['event_age_seconds'])} ago"
+        made.add_row(
+            str(job["id"]),
+            label(job["cell"], job["seed"]),
+            f"{job['progress_step']}/{job['total_steps']}",
+            "–" if job["loss"] is None else f"{job['loss']:.3f}",
+            "–" if job["tokens_per_second"] is None else f"{job['tokens_per_second']:,.0f}",
+            str(job["attempt"]),
+            plain(job["device"] or "–"),
+            "lost" if job["stale"] else "cancelling" if job["cancel_requested"] else age,
+        )
+    return made

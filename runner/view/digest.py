@@ -1,0 +1,186 @@
+"""`digest`: the morning after in twenty lines, for people and for `work --on-finish COMMAND`. Reads only.
+
+GPU time is the attempts' wall-clock time, whatever the device. Wasted is the time of attempts that ended
+failed, lost or cancelled and left nothing that a later attempt went on from.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from typing import Any
+
+import sqlalchemy as sa
+
+from runner.queue.schema import attempts, jobs, results, studies
+from runner.queue.store import Store, now
+from runner.view.status import studies_overview
+from runner.view.text import duration, instant, label, plain
+
+LINES = 20
+WIDTH = 100
+"""Characters of a line: what a mail or a telephone shows."""
+ON_FINISH_SECONDS = 60.0
+"""For a mail or a message; a command that hangs must not keep the machine."""
+_HIGHER_IS_BETTER = ("val_accuracy", "tokens_per_second")
+_FAILED = ("failed", "lost", "cancelled")
+
+
+def digest(connection: sa.Connection, hours: float = 24.0) -> str:
+    """What happened in the last `hours`, what is left, and the best cell so far; at most 20 lines."""
+    since, until = connection.execute(sa.select(now() - hours * 3600.0, now())).one()
+    overview = studies_overview(connection)
+    tried = _attempts(connection, since)
+    lines = [
+        f"Nightshift, {instant(since)} to {instant(until)}",
+        _finished(connection, tried, since),
+        *_failures(connection, since),
+        _recovered(tried),
+        _hours(tried, until),
+        "",
+        *_studies(connection, overview),
+    ]
+    return "\n".join(_cut([line for line in lines if line is not None])) + "\n"
+
+
+def send(store: Store, command: str) -> str | None:
+    """Run a shell command with the digest on its stdin; returns what went wrong, None when nothing did."""
+    try:
+        with store.read() as connection:
+            text = digest(connection)
+        done = subprocess.run(
+            command,
+            shell=True,  # the user's own words, as at a prompt: a pipe to mail or curl
+            input=text,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=ON_FINISH_SECONDS,
+            start_new_session=True,
+            check=False,
+        )
+    except Exception as error:  # whatever it is, the night's work is done and stays done
+        return plain(f"{type(error).__name__}: {error}")
+    if done.returncode:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        return plain(f"exit code {done.returncode}: {last}")
+    return None
+
+
+def _attempts(connection: sa.Connection, since: float) -> list[dict[str, Any]]:
+    """Every attempt of the jobs that were tried in the time, by job and number."""
+    tried = sa.select(attempts.c.job_id).where(
+        sa.or_(attempts.c.ended_at >= since, attempts.c.outcome.is_(None))
+    )
+    columns = ("job_id", "number", "outcome", "started_at", "ended_at", "resumed_from_step")
+    rows = connection.execute(
+        sa.select(*(attempts.c[name] for name in columns), jobs.c.status)
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(attempts.c.job_id.in_(tried))
+        .order_by(attempts.c.job_id, attempts.c.number)
+    )
+    return [{**row._mapping, "recent": row.ended_at is None or row.ended_at >= since} for row in rows]
+
+
+def _finished(connection: sa.Connection, tried: list[dict[str, Any]], since: float) -> str:
+    """Jobs by what became of them in the time."""
+    ended = connection.execute(
+        sa.select(jobs.c.status, sa.func.count())
+        .where(jobs.c.status.in_(("done", "failed", "cancelled")), jobs.c.finished_at >= since)
+        .group_by(jobs.c.status)
+    )
+    counts = {row[0]: row[1] for row in ended}
+    running = len({attempt["job_id"] for attempt in tried if attempt["outcome"] is None})
+    said = [f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "cancelled")]
+    return ", ".join([*said, f"{running} running"])
+
+
+def _failures(connection: sa.Connection, since: float, most: int = 5) -> list[str]:
+    """Why jobs failed for good: by the last attempt's cause and message, the most frequent first."""
+    rows = connection.execute(
+        sa.select(attempts.c.job_id, attempts.c.cause, attempts.c.message)
+        .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.number))
+        .where(jobs.c.status == "failed", jobs.c.finished_at >= since)
+        .order_by(attempts.c.job_id)
+    ).all()
+    why = Counter((row.cause or "unknown", row.message or "") for row in rows)
+    first = {(row.cause or "unknown", row.message or ""): row.job_id for row in reversed(rows)}
+    said = [
+        f"  {count} × {cause}: {plain(message)} (job {first[cause, message]})"
+        for (cause, message), count in why.most_common(most)
+    ]
+    return said + ([f"  and {len(why) - most} other reasons"] if len(why) > most else [])
+
+
+def _recovered(tried: list[dict[str, Any]]) -> str | None:
+    """Jobs that are done although an attempt of theirs ended badly."""
+    hurt = {each["job_id"]: each["outcome"] for each in tried if each["outcome"] in ("failed", "lost")}
+    saved = [job for job in hurt if any(e["job_id"] == job and e["status"] == "done" for e in tried)]
+    if not saved:
+        return None
+    how = Counter(hurt[job] for job in saved)
+    return f"recovered: {len(saved)} ({', '.join(f'{count} after {what}' for what, count in how.items())})"
+
+
+def _hours(tried: list[dict[str, Any]], until: float) -> str:
+    used = wasted = 0.0
+    by_job: dict[int, list[dict[str, Any]]] = {}
+    for attempt in tried:
+        by_job.setdefault(attempt["job_id"], []).append(attempt)
+    for row in by_job.values():
+        for attempt, later in zip(row, [*row[1:], None], strict=True):
+            if not attempt["recent"]:
+                continue
+            seconds = (attempt["ended_at"] or until) - attempt["started_at"]
+            used += seconds
+            began = attempt["resumed_from_step"] or 0
+            gone_on = later is not None and (later["resumed_from_step"] or 0) > began
+            wasted += seconds * (attempt["outcome"] in _FAILED and not gone_on)
+    share = f" ({wasted / used:.0%})" if used else ""
+    return f"GPU time: {duration(used)} used, {duration(wasted)} of it wasted{share}"
+
+
+def _studies(connection: sa.Connection, overview: list[dict[str, Any]], most: int = 4) -> list[str]:
+    """Two lines for each study that is not over, the newest first; for the newest one always."""
+    open_ones = [study for study in overview if study["queued"] or study["running"]]
+    shown = (open_ones or overview)[::-1][:most]
+    lines: list[str] = []
+    for study in shown:
+        left = study["queued"] + study["running"]
+        when = "paused" if study["paused"] else f"{duration(study['eta_seconds'])} to go"
+        if study["eta_assumed"]:
+            when += " once a worker is started"
+        rest = f"{left} left, {when}" if left else "nothing left"
+        lines.append(f"{plain(study['name'])}: {study['done']}/{study['jobs']} done, {rest}")
+        if best := _best(connection, study["name"]):
+            lines.append(f"  {best}")
+    if len(open_ones) > most:
+        lines.append(f"and {len(open_ones) - most} more studies")
+    return lines
+
+
+def _best(connection: sa.Connection, study: str) -> str | None:
+    """The cell with the best mean of the primary metric; None before the first result."""
+    row = connection.execute(sa.select(studies.c.id, studies.c.grid).where(studies.c.name == study)).one()
+    metric = json.loads(row.grid).get("primary") or "val_loss"
+    if metric not in results.c:
+        return None
+    value, runs = sa.func.avg(results.c[metric]), sa.func.count(results.c[metric])
+    order = value.desc() if metric in _HIGHER_IS_BETTER else value.asc()
+    found = connection.execute(
+        sa.select(jobs.c.cell, value, runs)
+        .join(results, results.c.job_id == jobs.c.id)
+        .where(jobs.c.study_id == row.id, results.c[metric].is_not(None))
+        .group_by(jobs.c.cell)
+        .order_by(order, jobs.c.cell)
+        .limit(1)
+    ).first()
+    if found is None:
+        return None
+    return f"best so far: {label(json.loads(found[0]))}, {metric} {found[1]:.4f} (n={found[2]})"
+
+
+def _cut(lines: list[str]) -> list[str]:
+    short = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
+    return short if len(short) <= LINES else [*short[: LINES - 1], "…"]

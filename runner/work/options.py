@@ -1,0 +1,69 @@
+"""What `work` was asked for, and which devices that means. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.events import Phase
+from runner.work.running import PHASE_LIMIT_SECONDS
+
+COUNT = "import torch; print(torch.cuda.device_count())"
+"""For a child: nvidia-smi would not do, which knows no CUDA_VISIBLE_DEVICES and no torch without CUDA."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `work` was asked for."""
+
+    devices: tuple[str, ...] = ("auto",)
+    """A slot each; the same device twice is two trainers on it."""
+    threads: int = 1
+    jobs: int | None = None
+    wait: bool = False
+    time_limit_seconds: float | None = None
+    checkpoint_seconds: float = 120.0
+    lease_seconds: float = 60.0
+    runs: Path = Path("runs")
+    cache: Path = Path("data_cache")
+    keep_checkpoints: bool = False
+    keep_weights: bool = False
+    phase_limits: dict[Phase, float] = field(default_factory=lambda: dict(PHASE_LIMIT_SECONDS))
+    trainer_command: tuple[str, ...] | None = None
+
+
+class DevicesUnknown(Exception):
+    """Torch could not say which devices there are; the message is its last line."""
+
+    exit_code = 70
+
+
+def slots(devices: str, each: int = 1, count: str = COUNT) -> tuple[str, ...]:
+    """The device of each slot: `auto`, `all`, or a list as in `cuda:0,cuda:2`, each device `each` times.
+
+    Raises:
+        DevicesUnknown: `all`, and torch cannot be asked.
+    """
+    named = devices.split(",")
+    if devices == "all":
+        named = [f"cuda:{index}" for index in range(_cuda_devices(count))] or ["cpu"]
+    return tuple(name for name in named for _ in range(each))
+
+
+def _cuda_devices(count: str) -> int:
+    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not done.stdout.strip().isdigit():
+        said = (done.stderr.strip() or "no output").splitlines()[-1]
+        raise DevicesUnknown(f"--devices all: torch does not start ({said}); reinstall requirements.txt")
+    return int(done.stdout)
+
+
+def threads_each(slot_count: int) -> int:
+    """The cores that are ours, shared out: at least one a trainer."""
+    cores = len(os.sched_getaffinity(0))
+    # Where Slurm binds no task to its cores, all of the node are in sight, and other workers' too.
+    granted = int(os.environ.get("SLURM_CPUS_ON_NODE", cores))
+    return max(1, min(cores, granted) // slot_count)

@@ -1,0 +1,131 @@
+"""The trainer process as the supervisor sees it: spawn, send a command, receive events, end the whole group.
+
+JSON lines both ways over pipes of their own; the trainer's stdout and stderr go to log files. Spawned, never
+forked, in its own process group, so that one signal reaches whatever it started.
+The other side is runner/work/trainer.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.work.provenance import PROJECT
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+"""glibc keeps what a step frees for the next one, instead of returning it and faulting it in again, page by
+page; measured in docs/performance.md. What the user has set wins."""
+KILL_SECONDS = 10.0
+"""A process that hangs in its device's driver dies when that lets go; other slots do not wait for it."""
+
+
+class TrainerProcess:
+    """One running trainer; replaced, never repaired."""
+
+    def __init__(
+        self, device: str, threads: int, log_path: Path, command: Sequence[str] | None = None
+    ) -> None:
+        """Spawn it; its first message is `ready`. `command` is for tests of faults."""
+        events_in, events_out = os.pipe()
+        program = [*(command or (sys.executable, "-m", "runner.work.trainer"))]
+        environment = {
+            **ALLOCATOR,
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS; read when CUDA starts
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*program, str(events_out), device, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(events_out,),
+                start_new_session=True,  # a group of its own, and no Ctrl-C from the terminal
+                env=environment,
+            )
+        os.close(events_out)
+        os.set_blocking(events_in, False)
+        self.events_fd = events_in  # to listen to several trainers at once; `receive` alone reads it
+        self.log_path = log_path
+        self.jobs_run = 0
+        self.first_memory_bytes = 0
+        self._buffer = b""
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.poll()
+
+    @property
+    def ended(self) -> bool:
+        """It has closed its pipe or exited, and everything it sent has been received."""
+        return self._closed
+
+    def send(self, **message: Any) -> None:
+        """Send one command; a trainer that is gone takes none, and `ended` will say so."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, timeout_seconds: float) -> list[dict[str, Any]]:
+        """The messages that have come, waiting for the first one or the timeout."""
+        if not self._closed:
+            select.select([self.events_fd], [], [], timeout_seconds)
+            self._fill_buffer()
+        *lines, self._buffer = self._buffer.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def _fill_buffer(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self.events_fd, 1 << 16):
+                self._buffer += chunk
+            self._closed = True  # end of file: every writer is gone
+
+    def memory_bytes(self) -> int:
+        """Resident memory, 0 where it cannot be read."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def end_group(self) -> None:
+        """SIGKILL to the whole process group, without waiting: safe in a signal handler."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def kill(self) -> int:
+        """End the whole process group now; returns the exit code."""
+        self.end_group()
+        try:
+            code = self._process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
+        self._closed = True
+        with contextlib.suppress(OSError):
+            os.close(self.events_fd)
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        return code

@@ -1,0 +1,89 @@
+"""What `work` shows on stderr: live bars on a terminal, plain lines elsewhere. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from model.events import Phase, Progressed, Resumed
+from runner.queue.jobs import Claim
+
+LINE_SECONDS = 10.0
+"""Between progress lines where there is no terminal."""
+
+
+class Display:
+    """Notes of one worker, and a bar for each job in its hands."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live = self.console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total} {task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[queue]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._tasks: dict[int, TaskID] = {}  # by job; the first one shows the queue too
+        self._said_at: dict[int, float] = {}
+        self._last_note = ""
+        self._queue = ""
+
+    def start(self) -> None:
+        if self._live:
+            self._bars.start()
+
+    def stop(self) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """A line that stays; the same line again at once is said once."""
+        if text != self._last_note:
+            self.console.print(escape(text), highlight=False, soft_wrap=True)
+        self._last_note = text
+
+    def queue(self, left: int, eta_seconds: float | None) -> None:
+        """How much is left in the whole queue, and for how long."""
+        eta = f", ETA {timedelta(seconds=round(eta_seconds))}" if eta_seconds is not None else ""
+        self._queue = f"{left} left{eta}"
+        self._show_queue()
+
+    def _show_queue(self) -> None:
+        for task in list(self._tasks.values())[:1]:
+            self._bars.update(task, queue=self._queue)
+
+    def claimed(self, claim: Claim) -> None:
+        self.note(f"{claim.label}: attempt {claim.attempt}")
+        self._said_at[claim.job_id] = time.monotonic()
+        self._tasks[claim.job_id] = self._bars.add_task(
+            f"job {claim.job_id}", total=claim.total_steps, state="", queue=""
+        )
+        self._show_queue()
+
+    def resumed(self, claim: Claim, event: Resumed) -> None:
+        for reason in event.refused:
+            self.note(f"{claim.label}: checkpoint refused: {reason}")
+        if event.step:
+            self.note(f"{claim.label}: resumes from step {event.step}{'' if event.exact else ' (not exact)'}")
+
+    def progress(self, claim: Claim, event: Progressed) -> None:
+        loss = f" loss {event.loss:.3f}" if event.loss is not None else ""
+        speed = f" {event.tokens_per_second:,.0f} tok/s" if event.tokens_per_second else ""
+        state = f"{'' if event.phase is Phase.STEP else event.phase}{loss}{speed}"
+        self._bars.update(self._tasks[claim.job_id], completed=event.step, state=state)
+        if not self._live and time.monotonic() - self._said_at[claim.job_id] >= LINE_SECONDS:
+            self._said_at[claim.job_id] = time.monotonic()
+            self.note(f"{claim.label}: step {event.step}/{claim.total_steps} {state.strip()} · {self._queue}")
+
+    def ended(self, claim: Claim) -> None:
+        """The job is not in hand any more."""
+        self._bars.remove_task(self._tasks.pop(claim.job_id))
+        self._show_queue()

@@ -1,0 +1,201 @@
+"""The supervisor: hands out jobs to its slots, listens to their trainers, and serves signals.
+
+It never imports torch: a native call that holds the GIL in a trainer cannot stop a heartbeat. It never waits
+for one trainer alone: what one slot does (runner/work/slot.py) costs the others no heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+from dataclasses import replace
+
+from runner.queue.backlog import Backlog, backlog
+from runner.queue.store import Store, StoreUnavailable
+from runner.work import provenance
+from runner.work.options import Options
+from runner.work.progress import Display
+from runner.work.signals import Stop, awake_seconds
+from runner.work.slot import FULL, UNHEALTHY, Concluded, Slot
+
+DRAINED, UNREACHABLE, PREEMPTED = 0, 69, 75
+"""Exit codes; sysexits.h gives 69 (unavailable) and 75 (try again later)."""
+
+POLL_SECONDS = 2.0
+LISTEN_SECONDS = 0.2
+"""Longest wait for a trainer or a signal, after which limits and leases are looked at again."""
+
+
+class Worker:
+    """One supervisor; `run` until the queue is drained or it is asked to stop."""
+
+    def __init__(self, store: Store, options: Options, display: Display) -> None:
+        self.store, self.options, self.display = store, options, display
+        runs = (options.runs / store.database_id).resolve()
+        machine = provenance.of_this_machine()
+        self.slots = [Slot(name, store, options, display, runs, machine) for name in options.devices]
+        self.runs = runs
+        self.jobs_done = 0
+        self.studies: list[str] = []  # worked on, in order
+        self._handed_out = 0
+        self._look_at = 0.0  # when to look for jobs again
+        self._left: Backlog | None = None
+        self._believed_until = 0.0
+        self._drained = self._stopping = False
+        self._stop = Stop(options.time_limit_seconds, self._end_groups)
+        self._pace: list[tuple[float, int]] = []  # (seconds, steps) of the finished jobs
+
+    # --- the night ----------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Work the queue; returns the exit code.
+
+        Raises:
+            StoreUnreachable: the database went away.
+        """
+        self._stop.catch_signals()
+        self.runs.mkdir(parents=True, exist_ok=True)
+        self.display.start()
+        code = UNREACHABLE
+        try:
+            code = self._work()
+        finally:
+            self.display.stop()
+            for slot in self.slots:
+                slot.end_trainer()
+            if code != UNREACHABLE:
+                with contextlib.suppress(Exception):  # the exit code matters more than these rows
+                    for slot in self.slots:
+                        slot.sign_off(code)
+        return code
+
+    def _work(self) -> int:
+        while not self._over():
+            if self._stop.asked:
+                self._ask_to_stop()
+            else:
+                self._hand_out()
+            self._listen()
+            for slot in self.slots:
+                was_free = slot.free
+                concluded = slot.step()
+                if concluded is not None:
+                    self._account(concluded)
+                if slot.free and not was_free:
+                    self._look_at = 0.0
+        return self._exit_code()
+
+    def _over(self) -> bool:
+        if any(slot.busy for slot in self.slots):
+            return False
+        nothing_left = self._drained or self.jobs_done == self.options.jobs
+        return self._stop.asked or nothing_left or all(slot.out for slot in self.slots)
+
+    def _listen(self) -> None:
+        """Wait until a trainer speaks or a signal comes, for a short while at most."""
+        pipes = [slot.events_fd for slot in self.slots if slot.events_fd is not None]
+        select.select([*pipes, self._stop.wake_fd], [], [], LISTEN_SECONDS)
+        self._stop.clear_wake()
+        updates = [slot.running.longest_update_seconds for slot in self.slots if slot.running]
+        self._stop.slowest_update_seconds = max([self._stop.slowest_update_seconds, *updates])
+
+    # --- jobs ---------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Claim jobs for the free slots, and start trainers in them as far as there are jobs for those."""
+        free = sorted((slot for slot in self.slots if slot.free), key=lambda slot: not slot.warm)
+        if not free or self._handed_out == self.options.jobs or awake_seconds() < self._look_at:
+            return
+        self._look_at = awake_seconds() + POLL_SECONDS
+        busy = any(slot.busy for slot in self.slots)
+        try:
+            left = self._backlog()
+            # A slot that is being tested may give its failed jobs back.
+            self._drained = left.empty and not busy and not self.options.wait
+            self._fill(free, left.due)
+        except (StoreUnavailable, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in FULL:
+                raise
+            self.display.note(f"waiting: {error}")
+            return
+        if not left.due and not busy and not self._drained:
+            self._say_what_for(left)
+
+    def _fill(self, free: list[Slot], due: int) -> None:
+        """Give the due jobs to the free slots, those with a trainer first."""
+        room = due if self.options.jobs is None else min(due, self.options.jobs - self._handed_out)
+        # Trainers that are starting are not counted on: one that hangs must not hold up the last job.
+        for slot in free[:room]:
+            if slot.prepare():
+                self._claim(slot)
+
+    def _claim(self, slot: Slot) -> None:
+        claimed = self.store.write(slot.claim, POLL_SECONDS)
+        left = self._left
+        self._left = replace(left, due=left.due - 1, running=left.running + 1) if claimed and left else None
+        if claimed is not None:
+            self._handed_out += 1
+            slot.take(claimed)
+
+    def _account(self, concluded: Concluded) -> None:
+        """Count the job and say what became of it."""
+        ending, claimed, became = concluded.ending, concluded.claimed, concluded.became
+        self.jobs_done += 1
+        if claimed.study not in self.studies:
+            self.studies.append(claimed.study)
+        if became == "done" and ending is not None and ending.results is not None:
+            self._pace.append((concluded.seconds, claimed.total_steps))
+            perplexity = ending.results["val_perplexity"]
+            said = f"done in {concluded.seconds:.0f} s, val perplexity {perplexity:.2f}"
+        elif ending is not None and ending.outcome == "failed":
+            said = f"{ending.cause}: {ending.message} → {became}"
+        else:
+            said = became
+        self.display.note(f"{claimed.label}: {said}")
+        self.display.ended(claimed)
+
+    def _backlog(self) -> Backlog:
+        """What is left. Counting a million jobs takes a second: a count is believed for 100 times as long."""
+        self.store.check_identity()
+        began = awake_seconds()
+        if self._left is None or self._left.due <= len(self.slots) or began > self._believed_until:
+            with self.store.read() as connection:
+                self._left = backlog(connection)
+            self._believed_until = began + 100 * (awake_seconds() - began)
+        left = self._left
+        pace = sum(seconds for seconds, _ in self._pace) / max(1, sum(steps for _, steps in self._pace))
+        at_work = max(left.workers, sum(not slot.out for slot in self.slots))
+        self.display.queue(left.jobs, left.steps * pace / at_work if self._pace else None)
+        return left
+
+    # --- waiting and leaving ------------------------------------------------------------------------------
+
+    def _say_what_for(self, left: Backlog) -> None:
+        if left.running:
+            self.display.note(f"waiting for {left.running} running jobs of other workers, or their leases")
+        elif left.later:
+            self.display.note(f"waiting for {left.later} jobs that are backing off after a failure")
+        elif left.empty:
+            self.display.note("the queue is empty; waiting for jobs (Ctrl-C ends)")
+
+    def _ask_to_stop(self) -> None:
+        if not self._stopping and any(slot.running for slot in self.slots):
+            self.display.note("stopping: finishing the update and saving (again to leave at once)")
+        self._stopping = True
+        for slot in self.slots:
+            slot.ask_to_stop()
+
+    def _exit_code(self) -> int:
+        if all(slot.out for slot in self.slots):
+            return UNHEALTHY
+        if self._stop.signal == signal.SIGINT or self.jobs_done == self.options.jobs:
+            return DRAINED
+        if self._stop.asked:
+            with self.store.read() as connection:
+                return DRAINED if backlog(connection).empty and self._stop.signal is None else PREEMPTED
+        return DRAINED
+
+    def _end_groups(self) -> None:
+        for slot in self.slots:
+            slot.end_group()

@@ -1,0 +1,123 @@
+"""Choosing a grid: what `grids` lists, what `grids show` prints, and a cost that was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import cli as program
+from runner.design import catalogue
+from runner.design.catalogue import Cost, cost, paces
+from runner.design.enqueue import enqueue
+from runner.design.grids import adjust, load_grid, parse_grid
+from runner.queue import jobs
+from runner.queue.store import Store
+from runner.view.designs import sentence
+
+
+def timed(store: Store, seconds: dict[int, float], device: str = "cpu", host: str = "here") -> None:
+    """Finish the jobs that are named, each with so many seconds of training."""
+    worker = jobs.Worker(owner=f"{device}-{host}", host=host, pid=1, device=device)
+    for _ in seconds:
+        claimed = store.write(lambda c: jobs.claim(c, worker))
+        assert claimed is not None
+        result = {"val_loss": 4.0, "val_perplexity": 54.6, "training_seconds": seconds[claimed.job_id]}
+        store.write(lambda c, claimed=claimed, result=result: jobs.finish(c, claimed, result))
+
+
+@pytest.fixture
+def measured(store: Store) -> Store:
+    """Two finished runs of 8 steps: 4 s with four experts, 12 s with eight."""
+    content = {"name": "m", "factors": {"n_experts": [4, 8]}, "seeds": [1], "base": {"train.steps": 8}}
+    grid = parse_grid(content)
+    store.write(lambda c: enqueue(c, "m", grid))
+    timed(store, {1: 4.0, 2: 12.0})
+    return store
+
+
+def test_a_cost_is_steps_times_what_a_step_of_that_size_took(measured: Store) -> None:
+    with measured.read() as connection:
+        found = paces(connection, "here")
+        elsewhere = paces(connection, "there")
+    grid = parse_grid(
+        {"name": "g", "factors": {"n_experts": [4, 8], "noise_std": [0.0, 1.0]}, "seeds": [1, 2, 3]}
+    )
+    assert grid.base.train.steps == 400
+    # 400 steps × 3 seeds × 2 noise levels, at half a second and at one and a half.
+    assert cost(grid, found) == Cost(400 * 3 * 2 * (0.5 + 1.5), "cpu")
+    assert cost(grid, elsewhere) is None
+    assert cost(parse_grid({"name": "g", "factors": {"n_experts": [4, 16]}, "seeds": [1]}), found) is None
+
+
+def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> None:
+    grid = load_grid("factorial")
+    small = {catalogue._size_of(grid.base.to_dict()): 0.25}
+    with measured.read() as connection:
+        found = dict(paces(connection, "here"))
+    assert cost(grid, {**found, "cuda:0": small}) == Cost(7_200 * 0.25, "cuda:0")
+    assert cost(grid, {"cpu": {}, "cuda:0": small}) == Cost(7_200 * 0.25, "cuda:0")
+
+
+def test_the_horizons_and_sizes_of_a_grid_are_summed() -> None:
+    grid = adjust(load_grid("factorial-long"), "full")
+    told = catalogue.describe(
+        "factorial-long", "full", {"cuda:0": {catalogue._size_of(grid.base.to_dict()): 0.1}}
+    )
+    assert (told["runs"], told["steps"], told["cost_seconds"]) == (60, 132_000, pytest.approx(13_200.0))
+    assert told["training_tokens"] == 132_000 * 24 * 512
+    assert catalogue.describe("factorial-long", "smoke", {})["steps"] == 30 * (40 + 400)
+
+
+@pytest.mark.parametrize("name", catalogue.shipped())
+def test_every_shipped_grid_says_what_it_is_for(name: str) -> None:
+    design = catalogue.design(name, {})
+    assert design["name"] == name
+    assert design["comment"].endswith(".")
+    assert len(design["cells"]) * len(design["seeds"]) * design["repeats"] == design["scales"][0]["runs"]
+    assert design["claims"] or name == "noise-floor"
+    assert design["margins"] or name == "noise-floor"
+    for claim in design["claims"]:
+        assert claim["metric"] in sentence(claim)
+
+
+def test_a_claim_is_a_sentence() -> None:
+    claims = load_grid("noise-kinds").describe()["claims"]
+    assert sentence(claims[0]) == "val_loss at noise_kind=gaussian is higher against noise_kind=none"
+    crossed = load_grid("factorial").describe()["claims"][4]
+    assert "where load_balancing_weight=0.0, is the same within the margin against where" in sentence(crossed)
+
+
+def run(*words: str, width: int = 100) -> str:
+    done = CliRunner().invoke(program.app, list(words), env={"COLUMNS": str(width)})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_list_and_the_design_are_printed(tmp_path: Path, measured: Store) -> None:
+    nowhere = str(tmp_path / "none.db")
+    listed = run("grids", "--db", nowhere)
+    assert "factorial-long       60    –" in listed
+    assert "nothing of that size has been run here" in listed
+    assert max(map(len, listed.splitlines())) <= 100
+    shown = run("grids", "show", "scale", "--db", nowhere)
+    assert "            8x2: n_experts=8,top_k=2,d_ff=1536" in shown
+    assert "size=dense,noise_std=0.0" in shown
+    assert not Path(nowhere).exists()
+    of_another_machine = run("grids", "--db", str(measured.path))
+    assert "factorial-long       60    –" in of_another_machine
+
+
+def test_json_is_for_programs(tmp_path: Path) -> None:
+    listed = json.loads(run("grids", "--json", "--scale", "smoke", "--db", str(tmp_path / "none.db")))
+    assert [grid["name"] for grid in listed] == catalogue.shipped()
+    assert {grid["scale"] for grid in listed} == {"smoke"}
+    design = json.loads(run("grids", "show", "dose", "--json", "--db", str(tmp_path / "none.db")))
+    assert design["factors"] == {"noise_std": [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0]}
+
+
+def test_an_unknown_grid_is_refused() -> None:
+    done = CliRunner().invoke(program.app, ["grids", "show", "nope"])
+    assert "no such grid or file; shipped grids: balancing" in str(done.exception)

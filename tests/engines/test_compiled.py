@@ -1,0 +1,94 @@
+"""`train.engine=compiled`: the plain formulas through torch.compile, here for a CPU, by the C++ compiler.
+
+What it computes, that runs are the same bits again, and that a study compiles once and not once a run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import RoutingConfig
+from model.events import Checkpointed, Request
+from model.network.transformer import build
+from model.training import state
+from tests.training_runs import (
+    TINY,
+    Numbers,
+    checkpoints,
+    measured,
+    run,
+    run_until,
+    same_tensors,
+)
+
+CPU = torch.device("cpu")
+COMPILED = TINY.with_values({"engine": "compiled", "steps": 16})
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _counting_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs learn to count instead of reading a corpus; bits depend on the thread count."""
+    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
+    torch.set_num_threads(1)
+
+
+def graphs() -> int:
+    """How many graphs this process has compiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def losses(events: list[Any]) -> list[float]:
+    return [values["loss"] for (_, split), (values, _) in measured(events).items() if split == "train"]
+
+
+def test_the_loss_and_its_gradients_are_those_of_the_plain_formulas() -> None:
+    config = TINY.with_values({"dropout": 0.0}).model
+    tokens = torch.randint(config.vocab_size, (4, 8), generator=torch.Generator().manual_seed(0))
+    found = []
+    for engine in ("compiled", "plain"):
+        model = build(config, 8, 3, CPU, engine, RoutingConfig(z_loss_weight=1.0)).train()
+        loss, layers = model.loss(
+            tokens, tokens.roll(1, 1), 0.5, torch.Generator().manual_seed(0), micro_batches=2
+        )
+        assert layers.z_loss is not None
+        (loss + layers.aux_loss.sum() + layers.z_loss.sum()).backward()
+        found.append([loss.detach(), layers.counts_E, *(p.grad for p in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_runs_of_one_shape_share_what_is_compiled_and_are_the_same_bits(tmp_path: Path) -> None:
+    """Fresh as reused, interrupted as not, at any strength of the noise; annealing moves it each update."""
+    whole = run(COMPILED, tmp_path / "whole", checkpoint_seconds=0)
+    assert whole[0].environment["engine"].startswith("compiled, ")
+    before = graphs()
+    again = run(COMPILED, tmp_path / "again", checkpoint_seconds=0)
+    assert measured(again) == measured(whole)
+    first = run_until(COMPILED, tmp_path / "first", 8, Request.STOP)
+    assert isinstance(first[-1], Checkpointed)
+    last = run(COMPILED, tmp_path / "last", resume_from=checkpoints(first), checkpoint_seconds=0)
+    assert last[0].exact
+    assert same_tensors(checkpoints(last)[0][0], checkpoints(whole)[0][0])
+    for values in ({"noise_std": 0.0}, {"load_balancing_weight": 0.0}, {"seed": 7}):
+        other = run(COMPILED.with_values(values), tmp_path / "other")
+        assert losses(other) != losses(whole)
+    assert graphs() == before
+    run(COMPILED.with_values({"noise": "annealed"}), tmp_path / "annealed")
+    assert graphs() == before + 1  # another kind of routing, and all of its strengths
+
+
+def test_loss_curves_agree_with_the_plain_engine(tmp_path: Path) -> None:
+    """60 updates without dropout: rounding alone sets them apart."""
+    config = TINY.with_values({"dropout": 0.0, "noise_std": 0.0, "steps": 120, "eval_every": 120})
+    curves = [losses(run(config.with_values({"engine": name}), tmp_path)) for name in ("compiled", "plain")]
+    assert curves[0] == pytest.approx(curves[1], rel=2e-3)
+    assert curves[0][-1] < curves[0][0] - 0.3

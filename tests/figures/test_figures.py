@@ -1,0 +1,236 @@
+"""Figures: the same bytes for the same database, what is drawn, and what is not read for them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from matplotlib.figure import Figure
+
+from reports.figures import style
+from reports.figures.comparison import pictures
+from reports.figures.layout import MAX_SEEDS, arrange, read_curves
+from reports.output.files import gather, produce, write
+from reports.output.report import Options, compose
+from reports.reading.frames import choose_study, load
+from reports.reading.units import UnknownOption
+from reports.statistics.inference import Contrast
+from reports.tables import Picture
+from tests import report_fixtures as made
+
+ALL = [
+    *("interaction", "paired", "differences", "learning", "routing-over-training"),
+    *("load-by-layer", "load-over-training", "layer-load-over-training", "usage"),
+]
+HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \ud800 é漢"
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sa.Connection]:
+    with made.opened(tmp_path) as connection:
+        yield connection
+
+
+def drawn(connection: sa.Connection) -> dict[str, Picture]:
+    data = load(connection, choose_study(connection)[0])
+    report = compose(data, Options(), partial(pictures, read_curves(connection, data)))
+    return {picture.name: picture for section in report.sections for picture in section.pictures}
+
+
+def axes_of(figure: Figure) -> list[Any]:
+    return [axes for axes in figure.axes if axes.has_data()]
+
+
+def test_every_figure_is_there_and_repeats_its_bytes(connection: sa.Connection) -> None:
+    made.curved_study(connection)
+    first, again = drawn(connection), drawn(connection)
+    assert list(first) == ALL
+    for name, picture in first.items():
+        one, two = picture.draw(), again[name].draw()
+        png = style.save(one, "png")
+        assert png[:8] == b"\x89PNG\r\n\x1a\n"
+        assert style.save(two, "svg") == style.save(one, "svg"), name  # whatever was saved before
+        assert style.save(two, "png") == png
+        assert picture.alt
+        assert picture.caption
+
+
+def test_the_readers_own_settings_stay_out(
+    connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib
+
+    made.curved_study(connection)
+    plain = style.save(drawn(connection)["learning"].draw(), "svg")
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30)
+    monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "mine")
+    assert style.save(drawn(connection)["learning"].draw(), "svg") == plain
+
+
+def test_an_svg_has_no_date_no_version_and_its_axes_have_units(connection: sa.Connection) -> None:
+    made.curved_study(connection)
+    for name, picture in drawn(connection).items():
+        svg = style.save(picture.draw(), "svg").decode()
+        ElementTree.fromstring(svg)
+        assert "<dc:date>" not in svg
+        assert "Matplotlib" not in svg.split("<defs>")[0]
+        words = " ".join(re.findall(r"<text[^>]*>([^<]*)", svg))
+        unit = {"usage": "% of assignments", "load-by-layer": "% of a layer's assignments"}
+        unit |= {"load-over-training": "(sd / mean of tokens)", "layer-load-over-training": "(sd / mean)"}
+        unit |= {"routing-over-training": "(nats)"}
+        assert unit.get(name, "nats per token") in words.replace("&#39;", "'"), name
+
+
+def test_learning_curves_have_a_line_a_seed_and_a_mean(connection: sa.Connection) -> None:
+    made.curved_study(connection)
+    axes = axes_of(drawn(connection)["learning"].draw())
+    assert len(axes) == 4  # training and held-out loss, with and without balancing
+    for one in axes:
+        assert len(one.lines) == 3 * (3 + 1)
+        assert len(one.collections) == 3  # a band a noise level
+    held_out = axes[2].lines[3]
+    np.testing.assert_allclose(held_out.get_xdata(), [100, 200, 300, 400])
+    jobs = np.array([1, 2, 3])  # of noise 0.0 with balancing
+    np.testing.assert_allclose(held_out.get_ydata()[-1], 5.1 + (jobs / 200).mean())
+
+
+def test_the_interval_in_the_interaction_plot_is_students(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    (axes,) = axes_of(drawn(connection)["interaction"].draw())
+    losses = np.array([made.loss_of(made.cells(made.FACTORS)[0], seed) for seed in made.SEEDS])
+    bars = axes.containers[0][2][0].get_segments()[0]
+    reach = 4.302652729911275 * losses.std(ddof=1) / math.sqrt(3)
+    np.testing.assert_allclose(bars[:, 1], [losses.mean() - reach, losses.mean() + reach], rtol=1e-9)
+
+
+def test_an_imported_study_has_no_curves_and_no_load(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    assert list(drawn(connection)) == ["interaction", "paired", "differences"]
+
+
+def test_little_data_draws_little_and_fails_nowhere(connection: sa.Connection) -> None:
+    made.add_study(connection, "empty")
+    assert drawn(connection) == {}
+    one = made.add_study(connection, "one", created_at=made.START + 1, grid={"factors": {}, "baseline": {}})
+    job = made.add_job(connection, one, {}, 42)
+    made.add_result(connection, job, val_accuracy=None)
+    made.add_counts(connection, job, [[0, 0], [5, 5]])
+    made.add_metric(connection, job, "loss", None, nonfinite="nan")
+    found = drawn(connection)
+    assert list(found) == ["interaction", "learning", "load-by-layer", "usage"]
+    for picture in found.values():
+        style.save(picture.draw(), "svg")
+    made.add_study(connection, "failed", created_at=made.START + 2)
+    made.add_job(connection, 3, made.cells(made.FACTORS)[0], 42, "failed")
+    assert drawn(connection) == {}
+
+
+def test_equal_values_and_hostile_names_are_drawn_as_they_are(connection: sa.Connection) -> None:
+    study = made.add_study(connection, grid={"factors": {"corpus": [HOSTILE, "b"]}, "baseline": {}})
+    for name in (HOSTILE, "b"):
+        for seed in made.SEEDS:
+            job = made.add_job(connection, study, {"corpus": name}, seed)
+            made.add_result(connection, job)
+            made.add_counts(connection, job, [[1, 2, 3, 4]])
+    for picture in drawn(connection).values():
+        svg = style.save(picture.draw(), "svg").decode()
+        assert "<script" not in svg
+        if picture.name != "differences":
+            assert "$\\frac{1}{0}$" in svg
+
+
+def test_large_studies_draw_the_first_seeds_and_say_so(connection: sa.Connection) -> None:
+    study = made.add_study(connection, grid={"factors": {"noise_std": [0.0, 0.1]}, "seeds": list(range(20))})
+    for noise in (0.0, 0.1):
+        for seed in range(20):
+            cell = {"noise_std": noise, "load_balancing_weight": 0.0}
+            job = made.finish(connection, study, cell, seed)
+            made.add_metric(connection, job, "loss", 4.0 + seed, split="train", step=4)
+    data = load(connection, choose_study(connection)[0])
+    curves = read_curves(connection, data)
+    assert curves.train["job_id"].nunique() == 2 * MAX_SEEDS
+    assert curves.counts["job_id"].nunique() == 2 * MAX_SEEDS
+    assert f"the first {MAX_SEEDS} seeds" in drawn(connection)["learning"].caption
+
+
+def test_more_levels_than_colours_are_left_out_and_said(connection: sa.Connection) -> None:
+    study = made.add_study(connection, grid={"factors": {"noise_std": [i / 10 for i in range(9)]}})
+    for i in range(9):
+        made.finish(connection, study, {"noise_std": i / 10, "load_balancing_weight": 0.0}, 42)
+    layout = arrange(load(connection, choose_study(connection)[0]))
+    assert len(layout.panels[0][1]) == 6
+    assert "Only the first 6 conditions" in layout.remark
+
+
+def test_the_forest_draws_what_has_no_interval_as_a_point() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    whole = Contrast(3, 0.1, 0.01, 0.05, 0.15, 0.01)
+    lone = Contrast(1, 0.2, *[math.nan] * 4)
+    returned = style.forest(axes, ["a", "b"], [whole, lone], None)
+    assert returned is axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [2, 2, 1, 1]  # zero, interval, point, point
+
+
+def test_markdown_with_a_folder_names_its_figures(connection: sa.Connection, tmp_path: Path) -> None:
+    made.curved_study(connection)
+    options = Options(output=str(tmp_path / "out"))
+    files = produce(gather(connection, None, options), options, tmp_path)
+    assert sorted(files) == sorted(["report.md", *(f"figures/{n}.{k}" for n in ALL for k in ("png", "svg"))])
+    report = write(files, tmp_path / "out")
+    text = report.read_text()
+    for name in ALL:
+        assert f"](figures/{name}.png)" in text
+        assert (report.parent / "figures" / f"{name}.svg").read_bytes() == files[f"figures/{name}.svg"]
+    assert not [path for path in report.parent.rglob("*") if path.name.startswith(".")]
+    assert f"--output {tmp_path / 'out'}" in text
+    assert produce(gather(connection, None, options), options, tmp_path) == files
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UnknownOption, match="cannot be written"):
+        write({"report.md": b""}, tmp_path / "file")
+
+
+def test_the_router_and_each_layer_are_followed_over_steps(connection: sa.Connection) -> None:
+    made.curved_study(connection)
+    pictures = drawn(connection)
+    top = axes_of(pictures["routing-over-training"].draw())[0]
+    line = top.get_lines()[0]  # the first seed of the first condition is job 1
+    assert line.get_xdata().tolist() == [200, 400]
+    assert line.get_ydata() == pytest.approx([0.401, 0.501])
+    panel = axes_of(pictures["layer-load-over-training"].draw())[0]
+    lines = panel.get_lines()
+    assert [one.get_label() for one in lines] == ["layer 0", "layer 1"]
+    # At step 400 the three seeds' counts, by hand: population sd over mean, then the mean over seeds.
+    counts = [made.layer_counts(seed)[0] for seed in made.SEEDS]
+    assert lines[0].get_ydata()[-1] == pytest.approx(np.mean([np.std(c) / np.mean(c) for c in counts]))
+
+
+def test_without_two_evaluations_nothing_is_followed_over_steps(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    assert not {"routing-over-training", "layer-load-over-training"} & set(drawn(connection))
+
+
+def test_a_legend_of_long_names_stays_on_the_page(connection: sa.Connection) -> None:
+    kinds = ["none", "gaussian", "annealed", "jitter", "learned", "gumbel"]
+    study = made.add_study(connection, grid={"factors": {"noise_kind": kinds}, "baseline": {}})
+    for kind in kinds:
+        for seed in made.SEEDS:
+            job = made.finish(connection, study, {**made.cells(made.FACTORS)[0], "noise_kind": kind}, seed)
+            for step in (200, 400):
+                made.add_metric(connection, job, "loss", 5.0 + seed / step, step=step)
+    figure = drawn(connection)["learning"].draw()
+    box = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].get_texts()) == 6
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

@@ -1,0 +1,271 @@
+"""No interleaving breaks the queue: hypothesis drives queue/jobs.py against a small model of its states.
+
+Workers claim, beat, save, finish, fail and vanish; leases expire; people cancel and retry; and every worker
+may act on a claim that it has long lost. The model is a dictionary; the database is a real one of each kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from model.config import RunConfig
+from model.events import Checkpointed, Measured, Resumed
+from runner.queue import jobs, records, schema
+from runner.queue.jobs import Claim, LeaseLost, UnknownJob, Worker
+from runner.queue.store import Store, now, open_store
+from tests.conftest import both_engines
+
+JOBS = 3
+RESULT = {"val_loss": 1.0, "val_perplexity": 2.718}
+
+
+@dataclass
+class Expected:
+    """What the model believes of one job."""
+
+    status: str = "queued"
+    attempt: int = 0
+    failures: int = 0
+    owner: str | None = None
+    cancel_requested: bool = False
+    saved_by_attempt: bool = False
+    finished_by: int | None = None
+
+
+class Queue(RuleBasedStateMachine):
+    """Claims are a bundle that only grows: a stale claim may be used at any later time."""
+
+    claims = Bundle("claims")
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+        self.expected = {number: Expected() for number in range(1, JOBS + 1)}
+        self.store.write(self._fill)
+
+    def _fill(self, connection: sa.Connection) -> None:
+        connection.execute(
+            schema.studies.insert().values(
+                id=1, name="s", grid="{}", protocol="sound", corpus="bundled", corpus_id="", created_at=now()
+            )
+        )
+        runs = [({"noise_std": 0.0}, RunConfig(seed=seed)) for seed in range(JOBS)]
+        assert jobs.submit(connection, 1, runs) == JOBS
+
+    def teardown(self) -> None:
+        self.store.close()
+
+    # --- moves ----------------------------------------------------------------------------------------------
+
+    @rule(target=claims, owner=st.sampled_from(["a", "b"]))
+    def claim(self, owner: str) -> object:
+        claimed = self.store.write(lambda c: jobs.claim(c, Worker(owner, "here", 1, "cpu")))
+        free = [number for number, job in self.expected.items() if job.status == "queued"]
+        if not free:
+            assert claimed is None
+            return multiple()
+        assert claimed is not None
+        assert claimed.job_id == free[0]
+        job = self.expected[claimed.job_id]
+        job.status, job.owner, job.attempt, job.saved_by_attempt = "running", owner, job.attempt + 1, False
+        assert claimed.attempt == job.attempt
+        return claimed
+
+    @rule(claimed=claims)
+    def heartbeat(self, claimed: Claim) -> None:
+        answer = self._fenced(claimed, lambda c: jobs.heartbeat(c, claimed, 60, 1))
+        if self._mine(claimed):
+            assert answer == self.expected[claimed.job_id].cancel_requested
+
+    @rule(claimed=claims, step=st.integers(1, 5))
+    def measure(self, claimed: Claim, step: int) -> None:
+        def transaction(connection: sa.Connection) -> None:
+            records.rewind(connection, claimed, Resumed(0))
+            records.record(connection, claimed, Measured(step, "val", {"loss": 1.0}, [[1, 2]]))
+
+        self._fenced(claimed, transaction)
+
+    @rule(claimed=claims)
+    def save(self, claimed: Claim) -> None:
+        job = self.expected[claimed.job_id]
+        if self._mine(claimed) and job.saved_by_attempt:
+            return  # one checkpoint a step and attempt
+        # Higher than any earlier one, so that the attempt has moved the job on.
+        event = Checkpointed(10 * claimed.attempt, "", "0" * 64, 1, 0.1)
+        self._fenced(claimed, lambda c: records.checkpointed(c, claimed, event, f"{claimed.attempt}"))
+        if self._mine(claimed):
+            job.saved_by_attempt = True
+
+    @rule(claimed=consumes(claims))
+    def finish(self, claimed: Claim) -> None:
+        mine = self._mine(claimed)
+        self._fenced(claimed, lambda c: jobs.finish(c, claimed, RESULT))
+        if mine:
+            self._end(claimed, "done")
+            self.expected[claimed.job_id].finished_by = claimed.attempt
+
+    @rule(claimed=claims)
+    def release(self, claimed: Claim) -> None:
+        mine = self._mine(claimed)
+        self._fenced(claimed, lambda c: jobs.release(c, claimed, "signal"))
+        if mine:
+            self._end(claimed, "queued")
+
+    @rule(claimed=claims, cause=st.sampled_from(["stalled", "infrastructure", "diverged", "bad_config"]))
+    def fail(self, claimed: Claim, cause: str) -> None:
+        mine = self._mine(claimed)
+        status = self._fenced(claimed, lambda c: jobs.fail(c, claimed, cause, "because"))
+        if mine:
+            final = cause in ("diverged", "bad_config")
+            assert status == self._charge(claimed.job_id, final)
+
+    @rule(claimed=claims)
+    def end_cancelled(self, claimed: Claim) -> None:
+        mine = self._mine(claimed)
+        self._fenced(claimed, lambda c: jobs.end_cancelled(c, claimed))
+        if mine:
+            self._end(claimed, "cancelled")
+
+    @rule(number=st.integers(1, JOBS))
+    def lease_expires(self, number: int) -> None:
+        expire = sa.text(f"UPDATE jobs SET lease_expires_at = 1 WHERE id = {number} AND status = 'running'")
+        self.store.write(lambda c: c.execute(expire))
+        lost = self.store.write(jobs.requeue_lost)
+        job = self.expected[number]
+        assert lost == ([number] if job.status == "running" else [])
+        if lost:
+            self._charge(number, final=False)
+
+    @rule(number=st.integers(1, JOBS))
+    def cancel(self, number: int) -> None:
+        job = self.expected[number]
+        try:
+            self.store.write(lambda c: jobs.cancel(c, number))
+        except UnknownJob:
+            assert job.status in ("done", "failed", "cancelled")
+        else:
+            assert job.status in ("queued", "running")
+            if job.status == "queued":
+                job.status = "cancelled"
+            else:
+                job.cancel_requested = True
+
+    @rule(number=st.integers(1, JOBS))
+    def retry(self, number: int) -> None:
+        job = self.expected[number]
+        try:
+            self.store.write(lambda c: jobs.retry(c, number))
+        except UnknownJob:
+            assert job.status in ("queued", "running", "done")
+        else:
+            assert job.status in ("failed", "cancelled")
+            job.status, job.failures = "queued", 0
+
+    @rule()
+    def back_off_passes(self) -> None:
+        self.store.write(lambda c: c.execute(sa.text("UPDATE jobs SET run_after = NULL")))
+
+    # --- the model ------------------------------------------------------------------------------------------
+
+    def _mine(self, claimed: Claim) -> bool:
+        job = self.expected[claimed.job_id]
+        return (job.status, job.attempt, job.owner) == ("running", claimed.attempt, claimed.owner)
+
+    def _fenced(self, claimed: Claim, transaction: object) -> object:
+        """Run a write of the claim's holder; a stale one must be refused and change nothing."""
+        mine, before = self._mine(claimed), None if self._mine(claimed) else self._everything()
+        try:
+            answer = self.store.write(transaction)  # type: ignore[arg-type]
+        except LeaseLost:
+            assert not mine
+            assert self._everything() == before
+            return None
+        assert mine
+        return answer
+
+    def _end(self, claimed: Claim, status: str) -> None:
+        job = self.expected[claimed.job_id]
+        job.status, job.owner, job.cancel_requested = status, None, False
+
+    def _charge(self, number: int, final: bool) -> str:
+        job = self.expected[number]
+        job.failures += final or not job.saved_by_attempt
+        job.status = "failed" if final or job.failures >= 3 else "queued"
+        if job.cancel_requested:
+            job.status = "cancelled"
+        job.owner, job.cancel_requested = None, False
+        # The back-off would hide the job from the next claim; time is a rule of its own elsewhere.
+        self.back_off_passes()
+        return job.status
+
+    def _everything(self) -> list[list[tuple[object, ...]]]:
+        with self.store.read() as connection:
+            return [
+                [tuple(r) for r in connection.execute(sa.select(t))] for t in schema.metadata.tables.values()
+            ]
+
+    # --- what must always hold ------------------------------------------------------------------------------
+
+    @invariant()
+    def database_agrees_with_the_model(self) -> None:
+        with self.store.read() as connection:
+            found = connection.execute(sa.select(schema.jobs).order_by(schema.jobs.c.id)).all()
+            results = dict(
+                connection.execute(sa.select(schema.results.c.job_id, schema.results.c.attempt)).all()
+            )
+            attempts = connection.execute(sa.select(schema.attempts)).all()
+        for row in found:
+            job = self.expected[row.id]
+            state = (row.status, row.attempt, row.failures, row.owner, bool(row.cancel_requested))
+            assert state == (job.status, job.attempt, job.failures, job.owner, job.cancel_requested)
+            assert (row.id in results) == (row.status == "done")
+            assert results.get(row.id) == job.finished_by
+            mine = [attempt for attempt in attempts if attempt.job_id == row.id]
+            assert sorted(attempt.number for attempt in mine) == list(range(1, row.attempt + 1))
+            open_ones = [attempt.number for attempt in mine if attempt.outcome is None]
+            assert open_ones == ([row.attempt] if row.status == "running" else [])
+
+
+def emptied(database: str) -> Store:
+    """The database without a row, its ids beginning at 1."""
+    if "://" not in database:
+        Path(database).unlink(missing_ok=True)
+        return open_store(database, create=True)
+    store = open_store(database)
+    tables = ", ".join(name for name in schema.metadata.tables if name != "meta")
+    store.write(lambda c: c.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY"))
+    return store
+
+
+@both_engines
+def test_no_interleaving_breaks_the_queue(database: str) -> None:
+    run_state_machine_as_test(
+        lambda: Queue(emptied(database)),
+        settings=settings(
+            max_examples=30 if "://" in database else 100,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_claims_are_values() -> None:
+    """A claim can be copied and compared: what it fences is in its fields alone."""
+    claim = Claim(1, 2, "a", "s", {}, 42, 40, "{}", ())
+    assert replace(claim) == claim
+    assert replace(claim, attempt=3) != claim

@@ -1,0 +1,248 @@
+"""The database file: its settings, its refusals, its waiting, and that no reader changes it."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from runner.queue import jobs, schema, sqlite
+from runner.queue.migrations import upgrade
+from runner.queue.store import (
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+    now,
+    open_store,
+    upgrade_store,
+)
+from tests.conftest import PROJECT, both_engines, described, make_views
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def test_settings_are_those_that_survive_a_power_cut(store: Store) -> None:
+    mode, _ = sqlite.journal()
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == mode.lower()
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == {"WAL": 2, "DELETE": 3}[mode]
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_old_library_falls_back_to_a_rollback_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite.driver(), "sqlite_version_info", (3, 40, 1))
+    assert sqlite.journal() == ("DELETE", "EXTRA")
+
+
+def test_migrations_make_exactly_the_tables_of_the_schema(store: Store, tmp_path: Path) -> None:
+    direct = sa.create_engine(f"sqlite:///{tmp_path / 'direct.db'}", module=sqlite.driver())
+    schema.metadata.create_all(direct)
+    make_views(direct)
+
+    assert described(store.engine) == described(direct)
+    with store.read() as connection:
+        made = connection.exec_driver_sql(
+            "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+        )
+        ours = {name: strict for name, strict in made if name in schema.metadata.tables}
+    assert ours == dict.fromkeys(schema.metadata.tables, 1)
+
+
+@both_engines
+def test_reader_cannot_write(store: Store) -> None:
+    # A server's answer may also mean that it is read-only for a while, after a failover.
+    refused = (sa.exc.OperationalError, StoreUnavailable)
+    with pytest.raises(refused, match=r"readonly|read-only"), store.read() as connection:
+        connection.execute(sa.delete(schema.meta))
+
+
+@both_engines
+def test_write_rolls_back_whole_on_an_error(store: Store) -> None:
+    def half(connection: sa.Connection) -> None:
+        connection.execute(schema.meta.insert().values(key="half", value="done"))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.write(half)
+    with store.read() as connection:
+        assert connection.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == "half")) is None
+
+
+def test_write_waits_for_a_lock_and_goes_on(store: Store) -> None:
+    # The same library: POSIX locks belong to the process, and two libraries in one would not see each other.
+    holder = sqlite.driver().connect(store.path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.try_write(lambda c: None)
+    with pytest.raises(StoreUnavailable):
+        store.write(lambda c: None, patience_seconds=0.1)
+    holder.execute("ROLLBACK")
+    store.write(lambda c: c.execute(schema.meta.insert().values(key="after", value="lock")))
+    holder.close()
+
+
+@both_engines
+def test_reader_sees_one_moment(store: Store) -> None:
+    count = sa.select(sa.func.count()).select_from(schema.meta)
+    with store.read() as connection:
+        before = connection.scalar(count)
+        store.write(lambda c: c.execute(schema.meta.insert().values(key="meanwhile", value="")))
+        assert connection.scalar(count) == before
+    with store.read() as connection:
+        assert connection.scalar(count) == before + 1
+
+
+@both_engines
+def test_time_is_the_databases(store: Store) -> None:
+    with store.read() as connection:
+        first, second = (connection.scalar(sa.select(now())) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert abs(first - time.time()) < 60
+    assert second >= first
+
+
+def _recipes(path: Path) -> None:
+    other = sqlite.driver().connect(path)
+    other.execute("CREATE TABLE recipes (id)")
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: path.write_bytes(b"not a database at all" * 100), "not a SQLite database"),
+        (
+            lambda path: sqlite.driver().connect(path).execute("CREATE TABLE recipes (id)"),
+            "not a Nightshift database",
+        ),
+    ],
+)
+def test_another_programs_file_is_refused(tmp_path: Path, prepare: object, message: str) -> None:
+    path = tmp_path / "other.db"
+    prepare(path)  # type: ignore[operator]
+    before = path.read_bytes()
+    for create in (False, True):
+        with pytest.raises(StoreRefused, match=message):
+            open_store(str(path), create=create)
+    assert path.read_bytes() == before
+
+
+@both_engines
+@pytest.mark.parametrize(
+    ("version", "message"), [("0000", "older than .*db upgrade"), ("9999", "newer than this program")]
+)
+def test_another_schema_is_refused_before_anything(
+    store: Store, database: str, version: str, message: str
+) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": version})
+    with pytest.raises(StoreRefused, match=message):
+        open_store(database)
+
+
+def test_missing_database_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnreachable, match="enqueue"):
+        open_store(str(tmp_path / "none.db"))
+    assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("version", ["0001"])
+def test_stored_database_of_every_earlier_schema_is_upgraded_whole(tmp_path: Path, version: str) -> None:
+    """A study in mid-life: two jobs done, one queued, one cancelled. It is refused, upgraded, and goes on."""
+    path = tmp_path / "jobs.db"
+    path.write_bytes(gzip.decompress((DATA / f"schema-{version}.db.gz").read_bytes()))
+
+    def content() -> dict[str, list[sa.RowMapping]]:
+        with sqlite.connect(path, begin="BEGIN", query_only=True).begin() as connection:
+            return {
+                name: list(connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY 1, 2, 3")).mappings())
+                for name in ("studies", "jobs", "attempts", "results", "metrics", "expert_counts", "events")
+            }
+
+    before = content()
+    with pytest.raises(StoreRefused, match="db upgrade"):
+        open_store(str(path))
+    assert upgrade_store(str(path)) == (version, schema.HEAD)
+    after = content()
+    for name, rows in before.items():
+        assert [dict(row) for row in rows] == [
+            {column: row[column] for column in was} for was, row in zip(rows, after[name], strict=True)
+        ]
+    store = open_store(str(path))
+    claimed = store.write(lambda c: jobs.claim(c, jobs.Worker("worker-1", "here", 1, "cpu")))
+    assert claimed is not None
+    assert claimed.job_id == next(job["id"] for job in before["jobs"] if job["status"] == "queued")
+    store.close()
+
+
+def test_every_earlier_schema_is_stored() -> None:
+    versions = sorted(path.name[:4] for path in (PROJECT / "runner/queue/migrations/versions").glob("0*.py"))
+    stored = sorted(path.name[7:11] for path in DATA.glob("schema-*.db.gz"))
+    assert versions == [*stored, schema.HEAD]
+
+
+@both_engines
+def test_upgrade_twice_keeps_one_identity(store: Store, database: str) -> None:
+    upgrade(store.engine)
+    assert open_store(database).database_id == store.database_id
+
+
+def test_many_processes_make_one_database(tmp_path: Path) -> None:
+    path = str(tmp_path / "new.db")
+    code = f"from runner.queue.store import open_store; print(open_store({path!r}, True).database_id)"
+    makers = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    identities = {maker.communicate(timeout=120)[0] for maker in makers}
+    assert len(identities) == 1
+    assert all(maker.returncode == 0 for maker in makers)
+
+
+def test_moved_or_replaced_file_is_noticed(store: Store, tmp_path: Path) -> None:
+    store.check_identity()
+    store.path.rename(tmp_path / "moved.db")
+    with pytest.raises(StoreUnreachable, match="moved"):
+        store.check_identity()
+    store.path.write_bytes((tmp_path / "moved.db").read_bytes())
+    with pytest.raises(StoreUnreachable, match="replaced"):
+        store.check_identity()
+
+
+def test_last_one_out_folds_the_log_back(tmp_path: Path) -> None:
+    opened = open_store(str(tmp_path / "jobs.db"), create=True)
+    opened.write(lambda c: c.execute(schema.meta.insert().values(key="a", value="b")))
+    opened.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
+
+
+def test_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n")
+    found = sqlite.network_file_system(tmp_path / "jobs.db", mounts)
+    assert found == (tmp_path, "nfs4")
+    assert sqlite.network_file_system(Path("/elsewhere/jobs.db"), mounts) is None
+    monkeypatch.setattr(sqlite, "network_file_system", lambda path: found)
+    with pytest.raises(StoreRefused, match=r"nfs4.*--db"):
+        open_store(str(tmp_path / "jobs.db"), create=True)
+    assert not (tmp_path / "jobs.db").exists()
+
+
+def test_password_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(StoreRefused) as refusal:
+        open_store("mysql://me:hunter2@host/db")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_begin_takes_the_write_lock_at_once(store: Store) -> None:
+    other = sqlite.connect(store.path, begin="BEGIN IMMEDIATE", query_only=False)
+    with store.engine.begin(), pytest.raises(sa.exc.OperationalError, match="locked"), other.begin():
+        pass
+    other.dispose()

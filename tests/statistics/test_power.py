@@ -1,0 +1,183 @@
+"""Power and seeds needed against statsmodels and by hand; differences with their units; the enqueue line."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import sqlalchemy as sa
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from reports.output.report import render
+from reports.output.seeds import plan
+from reports.reading.study import Target
+from reports.reading.units import UnknownOption, describe_difference, parse_difference
+from reports.sections import power
+from runner.queue.store import Store
+from tests import report_fixtures as made
+from tests.conftest import rows
+from tests.report_reading import section, tables
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sa.Connection]:
+    with made.opened(tmp_path) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 40])
+def test_the_detectable_difference_is_statsmodels(n: int) -> None:
+    reference = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8)
+    assert power.detectable_difference(0.3, n) == pytest.approx(0.3 * reference, rel=1e-5)
+
+
+@pytest.mark.parametrize("effect", [0.2, 0.5, 0.8, 1.5])
+def test_the_seeds_needed_are_statsmodels(effect: float) -> None:
+    reference = TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)
+    assert power.seeds_needed(2.0, 2.0 * effect) == math.ceil(reference)
+    assert power.seeds_needed(2.0, -2.0 * effect) == math.ceil(reference)
+
+
+def test_what_the_seeds_needed_detect_is_no_more_than_was_asked() -> None:
+    for difference in (0.01, 0.1, 1.0):
+        seeds = power.seeds_needed(0.2, difference)
+        assert seeds is not None
+        assert power.detectable_difference(0.2, seeds) <= difference * (1 + 1e-6)
+        assert seeds == 2 or power.detectable_difference(0.2, seeds - 1) > difference
+
+
+def test_what_cannot_be_planned() -> None:
+    assert power.seeds_needed(math.nan, 0.1) is None
+    assert power.seeds_needed(0.1, 0.0) is None
+    assert math.isnan(power.detectable_difference(0.1, 1))
+    assert power.seeds_needed(1.0, 1e-9) == power.MAX_SEEDS + 1
+    assert power.count(power.MAX_SEEDS + 1) == "more than 100,000"
+    assert power.stein_seeds(0.1, 1, 0.1) is None
+
+
+def test_steins_rule_by_hand() -> None:
+    # t(0.975, 2) = 4.30265: (4.30265 · 0.01 / 0.005)² = 74.05, so 75.
+    assert power.stein_seeds(0.01, 3, 0.005) == 75
+    assert power.stein_seeds(0.01, 3, 10.0) == 3  # never fewer than are there
+    t = stats.t.ppf(0.975, 9)
+    assert power.stein_seeds(1.0, 10, t / 8) == 64
+
+
+def test_the_power_table(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    row = tables(section(render(connection), "Power and seeds needed"))[0][0]
+    effect = TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8)
+    sd = math.sqrt(sum((d - 0.0023333) ** 2 for d in (0.0095, -0.0004, -0.0021)) / 2)
+    assert float(row["Detectable difference"]) == pytest.approx(effect * sd, abs=0.00006)
+    seeds = TTestPower().solve_power(effect_size=math.log(1.005) / sd, alpha=0.05, power=0.8)
+    assert int(row["Seeds for the margin"]) == math.ceil(seeds)
+
+
+@pytest.mark.parametrize(
+    ("text", "nats"),
+    [
+        ("0.005nats", 0.005),
+        ("0.5percent", math.log(1.005)),
+        ("0.5 %", math.log(1.005)),
+        ("0.5ppl", math.log(130.5 / 130.0)),
+        ("1e-3 NATS", 0.001),
+    ],
+)
+def test_differences_carry_their_unit(text: str, nats: float) -> None:
+    assert parse_difference("--difference", text, "val_loss", 130.0) == pytest.approx(nats)
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "said"),
+    [
+        ("0.5", "val_loss", "--difference 0.5: of what? write 0.5nats, 0.5ppl, 0.5percent"),
+        ("0", "val_loss", "write a number above 0 with its unit"),
+        ("-1ppl", "val_loss", "write a number above 0"),
+        ("nan", "val_loss", "write a number above 0"),
+        ("1.2.3nats", "val_loss", "write a number above 0"),
+        ("1e999nats", "val_loss", "write a number above 0"),
+        ("0.5miles", "val_loss", "write a number above 0"),
+        ("0.5ppl", "val_accuracy", "val_accuracy has its own unit"),
+    ],
+)
+def test_bad_differences_are_one_line(text: str, metric: str, said: str) -> None:
+    with pytest.raises(UnknownOption, match=re.escape(said)) as refusal:
+        parse_difference("--difference", text, metric, 130.0)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_difference_in_ppl_needs_a_perplexity() -> None:
+    with pytest.raises(UnknownOption, match="no perplexity is recorded yet"):
+        parse_difference("--margin", "1ppl", "val_loss", math.nan)
+
+
+def test_a_difference_is_said_in_every_unit() -> None:
+    loss = Target("val_loss", None, "")
+    assert (
+        describe_difference(math.log(1.005), loss, 200.0)
+        == "0.004988 nats (0.5 % of the PPL, 1 PPL at 200.00)"
+    )
+    assert describe_difference(0.01, Target("val_accuracy", None, ""), 1.0) == "0.01 in val_accuracy"
+
+
+def test_the_plan_follows_the_contrast_that_varies_most(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    planned = plan(connection, None, "0.5percent", None)
+    needed = power.seeds_needed(0.0102704, math.log(1.005))  # 0.5 without balancing varies most
+    assert needed is not None
+    assert planned.seeds == f"45..{45 + needed - 3 - 1}"
+    assert f"{needed} seeds in all find a difference of 0.004988 nats" in planned.text
+    assert "noise_std=0.5, load_balancing_weight=0.0. 3 seeds are there." in planned.text
+    assert plan(connection, None, "50percent", None).seeds == ""
+    assert "No seed is missing" in plan(connection, None, None, "10nats").text
+    assert "Stein" in plan(connection, None, None, "0.5ppl").text
+
+
+@pytest.mark.parametrize("arguments", [(None, None), ("1ppl", "1ppl")])
+def test_one_of_the_two_is_planned_for(
+    connection: sa.Connection, arguments: tuple[str | None, str | None]
+) -> None:
+    made.published_study(connection)
+    with pytest.raises(UnknownOption, match="one of them"):
+        plan(connection, None, *arguments)
+
+
+def test_nothing_can_be_planned_from_one_seed(connection: sa.Connection) -> None:
+    study = made.add_study(connection, grid={"seeds": [42]})
+    for cell in made.cells(made.FACTORS):
+        made.finish(connection, study, cell, 42)
+    planned = plan(connection, None, "1percent", None)
+    assert planned.seeds == ""
+    assert "run a few seeds first" in planned.text
+
+
+def test_the_printed_line_adds_exactly_those_seeds(
+    cli: Callable[..., CompletedProcess[str]], tiny_grid: Path, tmp_path: Path, store: Store
+) -> None:
+    changed = ("--set", "muon_lr=0.02", "--set", "train.steps=20")
+    done = cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--study", "mine", *changed)
+    assert done.returncode == 0, done.stderr
+
+    def finish(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("UPDATE jobs SET status = 'done', finished_at = 1.0, attempt = 1")
+        for job, loss in ((1, 4.0), (2, 4.1), (3, 4.0), (4, 4.12)):
+            made.add_result(connection, job, val_loss=loss)
+
+    store.write(finish)
+    said = cli("power", "--study", "mine", "--difference", "0.03nats")
+    assert said.returncode == 0, said.stderr
+    line = said.stdout.splitlines()[-1]
+    assert line.startswith(f"python cli.py enqueue --grid {shlex.quote(str(tiny_grid))} ")
+    added = cli(*shlex.split(line)[2:])
+    assert added.returncode == 0, added.stderr
+    needed = power.seeds_needed(0.02 / math.sqrt(2), 0.03)
+    assert needed is not None
+    seeds = [row["seed"] for row in rows(store, "jobs")]
+    assert sorted(set(seeds)) == list(range(42, 42 + needed))
+    assert len(seeds) == 2 * needed

@@ -1,0 +1,229 @@
+"""Two trainers under one supervisor: the same bits as one, and what befalls one slot leaves the other alone.
+
+On the CPU, which is a device like any other. Where an order of things matters it is made certain: a trainer
+stands still in mid-run until the test lets it go on, or is a small program of the test's own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model.events import Phase
+from runner.queue.store import Store
+from runner.work.options import DevicesUnknown, Options, slots
+from runner.work.progress import Display
+from runner.work.slot import UNHEALTHY
+from runner.work.worker import DRAINED, PREEMPTED, Worker
+from tests.conftest import row, rows
+from tests.injection import GATE, inject
+from tests.work.test_faults import Night, bits
+from tests.work.test_worker import FAKE, _short_back_off, alive, wait_for
+
+__all__ = ["_short_back_off", "bits"]  # fixtures
+
+TWO = ("--devices", "cpu,cpu", "--checkpoint-seconds", "0")
+
+
+@pytest.fixture
+def night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
+    made = Night(tmp_path, cache_dir)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def gated(night: Night) -> Iterator[subprocess.Popen[str]]:
+    """A worker whose two trainers each have a job, have left checkpoints, and stand still."""
+    gate = inject(night.folder / "gate", GATE)
+    worker = night.start("work", *TWO, **gate)
+    wait_for(lambda: len(list((night.folder / "gate").glob("at-*"))) == 2, "both at step 20")
+    wait_for(lambda: None not in [a["provenance"] for a in rows(night.store, "attempts")], "both processes")
+    yield worker
+    worker.kill()
+    worker.communicate()
+
+
+def open_gate(night: Night) -> None:
+    (night.folder / "gate" / "go").touch()
+
+
+def trainers(night: Night) -> dict[int, int]:
+    """Job → process of its trainer."""
+    return {attempt["job_id"]: attempt["pid"] for attempt in rows(night.store, "attempts")}
+
+
+def test_two_slots_give_the_bits_of_one(night: Night, bits: str) -> None:
+    done = night.run("work", *TWO)
+    assert done.returncode == DRAINED, done.stderr
+    night.assert_undisturbed(bits)
+    attempts = rows(night.store, "attempts")
+    assert len({attempt["pid"] for attempt in attempts}) == 2
+    assert len({attempt["owner"] for attempt in attempts}) == 2  # to the database a slot is a worker
+    assert all(worker["exit_code"] == 0 for worker in rows(night.store, "workers"))
+
+
+def test_first_signal_releases_both_jobs(night: Night, gated: subprocess.Popen[str], bits: str) -> None:
+    night.stop_at_gate(gated)
+    assert gated.wait(timeout=120) == PREEMPTED
+    assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} == {("queued", 0)}
+    assert [attempt["outcome"] for attempt in rows(night.store, "attempts")] == ["preempted"] * 2
+    assert night.run("work", *TWO).returncode == DRAINED
+    assert all(attempt["resumed_from_step"] for attempt in rows(night.store, "attempts", number=2))
+    night.assert_undisturbed(bits)
+
+
+def test_killed_supervisor_leaves_no_process(night: Night, gated: subprocess.Popen[str]) -> None:
+    started = trainers(night)
+    assert all(alive(pid) for pid in started.values())
+    gated.kill()
+    wait_for(lambda: not any(alive(pid) for pid in started.values()), "the trainers' end")
+
+
+def test_killed_trainer_leaves_the_other_slot_alone(
+    night: Night, gated: subprocess.Popen[str], bits: str
+) -> None:
+    os.kill(trainers(night)[1], signal.SIGKILL)
+    wait_for(lambda: row(night.store, "attempts", job_id=1, number=1)["outcome"], "the end of the attempt")
+    open_gate(night)
+    assert gated.wait(timeout=120) == DRAINED
+    killed = row(night.store, "attempts", job_id=1, number=1)
+    assert (killed["outcome"], killed["cause"], killed["charged"]) == ("failed", "infrastructure", 0)
+    assert row(night.store, "attempts", job_id=2)["outcome"] == "done"
+    night.assert_undisturbed(bits)
+
+
+# --- trainers of the test's own ---------------------------------------------------------------------------
+
+
+def work_on(
+    store: Store,
+    folder: Path,
+    devices: tuple[str, ...],
+    jobs: int | None = None,
+    display: Display | None = None,
+    **parts: str,
+) -> tuple[int, Worker]:
+    """Run a supervisor in this process whose trainers are a small program that knows its `device`."""
+    program = FAKE.replace("START", parts.get("begin", "pass")).replace("CHECK", parts.get("check", "True"))
+    body = textwrap.indent(textwrap.dedent(parts.get("job", "finish()")), " " * 8).strip()
+    (folder / "fake_trainer.py").write_text(program.replace("JOB", body))
+    options = Options(
+        devices=devices,
+        jobs=jobs,
+        runs=folder / "runs",
+        phase_limits=dict.fromkeys(Phase, 60.0),
+        trainer_command=(sys.executable, str(folder / "fake_trainer.py")),
+    )
+    worker = Worker(store, options, display or Display())
+    return worker.run(), worker
+
+
+def test_failing_device_is_taken_out_and_the_other_finishes(queued: Store, tmp_path: Path) -> None:
+    """The sound one starts when the other has failed its check, so that it cannot have taken the jobs."""
+    mark = str(tmp_path / "checked")
+    code, worker = work_on(
+        queued,
+        tmp_path,
+        ("broken", "sound"),
+        begin=f"\n    while device == 'sound' and not os.path.exists({mark!r}): time.sleep(0.01)",
+        job="os._exit(1) if device == 'broken' else finish()",
+        check=f"device == 'sound' or open({mark!r}, 'w') is None",
+    )
+    assert code == DRAINED
+    assert [slot.out for slot in worker.slots] == [True, False]
+    assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("done", 0)}
+    broken = rows(queued, "attempts", device="broken")
+    assert [(attempt["cause"], attempt["charged"]) for attempt in broken] == [("device", 0)] * 3
+    signed = {slot["device"]: slot["exit_code"] for slot in rows(queued, "workers")}
+    assert signed == {"broken": UNHEALTHY, "sound": DRAINED}
+
+
+def test_last_device_that_fails_stops_the_worker(queued: Store, tmp_path: Path) -> None:
+    code, _ = work_on(queued, tmp_path, ("a", "b"), job="os._exit(1)", check="False")
+    assert code == UNHEALTHY
+    assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("queued", 0)}
+
+
+class Watched(Display):
+    """Leaves a mark when the worker has seen an empty queue."""
+
+    mark: Path
+
+    def queue(self, left: int, eta_seconds: float | None) -> None:
+        if left == 0:
+            self.mark.touch()
+
+
+def test_empty_queue_is_not_drained_while_a_slot_may_give_its_jobs_back(
+    queued: Store, tmp_path: Path
+) -> None:
+    """Three jobs have failed for good and the fourth is done, but the device of the three is being tested."""
+    with queued.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET max_failures = 1")
+    testing, seen = str(tmp_path / "testing"), tmp_path / "seen"
+    test = f"""
+    def wait(path):
+        while not os.path.exists(path): time.sleep(0.01)
+    def test():
+        open({testing!r}, "w").close()
+        wait({str(seen)!r})
+        return False
+    """
+    display = Watched()
+    display.mark = seen
+    code, _ = work_on(
+        queued,
+        tmp_path,
+        ("broken", "sound"),
+        display=display,
+        begin=test,
+        job=f"wait({testing!r}) if device == 'sound' else os._exit(1); finish()",
+        check="device == 'sound' or test()",
+    )
+    assert code == DRAINED
+    assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("done", 0)}
+
+
+def test_trainer_that_takes_long_to_start_keeps_nobody_waiting(queued: Store, tmp_path: Path) -> None:
+    code, _ = work_on(
+        queued, tmp_path, ("slow", "quick"), begin="\n    if device == 'slow': time.sleep(3600)"
+    )
+    assert code == DRAINED
+    assert {attempt["device"] for attempt in rows(queued, "attempts")} == {"quick"}
+
+
+def test_jobs_limit_counts_the_jobs_of_all_slots(queued: Store, tmp_path: Path) -> None:
+    code, worker = work_on(queued, tmp_path, ("a", "b"), jobs=3)
+    assert (code, worker.jobs_done) == (DRAINED, 3)
+    assert sorted(job["status"] for job in rows(queued, "jobs")) == ["done", "done", "done", "queued"]
+
+
+# --- which devices ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("devices", "each", "cards", "expected"),
+    [
+        ("auto", 1, 0, ("auto",)),
+        ("cuda:0,cuda:2", 1, 0, ("cuda:0", "cuda:2")),
+        ("cuda:0", 2, 0, ("cuda:0", "cuda:0")),
+        ("all", 1, 3, ("cuda:0", "cuda:1", "cuda:2")),
+        ("all", 2, 2, ("cuda:0", "cuda:0", "cuda:1", "cuda:1")),
+        ("all", 2, 0, ("cpu", "cpu")),
+    ],
+)
+def test_devices_name_their_slots(devices: str, each: int, cards: int, expected: tuple[str, ...]) -> None:
+    assert slots(devices, each, f"print({cards})") == expected
+
+
+def test_torch_that_does_not_start_is_said_in_one_line() -> None:
+    with pytest.raises(DevicesUnknown, match=r"no driver.*requirements\.txt"):
+        slots("all", count="raise RuntimeError('no driver')")
