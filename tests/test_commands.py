@@ -57,6 +57,17 @@ def test_every_documented_command_and_option_exists() -> None:
             assert option in done[name], f"{name} {option}"
 
 
+def test_the_documented_options_are_the_commands_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/options.py", "--check"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def helped(name: str) -> str:
     from typer.testing import CliRunner
 
