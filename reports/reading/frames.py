@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from reports.reading import series
 from reports.reading.rows import frame, objects
 from reports.reading.study import Cell, Study
+from runner.queue.attempts import wasted
 from runner.queue.schema import attempts as attempts_table
 from runner.queue.schema import jobs, meta, results, studies
 
@@ -150,11 +151,11 @@ def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
 
 
 def attempts(connection: sa.Connection, study: Study) -> pd.DataFrame:
-    """One row an attempt, by job and number, with outcome, cause and parsed provenance ({} if none)."""
+    """One row an attempt, by job and number, with `wasted` and parsed provenance ({} if none)."""
     own = [c for c in attempts_table.c if c.name not in ("id", "owner", "traceback")]
     found = frame(
         connection,
-        sa.select(*own)
+        sa.select(*own, wasted().label("wasted"))
         .join(jobs, jobs.c.id == attempts_table.c.job_id)
         .where(jobs.c.study_id == study.id)
         .order_by(attempts_table.c.job_id, attempts_table.c.number),

@@ -1,6 +1,7 @@
 """What the study cost and what went wrong on the way: runs and attempts without a result, timings.
 
-Times are of the attempts that finished, from `results`; what other attempts took is the price of failures.
+Times are of the runs that finished, from `results`, the attempts that they were resumed from included; what
+others took is the price of failures.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def timings(data: StudyData) -> Section:
     return Section(
         "Timings and cost",
         (
-            f"{number(hours, 2)} hours of device time for the {len(data.done)} finished runs; attempts "
-            f"without a result took {number(lost, 2)} hours more.",
+            f"{number(hours, 2)} hours of device time for the {len(data.done)} finished runs; attempts that "
+            f"no result goes back to took {number(lost, 2)} hours more.",
         ),
         (Table(columns, tuple(_row(data, cell) for cell in data.cells)),),
         (
@@ -144,7 +145,7 @@ def _failure(outcome: str, cause: str, rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _lost_seconds(data: StudyData) -> float:
-    ended = data.attempts[data.attempts["outcome"].notna() & (data.attempts["outcome"] != "done")]
+    ended = data.attempts[data.attempts["wasted"].astype(bool)]
     seconds = _total(ended["ended_at"] - ended["started_at"])
     return seconds if math.isfinite(seconds) else 0.0
 

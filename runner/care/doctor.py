@@ -250,9 +250,8 @@ def known_answer(device: str, command: tuple[str, ...] | None = None) -> Finding
             trainer.send(command="check")
             answer = _await(trainer, "checked")
         except TimeoutError as error:
-            said = (log.read_text(errors="replace").strip() or "no output").splitlines()[-1]
             remedy = "reinstall requirements.txt, or choose another --device"
-            return Finding("device", "bad", f"{error}: {plain(said)}", remedy)
+            return Finding("device", "bad", f"{error}: {plain(trainer.last_words())}", remedy)
         finally:
             trainer.kill()
     name = f"{ready['device']} ({ready.get('device_name')}, driver {ready.get('driver') or 'none'})"

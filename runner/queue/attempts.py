@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.queue.schema import attempts, checkpoints, events
+from runner.queue.schema import attempts, checkpoints, events, jobs
 from runner.queue.store import now
 
 FINAL_CAUSES = frozenset({"bad_config", "diverged"})
@@ -57,6 +57,26 @@ def advanced(connection: sa.Connection, job_id: int, number: int, cause: str) ->
     return (connection.scalar(reached) or 0) > (connection.scalar(began) or 0)
 
 
+def wasted() -> sa.ColumnElement[bool]:
+    """A column of `attempts`, beside `jobs`: whether the attempt's work came to nothing.
+
+    It has ended without a result, the next attempt did not go on from it, and none can any more.
+    """
+    later, began = attempts.alias("later"), sa.func.coalesce(attempts.c.resumed_from_step, 0)
+    gone_on = sa.exists().where(
+        later.c.job_id == attempts.c.job_id,
+        later.c.number == attempts.c.number + 1,
+        sa.func.coalesce(later.c.resumed_from_step, 0) > began,
+    )
+    may_go_on = sa.exists().where(
+        checkpoints.c.job_id == attempts.c.job_id,
+        checkpoints.c.attempt == attempts.c.number,
+        checkpoints.c.step > began,
+        jobs.c.status.in_(("queued", "running")),
+    )
+    return sa.and_(sa.func.coalesce(attempts.c.outcome, "done") != "done", ~gone_on, ~may_go_on)
+
+
 def recent_causes(connection: sa.Connection, job_id: int, failures: int) -> set[str]:
     """Causes of the charged attempts since the count was last set to zero."""
     charged = (
@@ -78,8 +98,9 @@ def end(
     traceback: str | None = None,
     exit_code: int | None = None,
     charged: bool = False,
+    ended_at: float | None = None,
 ) -> None:
-    """Close the attempt's row with its outcome; an attempt that is closed stays as it is."""
+    """Close the attempt's row with its outcome; an attempt that is closed stays as it is. Now, by default."""
     connection.execute(
         sa.update(attempts)
         .where(attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.outcome.is_(None))
@@ -90,7 +111,7 @@ def end(
             traceback=_storable(traceback),
             exit_code=exit_code,
             charged=int(charged),
-            ended_at=now(),
+            ended_at=now() if ended_at is None else ended_at,
         )
     )
     detail = {"cause": cause, "message": message, "charged": charged} if cause else None

@@ -311,15 +311,15 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
     or another worker that takes it back: it is passed over.
     """
     expired = connection.execute(
-        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner)
+        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner, jobs.c.heartbeat_at)
         .where(jobs.c.status == "running", jobs.c.lease_expires_at < now())
         .order_by(jobs.c.id)
         .with_for_update(skip_locked=True)
     ).all()
     for job in expired:
-        _end_badly(
-            connection, job.id, job.attempt, "lost", "lost", f"worker {job.owner} stopped renewing its lease"
-        )
+        message = f"worker {job.owner} stopped renewing its lease"
+        # Nobody worked after the last heartbeat: the hours until someone notices cost nothing.
+        _end_badly(connection, job.id, job.attempt, "lost", "lost", message, ended_at=job.heartbeat_at)
     return [job.id for job in expired]
 
 
@@ -449,6 +449,7 @@ def _end_badly(
     message: str,
     traceback: str | None = None,
     exit_code: int | None = None,
+    ended_at: float | None = None,
 ) -> str:
     job = connection.execute(
         sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
@@ -460,7 +461,9 @@ def _end_badly(
         or failures >= job.max_failures
         or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
     )
-    attempt_log.end(connection, job_id, number, outcome, cause, message, traceback, exit_code, charged)
+    attempt_log.end(
+        connection, job_id, number, outcome, cause, message, traceback, exit_code, charged, ended_at
+    )
     if job.cancel_requested:
         status, values = "cancelled", _ending("cancelled")
     elif final:

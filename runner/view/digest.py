@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from runner.queue.attempts import wasted
 from runner.queue.schema import attempts, jobs, results, studies
 from runner.queue.store import Store, now
 from runner.view.status import studies_overview
@@ -37,7 +38,7 @@ def digest(connection: sa.Connection, hours: float = 24.0) -> str:
         _finished(connection, tried, since),
         *_failures(connection, since),
         _recovered(tried),
-        _hours(tried, until),
+        _hours(tried),
         "",
         *_studies(connection, overview),
     ]
@@ -73,9 +74,16 @@ def _attempts(connection: sa.Connection, since: float) -> list[dict[str, Any]]:
     tried = sa.select(attempts.c.job_id).where(
         sa.or_(attempts.c.ended_at >= since, attempts.c.outcome.is_(None))
     )
-    columns = ("job_id", "number", "outcome", "started_at", "ended_at", "resumed_from_step")
+    columns = ("job_id", "number", "outcome", "started_at", "ended_at")
+    # A running attempt whose worker is gone did nothing after its last heartbeat.
+    alive_until = sa.case((jobs.c.lease_expires_at < now(), jobs.c.heartbeat_at), else_=now())
     rows = connection.execute(
-        sa.select(*(attempts.c[name] for name in columns), jobs.c.status)
+        sa.select(
+            *(attempts.c[name] for name in columns),
+            wasted().label("wasted"),
+            alive_until.label("alive_until"),
+            jobs.c.status,
+        )
         .join(jobs, jobs.c.id == attempts.c.job_id)
         .where(attempts.c.job_id.in_(tried))
         .order_by(attempts.c.job_id, attempts.c.number)
@@ -123,22 +131,15 @@ def _recovered(tried: list[dict[str, Any]]) -> str | None:
     return f"recovered: {len(saved)} ({', '.join(f'{count} after {what}' for what, count in how.items())})"
 
 
-def _hours(tried: list[dict[str, Any]], until: float) -> str:
-    used = wasted = 0.0
-    by_job: dict[int, list[dict[str, Any]]] = {}
+def _hours(tried: list[dict[str, Any]]) -> str:
+    used = lost = 0.0
     for attempt in tried:
-        by_job.setdefault(attempt["job_id"], []).append(attempt)
-    for row in by_job.values():
-        for attempt, later in zip(row, [*row[1:], None], strict=True):
-            if not attempt["recent"]:
-                continue
-            seconds = (attempt["ended_at"] or until) - attempt["started_at"]
+        if attempt["recent"]:
+            seconds = (attempt["ended_at"] or attempt["alive_until"]) - attempt["started_at"]
             used += seconds
-            began = attempt["resumed_from_step"] or 0
-            gone_on = later is not None and (later["resumed_from_step"] or 0) > began
-            wasted += seconds * (attempt["outcome"] in _FAILED and not gone_on)
-    share = f" ({wasted / used:.0%})" if used else ""
-    return f"GPU time: {duration(used)} used, {duration(wasted)} of it wasted{share}"
+            lost += seconds * (attempt["outcome"] in _FAILED and attempt["wasted"])
+    share = f" ({lost / used:.0%})" if used else ""
+    return f"GPU time: {duration(used)} used, {duration(lost)} of it wasted{share}"
 
 
 def _studies(connection: sa.Connection, overview: list[dict[str, Any]], most: int = 4) -> list[str]:

@@ -65,7 +65,7 @@ class TrainerProcess:
         self.jobs_run = 0
         self.first_memory_bytes = 0
         self._buffer = b""
-        self._closed = False
+        self._closed = self._released = False
 
     @property
     def pid(self) -> int:
@@ -123,9 +123,18 @@ class TrainerProcess:
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
         self._closed = True
-        with contextlib.suppress(OSError):
+        if not self._released:  # once: the number may be another trainer's pipe by now
+            self._released = True
             os.close(self.events_fd)
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+            if self._process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    self._process.stdin.close()
         return code
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        try:
+            text = self.log_path.read_text(errors="replace")
+        except OSError as error:  # the folder was deleted, or its disk is gone
+            return f"its log cannot be read ({error.strerror})"
+        return (text.strip() or "no output").splitlines()[-1]

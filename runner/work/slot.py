@@ -32,6 +32,8 @@ UNHEALTHY = 70
 QUICK_FAILURES = 3
 """So many in a row, each within `QUICK_SECONDS` and without a checkpoint, and the device is tested."""
 QUICK_SECONDS = 60.0
+START_AGAIN_SECONDS = (1.0, 4.0, 16.0)
+"""Waited before each new start of a trainer that died before it answered; then the device is unhealthy."""
 JOBS_PER_TRAINER = 100
 """Then a fresh process: slow leaks stay small, and importing is paid once in a hundred jobs."""
 MEMORY_GROWTH = 2.0
@@ -51,7 +53,7 @@ class Concluded:
 
 
 class Slot:
-    """A device at work. `free` for a job, or `busy` with one, or starting its trainer, or `out` for good."""
+    """A device at work: `free` for a job, `busy` with one, starting its trainer, waiting to, or `out`."""
 
     def __init__(
         self,
@@ -75,13 +77,15 @@ class Slot:
         self._quick: list[int] = []
         self._suspects: list[int] = []  # failed at once: the device is being tested
         self._broken = ""  # why, until the database knows
+        self._deaths = 0  # of trainers, in a row, before they answered
+        self._start_at: float | None = None  # not before: the last one died
 
     # --- what the supervisor asks -------------------------------------------------------------------------
 
     @property
     def free(self) -> bool:
         """Whether it could take a job, now or once it has a trainer."""
-        return not (self.out or self.busy or self.starting)
+        return not (self.out or self.busy or self.starting or self._start_at is not None)
 
     @property
     def busy(self) -> bool:
@@ -158,8 +162,12 @@ class Slot:
         """
         if self.running is not None:
             return self._run_on(self.running)
+        if self._start_at is not None and awake_seconds() >= self._start_at:
+            self._start_at = None
         if self.starting:
             self._hear()
+        elif self._start_at is not None:
+            pass  # the other slots work on meanwhile
         elif self._suspects and not self._broken:
             self._test_device()
         if self._broken and not self.out:
@@ -227,20 +235,32 @@ class Slot:
                 self._answered(message)
                 return
         if trainer.ended:
-            said = (trainer.log_path.read_text(errors="replace").strip() or "no output").splitlines()[-1]
-            self._broken = f"the trainer ended with code {trainer.kill()} before it was {event}: {said}"
-            self._trainer = self._awaited = None
+            self._bury(f"the trainer ended with code {trainer.kill()} before it was {event}")
         elif awake_seconds() > until:
             self._broken = (
                 f"the trainer was not {event} within {self.options.phase_limits[Phase.START]:.0f} s"
             )
             self.end_trainer()
 
+    def _bury(self, how: str) -> None:
+        """Let another follow a trainer that died, a little later; after several the device is broken."""
+        assert self._trainer is not None
+        how = f"{how}: {self._trainer.last_words()}"
+        self._trainer = self._awaited = None
+        if self._deaths == len(START_AGAIN_SECONDS):
+            self._broken = how
+            return
+        seconds = START_AGAIN_SECONDS[self._deaths]
+        self._deaths += 1
+        self._start_at = awake_seconds() + seconds
+        self.display.note(f"{self.device}: {how}; starting another in {seconds:.0f} s")
+
     def _answered(self, message: dict[str, Any]) -> None:
         if message["event"] == "ready":
             self._ready = {key: value for key, value in message.items() if key != "event"}
+            self._deaths = 0 if not self._suspects else self._deaths
         elif message["ok"]:
-            self._suspects = []
+            self._suspects, self._deaths = [], 0
         else:
             self._broken = str(message["message"])
 

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from model.events import Resumed
+from model.events import Checkpointed, Resumed
+from reports.reading import frames
 from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, speed, studies
@@ -132,6 +133,36 @@ def test_time_that_a_later_attempt_went_on_from_is_not_wasted(queued: Store, wor
     queued.write(lambda c: c.execute(sa.text("UPDATE attempts SET started_at = ended_at - 60")))
     with queued.read() as connection:
         assert "GPU time: 2m used, 0s of it wasted (0%)" in digest.digest(connection)
+
+
+def _wasted(connection: sa.Connection) -> list[bool]:
+    study, _ = frames.choose_study(connection)
+    return list(frames.load(connection, study).attempts["wasted"].astype(bool))
+
+
+def test_lost_attempt_took_until_its_last_heartbeat(queued: Store, worker: jobs.Worker) -> None:
+    """Its worker died after 130 s, ten hours ago; nobody worked since, and the checkpoint is still there."""
+    first = claim(queued, worker)
+    queued.write(
+        lambda c: records.checkpointed(c, first, Checkpointed(20, "", "0" * 64, 1, 0.1), "1/a1/step-20")
+    )
+    heard = row(queued, "jobs", id=1)["heartbeat_at"] - 36_000
+    silent = {"heartbeat_at": heard, "lease_expires_at": heard + 60}
+    queued.write(lambda c: c.execute(sa.update(schema.jobs).where(schema.jobs.c.id == 1).values(silent)))
+    queued.write(lambda c: c.execute(sa.update(schema.attempts).values(started_at=heard - 130)))
+    said = "GPU time: 2m used, 0s of it wasted (0%)"
+    with queued.read() as connection:
+        assert said in digest.digest(connection)  # still called running
+    queued.write(jobs.requeue_lost)
+    attempt = row(queued, "attempts")
+    assert (attempt["outcome"], attempt["ended_at"]) == ("lost", heard)
+    with queued.read() as connection:
+        assert said in digest.digest(connection)
+        assert _wasted(connection) == [False]
+    queued.write(lambda c: jobs.cancel(c, 1))
+    with queued.read() as connection:  # nobody goes on from it any more
+        assert "GPU time: 2m used, 2m of it wasted (100%)" in digest.digest(connection)
+        assert _wasted(connection) == [True]
 
 
 def test_digest_of_many_failures_stays_short(store: Store, tiny_grid: Path, worker: jobs.Worker) -> None:

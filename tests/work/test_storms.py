@@ -1,0 +1,118 @@
+"""What an ordinary night throws at a worker: dying trainers, lost folders, full caches, damaged pages.
+
+Real processes, real file systems. An order of things is made certain by a mark or a gate, never by a wait.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.queue.store import Store
+from runner.work import slot
+from runner.work.process import TrainerProcess
+from runner.work.progress import Display
+from runner.work.slot import UNHEALTHY
+from runner.work.worker import DRAINED, PREEMPTED
+from tests.conftest import rows
+from tests.work.test_slots import work_on
+from tests.work.test_worker import _short_back_off
+
+__all__ = ["_short_back_off"]  # a fixture
+
+
+# --- a trainer that dies while it starts ------------------------------------------------------------------
+
+
+def dying(marks: Path, deaths: int, device: str = "") -> str:
+    """For a trainer's start: leaves a mark, and is killed as long as there are few of them."""
+    marks.mkdir()
+    who = f"device == {device!r} and " if device else ""
+    return (
+        f"\n    open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close()"
+        f"\n    if {who}len(os.listdir({str(marks)!r})) <= {deaths}: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot, "START_AGAIN_SECONDS", (0.01, 0.01, 0.01))
+
+
+@pytest.mark.usefixtures("soon")
+def test_trainer_that_dies_while_it_starts_is_started_again(queued: Store, tmp_path: Path) -> None:
+    code, _ = work_on(queued, tmp_path, ("a",), begin=dying(tmp_path / "marks", 3))
+    assert code == DRAINED
+    assert len(list((tmp_path / "marks").iterdir())) == 4
+    assert {(job["status"], job["attempt"]) for job in rows(queued, "jobs")} == {("done", 1)}
+
+
+@pytest.mark.usefixtures("soon")
+def test_device_whose_trainers_all_die_is_unhealthy(queued: Store, tmp_path: Path) -> None:
+    code, _ = work_on(queued, tmp_path, ("a",), begin=dying(tmp_path / "marks", 99))
+    assert code == UNHEALTHY
+    assert len(list((tmp_path / "marks").iterdir())) == 4
+    assert rows(queued, "attempts") == []
+
+
+@pytest.mark.usefixtures("soon")
+def test_trainer_that_dies_at_the_known_answer_check_is_started_again(queued: Store, tmp_path: Path) -> None:
+    """Three jobs fail at once; the first trainer that is to be checked is killed, the second is sound."""
+    mark = str(tmp_path / "checked")
+    check = f"os.path.exists({mark!r}) or open({mark!r}, 'w').close() or os.kill(os.getpid(), signal.SIGKILL)"
+    code, _ = work_on(queued, tmp_path, ("a",), job="os._exit(1)", check=check)
+    assert code == DRAINED
+    assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("failed", 3)}
+
+
+def test_waiting_to_start_again_keeps_no_other_slot_waiting(
+    queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other slot starts when the first has died, so that it cannot have taken the jobs before."""
+    monkeypatch.setattr(slot, "START_AGAIN_SECONDS", (3600.0,))
+    marks = tmp_path / "marks"
+    begin = dying(marks, 99, "dying") + f"\n    while not os.listdir({str(marks)!r}): time.sleep(0.01)"
+    code, worker = work_on(queued, tmp_path, ("dying", "sound"), begin=begin)
+    assert code == DRAINED
+    assert not any(each.out for each in worker.slots)
+    assert {attempt["device"] for attempt in rows(queued, "attempts")} == {"sound"}
+    assert {job["status"] for job in rows(queued, "jobs")} == {"done"}
+
+
+class Interrupted(Display):
+    """Sends the worker a SIGTERM when it says that it starts another trainer later."""
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        if "starting another" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_waiting_to_start_again_serves_a_signal(
+    queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot, "START_AGAIN_SECONDS", (3600.0,))
+    begin = dying(tmp_path / "marks", 99)
+    code, _ = work_on(queued, tmp_path, ("a",), display=Interrupted(), begin=begin)
+    assert code == PREEMPTED
+    assert rows(queued, "attempts") == []
+
+
+def test_descriptor_is_closed_once(tmp_path: Path) -> None:
+    """A second kill must not close the pipe of the trainer that has got its number since."""
+    speaks = (
+        sys.executable,
+        "-c",
+        "import os, sys, time; os.write(int(sys.argv[1]), b'{}\\n'); time.sleep(60)",
+    )
+    first = TrainerProcess("cpu", 1, tmp_path / "first.log", speaks)
+    first.kill()
+    second = TrainerProcess("cpu", 1, tmp_path / "second.log", speaks)
+    assert second.events_fd == first.events_fd  # the lowest free number: the test would prove nothing else
+    first.kill()
+    assert second.receive(60.0) == [{}]
+    second.kill()
