@@ -25,7 +25,7 @@ from reports.sections.contrasts import percent_of_perplexity
 from reports.sections.head import corpus_line, protocol_line
 from reports.statistics.blocks import blocks
 from reports.statistics.families import baseline_cell
-from reports.statistics.inference import Contrast, finite
+from reports.statistics.inference import Contrast, finite, unrounded, varies
 from reports.tables import (
     DASH,
     Section,
@@ -96,8 +96,9 @@ def welch(first: npt.ArrayLike, second: npt.ArrayLike) -> Contrast:
     """
     one, two = finite(first), finite(second)
     n = min(one.size, two.size)
-    mean = float(one.mean() - two.mean()) if n else math.nan
-    if n < 2 or not np.ptp(one) + np.ptp(two) > 1e-12 * np.abs(np.concatenate([one, two])).max():
+    both = np.concatenate([one, two])
+    mean = unrounded(float(one.mean() - two.mean()), both) if n else math.nan
+    if n < 2 or not (varies(one, both) or varies(two, both)):
         return Contrast(n, mean, *[math.nan] * 4)
     test = stats.ttest_ind(one, two, equal_var=False)
     reach = test.confidence_interval(0.95)

@@ -19,12 +19,10 @@ from reports.reading.frames import StudyData
 from reports.reading.study import Study, Target
 from reports.sections.contrasts import TestedFamily
 from reports.statistics.blocks import Blocks, blocks, usable
-from reports.statistics.inference import ALPHA, Array
+from reports.statistics.inference import ALPHA, ROUNDING, Array, unrounded
 from reports.tables import DASH, Section, Table, number, probability
 
 HEADING = "Analysis of variance"
-_ROUNDING = 1e-12
-"""Of the largest value: differences below it are rounding."""
 MAX_CONDITIONS = 256
 """The fit takes the cube of the conditions; a design beyond it is not a factorial that anyone reads."""
 
@@ -59,7 +57,9 @@ class Variance:
     @property
     def seed(self) -> float:
         """Variance between seeds: (mean square of blocks - residual) / conditions, at least 0."""
-        return max(0.0, (self.block.sum_squares / self.block.df - self.residual) / self.conditions)
+        square = self.block.sum_squares / self.block.df
+        excess = unrounded(square - self.residual, np.array([square, self.residual]))
+        return max(0.0, excess / self.conditions)
 
 
 def analyse(study: Study, matrix: Blocks) -> Variance | str:
@@ -75,7 +75,7 @@ def analyse(study: Study, matrix: Blocks) -> Variance | str:
     seeds, values = matrix.complete(cells)
     if len(seeds) < 2:
         return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every condition finished; two are needed"
-    rounding = _ROUNDING * np.abs(values).max()
+    rounding = ROUNDING * np.abs(values).max()
     left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
     if np.ptp(values, axis=1).max() <= rounding:
         return "the conditions are equal within every seed: there is no variance to explain"
@@ -104,7 +104,11 @@ def _fit(study: Study, varied: list[str], values: Array) -> Variance:
     rest, rest_df = float(sums[-1]), (seeds * conditions - 1) - sum(dfs) - (seeds - 1)
     block_sum = conditions * float(((means - means.mean()) ** 2).sum())
 
+    rounding = values.size * (ROUNDING * np.abs(values).max()) ** 2
+
     def effect(factors: tuple[str, ...], total: float, df: int) -> Effect:
+        # Squares of no more than the rounding of every value: an effect that is not there.
+        total = total if total > rounding else 0.0
         f = total / df / (rest / rest_df)
         return Effect(factors, total, df, f, float(stats.f.sf(f, df, rest_df)))
 

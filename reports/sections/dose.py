@@ -16,7 +16,7 @@ from reports.reading.frames import StudyData
 from reports.reading.measures import measure
 from reports.reading.study import Study, Target
 from reports.statistics.blocks import Blocks, blocks, usable
-from reports.statistics.inference import ALPHA, Array, finite, holm, mean_interval, spread
+from reports.statistics.inference import ALPHA, ROUNDING, Array, finite, holm, mean_interval, spread
 from reports.tables import Section, Table, interval, number, probability, signed
 
 FEWEST_LEVELS = 4
@@ -94,7 +94,7 @@ def respond(study: Study, matrix: Blocks, factor: str) -> Response | str:
     values, seeds = by_level[complete], tuple(np.asarray(matrix.seeds)[complete].tolist())
     if len(seeds) < 2:
         return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every level finished; two are needed"
-    if np.ptp(values, axis=1).max() <= 1e-12 * np.abs(values).max():
+    if np.ptp(values, axis=1).max() <= ROUNDING * np.abs(values).max():
         return "the levels are equal within every seed: there is no response"
     return _fit(factor, np.array(levels, dtype=float), values, seeds)
 
@@ -126,14 +126,20 @@ def _bend_line(x: Array) -> tuple[float, float]:
     return float(intercept), float(slope)
 
 
-def _fit(factor: str, levels: Array, values: Array, seeds: tuple[int, ...]) -> Response:
+def _fit(factor: str, levels: Array, values: Array, seeds: tuple[int, ...]) -> Response | str:
     import statsmodels.api as sm  # two seconds of imports that few studies need
 
     unit = unit_of(levels)
     x = scaled(levels, unit)
     count = len(seeds)
     dummies = np.repeat(np.eye(count), len(levels), axis=0)
-    fitted = sm.OLS(values.ravel(), np.column_stack([dummies, np.tile(design(x, x), (count, 1))])).fit()
+    terms = np.tile(design(x, x), (count, 1))
+    fitted = sm.OLS(values.ravel(), np.column_stack([dummies, terms])).fit()
+    if np.abs(fitted.resid).max() <= ROUNDING * np.abs(values).max():
+        return "every level of every seed lies on the curve: there is no residual to hold it against"
+    # A coefficient as large as makes no more than a rounding over the levels is none.
+    least = ROUNDING * np.abs(values).max() / np.ptp(terms, axis=0)
+    coefficients = np.asarray(fitted.params[-2:])
     at = np.linspace(x[0], x[-1], 101)
     mean_seed = np.full((at.size, count), 1 / count)
     told = fitted.get_prediction(np.column_stack([mean_seed, design(at, x)]))
@@ -144,7 +150,7 @@ def _fit(factor: str, levels: Array, values: Array, seeds: tuple[int, ...]) -> R
         unit,
         values,
         seeds,
-        coefficients=np.asarray(fitted.params[-2:]),
+        coefficients=np.where(np.abs(coefficients) > least, coefficients, 0.0),
         errors=np.asarray(fitted.bse[-2:]),
         low=np.asarray(low),
         high=np.asarray(high),
@@ -193,7 +199,8 @@ def _term_row(found: Response, i: int) -> tuple[str, ...]:
 def _shape(found: Response, target: Target) -> str:
     """What the fit says of the shape, and of the best level only where a bend is established."""
     line, bend = ("SUPPORTED" if p < ALPHA else "INCONCLUSIVE" for p in found.holm_p)
-    way = "rises" if found.coefficients[0] > 0 else "falls"
+    slope = found.coefficients[0]
+    way = "rises" if slope > 0 else "falls" if slope < 0 else "neither rises nor falls"
     text = f"{line}: {target.metric} {way} with {found.factor}. {bend}: the response bends"
     if bend == "INCONCLUSIVE":
         return f"{text}; no best level is estimated."

@@ -25,8 +25,13 @@ DDOF: dict[str, int] = {"sample": 1, "population": 0}
 """What is taken from n in the denominator of the variance."""
 ALPHA = 0.05
 CONFIDENCE = 0.95
-_ROUNDING = 1e-12
-"""Values that differ by less than this share of their size differ by rounding alone."""
+ROUNDING = 1e-12
+"""Share of the largest value that went into a difference: what is below it is rounding, and counts as 0.
+
+A double carries a relative error of 1.1e-16, and a sum of n terms at most n times that: 1e-12 leaves room
+for nine thousand terms and is far below any digit that is printed. Which rounding comes out depends on the
+processor; without this the same study would have other digits on another machine.
+"""
 
 
 def finite(values: npt.ArrayLike) -> Array:
@@ -41,7 +46,19 @@ def spread(values: npt.ArrayLike, std: Std) -> float:
     Shape: (S,). A population sd of one value would be 0, which reads as certainty: NaN as well.
     """
     numbers = finite(values)
-    return float(np.std(numbers, ddof=DDOF[std])) if numbers.size >= 2 else math.nan
+    if numbers.size < 2:
+        return math.nan
+    return float(np.std(numbers, ddof=DDOF[std])) if varies(numbers, numbers) else 0.0
+
+
+def varies(values: Array, size: Array) -> bool:
+    """Whether `values`, computed from numbers as large as `size`, differ by more than rounding."""
+    return bool(np.ptp(values) > ROUNDING * np.abs(size).max())
+
+
+def unrounded(value: float, size: Array) -> float:
+    """`value`, or 0 where it is no more than the rounding of a difference of numbers as large as `size`."""
+    return 0.0 if abs(value) <= ROUNDING * np.abs(size).max() else value
 
 
 def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -50,7 +67,7 @@ def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tupl
     NaN below two values, and where the values are equal: no spread was observed, so none is estimated.
     """
     numbers = finite(values)
-    if numbers.size < 2 or not _varies(numbers, numbers):
+    if numbers.size < 2 or not varies(numbers, numbers):
         return math.nan, math.nan
     return _t_interval(float(numbers.mean()), spread(numbers, "sample"), numbers.size, confidence)
 
@@ -96,10 +113,10 @@ def weighted_contrast(
     blocks = blocks[np.isfinite(blocks).all(axis=1)]
     differences = blocks @ np.asarray(weights, dtype=float)
     n = differences.size
-    mean = float(differences.mean()) if n else math.nan
+    mean = unrounded(float(differences.mean()), blocks) if n else math.nan
+    if n < 2 or not varies(differences, blocks):
+        return Contrast(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan, math.nan)
     sd = spread(differences, "sample")
-    if n < 2 or not _varies(differences, blocks):
-        return Contrast(n, mean, sd, math.nan, math.nan, math.nan)
     low, high = _t_interval(mean, sd, n, confidence)
     p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
     return Contrast(n, mean, sd, low, high, float(p))
@@ -177,10 +194,6 @@ def verdict(
         wanted = {"less": contrast.difference < 0, "greater": contrast.difference > 0, "differs": True}
         return "SUPPORTED" if wanted[kind] else "CONTRADICTED"
     return "EQUIVALENT" if equivalence_p < ALPHA else "INCONCLUSIVE"
-
-
-def _varies(values: Array, size: Array) -> bool:
-    return bool(np.ptp(values) > _ROUNDING * np.abs(size).max())
 
 
 def _t_interval(mean: float, sd: float, n: int, confidence: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from statsmodels.stats.anova import anova_lm
 
 from reports.output.report import render
 from reports.reading.frames import StudyData, choose_study, load
-from reports.sections.anova import Variance, analyse
+from reports.sections.anova import Effect, Variance, analyse
 from reports.statistics.blocks import blocks
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
@@ -142,6 +143,39 @@ def test_without_a_residual_no_f_is_shown(connection: sa.Connection, step: float
         warnings.simplefilter("error")
         text = section(render(connection), "Analysis of variance")
     assert said in text
+
+
+@pytest.mark.parametrize("loss", [0.1, 4.6, 1 / 3])
+def test_no_digit_of_constant_data_is_rounding(connection: sa.Connection, loss: float) -> None:
+    # Effects, spreads and differences that are 0 are printed as 0, whatever each processor rounds to.
+    study = made.add_study(connection)
+    for cell in made.cells(made.FACTORS):
+        for seed in made.SEEDS:
+            made.add_result(connection, made.add_job(connection, study, cell, seed), val_loss=loss)
+    text = render(connection)
+    assert not re.findall(r"\d(?:\.\d+)?e-\d+", text)
+    assert "the conditions are equal within every seed" in section(text, "Analysis of variance")
+
+
+def test_an_effect_of_rounding_alone_is_zero(connection: sa.Connection) -> None:
+    # Additive in the two factors, and a residual that is crossed with neither: their interaction is 0.
+    study = made.add_study(connection)
+    for cell in made.cells(made.FACTORS):
+        for seed in made.SEEDS:
+            job = made.add_job(connection, study, cell, seed)
+            made.add_result(connection, job, val_loss=made.loss_of(cell, seed))
+    found = analysis_of(load(connection, choose_study(connection)[0]))
+    noise, _, interaction = found.effects
+    assert noise.sum_squares > 0.03
+    assert (interaction.sum_squares, interaction.f, interaction.p) == (0.0, 0.0, 1.0)
+
+
+def test_a_seed_component_of_rounding_alone_is_zero() -> None:
+    square = 0.1 + 0.2
+    block = Effect(("seed",), 0.3 * 2, 2, 1.0, 1.0)
+    found = Variance((), block, square * 10, 10, seeds=3, conditions=6)
+    assert block.sum_squares / block.df != found.residual
+    assert found.seed == 0.0
 
 
 def test_why_there_is_none(connection: sa.Connection) -> None:

@@ -161,6 +161,11 @@ def test_without_a_bend_no_best_level_is_named(connection: sa.Connection) -> Non
     [
         (bent, (1,), "Not fitted: 1 seed with every level finished; two are needed."),
         (lambda seed, level: 4.0 + seed, (1, 2), "Not fitted: the levels are equal within every seed"),
+        (
+            lambda seed, level: 4.0 + seed / 7 + math.log1p(level / UNIT) / 3,
+            (1, 2),
+            "Not fitted: every level of every seed lies on the curve",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_said(

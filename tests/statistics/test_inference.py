@@ -125,6 +125,18 @@ def test_mean_interval_needs_spread(values: list[float]) -> None:
     assert all(map(math.isnan, s.mean_interval(values)))
 
 
+def test_the_spread_of_equal_values_is_zero() -> None:
+    assert np.std([0.1, 0.1, 0.1], ddof=1) > 0  # the mean of three times 0.1 is not 0.1
+    assert s.spread([0.1, 0.1, 0.1], "sample") == s.spread([0.3, 0.1 + 0.2], "population") == 0.0
+    assert s.spread([1.0, 1.0 + 1e-9], "sample") > 0
+
+
+def test_a_difference_of_rounding_alone_is_zero() -> None:
+    contrast = s.paired_contrast([0.1 + 0.2, 0.5], [0.3, 0.5])
+    assert (contrast.difference, contrast.sd) == (0.0, 0.0)
+    assert math.isnan(contrast.p)
+
+
 def test_spread_sample_and_population() -> None:
     # Mean 3; squares 4 + 0 + 4 = 8; sample √(8/2), population √(8/3).
     assert s.spread([1.0, 3.0, 5.0], "sample") == pytest.approx(2.0)
