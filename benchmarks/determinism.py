@@ -25,7 +25,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one of the standard library
 
 from model.config import RunConfig  # noqa: E402
-from model.events import Checkpointed, Event, Finished, Measured, Request, Resumed  # noqa: E402
+from model.events import Asked, Checkpointed, Event, Finished, Measured, Request, Resumed  # noqa: E402
 from runner.design.grids import adjust, load_grid  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
 from runner.work.provenance import of_this_machine  # noqa: E402
@@ -136,16 +136,18 @@ def interrupted(config: RunConfig, workdir: Path, options: argparse.Namespace) -
     from model.training.loop import train
 
     events: list[Event] = []
-    running = train(
-        config, workdir, cache_dir=options.cache_dir, device=options.device, checkpoint_seconds=1e9
-    )
-    half, answer = config.train.steps // 2, None
-    while True:
-        try:
-            events.append(running.send(answer))
-        except StopIteration:
-            break
-        answer = Request.STOP if events[-1].step >= half else None
+    asked, half = Asked(), config.train.steps // 2
+    for event in train(
+        config,
+        workdir,
+        cache_dir=options.cache_dir,
+        device=options.device,
+        asked=asked,
+        checkpoint_seconds=1e9,
+    ):
+        events.append(event)
+        if event.step >= half:
+            asked.ask(Request.STOP)
     saved = [event for event in events if isinstance(event, Checkpointed)]
     resume = [(event.path, event.sha256) for event in reversed(saved)]
     return events + run(config, workdir, options, resume_from=resume), saved[-1].step

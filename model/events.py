@@ -1,12 +1,13 @@
 """What a training run tells its caller, and what the caller may ask: the contract upward.
 
-`train(config, …)` is a generator of these events. The model's code knows a work folder, never a job id,
+`train(config, …)` is an iterator of these events. The model's code knows a work folder, never a job id,
 a database or a heartbeat; the trainer process sends events on as JSON lines (runner/work/trainer.py).
 Imports no torch.
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -25,7 +26,7 @@ class Phase(StrEnum):
 
 
 class Request(StrEnum):
-    """What a caller may send into the generator; it is served at the next update boundary."""
+    """What a caller may ask for; it is served at the next update boundary. A later one here is stronger."""
 
     SAVE = "save"
     """Write a checkpoint and go on."""
@@ -33,6 +34,30 @@ class Request(StrEnum):
     """Write a checkpoint and return, without `Finished`."""
     CANCEL = "cancel"
     """Return at once, without a checkpoint."""
+
+
+class Asked:
+    """What a run is asked for and has not served yet. Any thread may ask; the strongest word wins."""
+
+    def __init__(self) -> None:
+        self._request: Request | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, request: Request) -> None:
+        order = list(Request)
+        with self._lock:
+            if self._request is None or order.index(request) > order.index(self._request):
+                self._request = request
+
+    def take(self) -> Request | None:
+        """What is asked, which is then no longer asked."""
+        with self._lock:
+            request, self._request = self._request, None
+        return request
+
+    @property
+    def cancelled(self) -> bool:
+        return self._request is Request.CANCEL
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.config import RunConfig
-from model.events import Checkpointed, Event, Measured, Request
+from model.events import Asked, Checkpointed, Event, Measured, Request
 from model.randomness import stream_seed
 from model.text.dataset import HeldOut
 from model.training.loop import train
@@ -64,16 +64,13 @@ def run(config: RunConfig, workdir: Path, **options: Any) -> list[Event]:
 def run_until(config: RunConfig, workdir: Path, step: int, request: Request, **options: Any) -> list[Event]:
     """The events of a run that is asked for something as soon as it has come to a step."""
     events: list[Event] = []
-    running = train(config, workdir, cache_dir=workdir, **options)
-    asked, answer = False, None
-    while True:
-        try:
-            event = running.send(answer)
-        except StopIteration:
-            return events
+    asked, waiting = Asked(), True
+    for event in train(config, workdir, cache_dir=workdir, asked=asked, **options):
         events.append(event)
-        answer = request if not asked and event.step >= step else None
-        asked = asked or answer is not None
+        if waiting and event.step >= step:
+            asked.ask(request)
+            waiting = False
+    return events
 
 
 def checkpoints(events: list[Event]) -> list[tuple[str, str]]:

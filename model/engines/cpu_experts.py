@@ -23,7 +23,7 @@ from model.engines.gradients import accumulator, add_product, compute_dtype, han
 PAD = 16
 """Kernels are built for each shape: ragged slices would build one for almost every slice of every step."""
 CALL = 5_000_000
-"""What a product's start costs, in multiplications of the time: choosing between one and several."""
+"""Overhead of launching one matmul, in multiply-adds: if padding wastes less, one batched product is used."""
 
 
 def choose(fast: bool) -> str:

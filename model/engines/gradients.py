@@ -1,7 +1,7 @@
 """What backward passes written by hand share: where a gradient is added, and in which precision.
 
-A weight whose .grad exists receives its gradient there, in place, and nothing flows up to it: ask such a
-weight for .grad, never torch.autograd.grad. Who uses it: model/engines/cpu.py, model/engines/cpu_experts.py,
+If weight.grad exists, backward adds into it and returns None: read weight.grad, torch.autograd.grad sees
+nothing. Who uses it: model/engines/cpu.py, model/engines/cpu_experts.py,
 model/engines/head.py.
 """
 

@@ -1,7 +1,7 @@
 """Arrays on the disk: written beside and renamed, hashed, memory-mapped and verified when read.
 
 Writes only inside the cache folder that it is given. Plain .npy files and JSON: nothing runs on load.
-What is kept in it: model/text/dataset.py.
+What is kept in it: model/text/tokens.py.
 """
 
 from __future__ import annotations

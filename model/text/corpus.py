@@ -1,7 +1,7 @@
 """Which text and which tokenizer: chosen once at enqueue, frozen by hash or revision, opened at each run.
 
 Reads the bundled corpus and the user's files; for SmolLM's corpus it asks model/text/hub.py, which alone uses
-the network. What is in the files: model/text/documents.py. What becomes of them: model/text/dataset.py.
+the network. What is in the files: model/text/documents.py. What becomes of them: model/text/tokens.py.
 """
 
 from __future__ import annotations

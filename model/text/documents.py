@@ -1,7 +1,7 @@
 """Files → documents: reads .jsonl (.gz, .xz), .txt, .parquet or a folder of them, and decides the split.
 
 Reads the user's files and nothing else; no pickle, ever. Every complaint names the file and the line.
-Which files make a corpus: model/text/corpus.py. Documents → tokens: model/text/dataset.py.
+Which files make a corpus: model/text/corpus.py. Documents → tokens: model/text/tokens.py.
 """
 
 from __future__ import annotations

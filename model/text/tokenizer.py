@@ -2,7 +2,7 @@
 
 Reads the bundled tokenizers, a local folder, or a folder that model/text/hub.py has stored; nothing is
 written. `transformers` is imported only for tokenizers that are not bundled. Who asks: model/text/corpus.py,
-model/text/dataset.py.
+model/text/tokens.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The training loop, a generator of events: the caller records, asks and decides.
+"""The training loop, an iterator of events: the caller records, asks and decides.
 
-`for event in train(config, …)` runs to the end; a caller that wants a checkpoint or an end sends a Request.
+`for event in train(config, …)` runs to the end; a caller that wants a checkpoint or an end asks for it.
 Writes only checkpoints, and only into `workdir`. What moves: model/training/state.py. One pass over held-out
 text: model/training/evaluation.py. The events: model/events.py.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.config import RunConfig
 from model.events import (
+    Asked,
     Checkpointed,
     Event,
     Finished,
@@ -30,7 +31,7 @@ from model.events import (
 from model.training import state
 from model.training.evaluation import Evaluation, Tally, batches, perplexity
 from model.training.results import load, mean_of_last_steps, stability
-from model.training.state import TRAIN_VALUES, Run
+from model.training.state import TRAIN_VALUES, State
 from model.training.weights import save_weights
 
 LOG_EVERY_UPDATES = 10
@@ -38,7 +39,7 @@ LOG_EVERY_UPDATES = 10
 DIVERGED_FACTOR = 3.0
 DIVERGED_UPDATES = 50
 
-Events = Generator[Event, Request | None, None]
+Events = Iterator[Event]
 
 
 class Diverged(Exception):
@@ -52,12 +53,13 @@ def train(
     cache_dir: Path,
     device: str = "cpu",
     resume_from: Sequence[tuple[str, str]] = (),
+    asked: Asked | None = None,
     checkpoint_seconds: float = 120.0,
     keep_weights: bool = False,
 ) -> Events:
     """Train and evaluate one run, from `Resumed` to `Finished`.
 
-    A Request sent in is served at the next update boundary, after the evaluation that falls on it. Everything
+    What is asked is served at the next update boundary, after the evaluation that falls on it. Everything
     up to a checkpoint's step has been sent when the checkpoint is. Past the last update there is none: the
     run finishes instead, unless it is cancelled.
 
@@ -66,6 +68,7 @@ def train(
         cache_dir: of the prepared data.
         device: cpu, cuda or cuda:N.
         resume_from: (path, SHA-256) of checkpoints, newest first; the first that verifies is used.
+        asked: what the caller, or another thread of it, wants of the run.
         checkpoint_seconds: between automatic checkpoints; 0 writes one after every update.
         keep_weights: leave the final weights in `workdir`, with the configuration beside them.
 
@@ -73,9 +76,9 @@ def train(
         ConfigError: the data cannot be had, or does not fit the configuration.
         Diverged: the loss is not a number, or stays far above where it began.
     """
-    run, resumed = state.start(config, Path(cache_dir), device, resume_from)
-    run.heed((yield resumed))
-    run.lap("waiting")
+    run, resumed = state.start(config, Path(cache_dir), device, resume_from, asked)
+    yield resumed
+    run.clock.lap("waiting")
     while run.step < config.train.steps:
         ends = yield from _serve(run, Path(workdir), checkpoint_seconds)
         if ends:
@@ -88,22 +91,22 @@ def train(
     yield from _evaluate(run, "test")
     if keep_weights:
         yield from _keep_weights(run, Path(workdir))
-    if run.request is not Request.CANCEL:
+    if not run.asked.cancelled:
         yield Finished(run.step, _results(run, validation))
 
 
-def _serve(run: Run, workdir: Path, checkpoint_seconds: float) -> Generator[Event, Request | None, bool]:
+def _serve(run: State, workdir: Path, checkpoint_seconds: float) -> Generator[Event, None, bool]:
     """At an update boundary: do what was asked, save when it is time. True ends the run."""
-    request, run.request = run.request, None
+    request = run.asked.take()
     if request is Request.CANCEL:
         return True
     due = run.step > run.saved_step and time.monotonic() - run.saved_at >= checkpoint_seconds
     if request is not None or due:
         yield from _save(run, workdir)
-    return request is Request.STOP or run.request is Request.CANCEL
+    return request is Request.STOP or run.asked.cancelled
 
 
-def _update(run: Run) -> Events:
+def _update(run: State) -> Events:
     """One optimizer update: `accumulate` forward and backward passes, then a step of Muon and AdamW."""
     train, model = run.config.train, run.config.model
     losses = torch.zeros(2, device=run.device)
@@ -111,8 +114,8 @@ def _update(run: Run) -> Events:
     run.model.open_gradients()
     for _ in range(train.accumulate // run.steps_at_once):
         last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
-        phase = Phase.STEP if run.warm else Phase.COMPILE
-        run.heed((yield Progressed(phase, run.step, last_loss, speed)))
+        phase = Phase.STEP if run.clock.warm else Phase.COMPILE
+        yield Progressed(phase, run.step, last_loss, speed)
         step_losses, step_counts_LE = _forward_backward(run, counts_LE)
         losses += step_losses * run.steps_at_once / train.accumulate
         counts_LE += step_counts_LE
@@ -125,7 +128,7 @@ def _update(run: Run) -> Events:
         yield from _read_series(run)
 
 
-def _forward_backward(run: Run, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_backward(run: State, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
     """Add the gradient of the next step, or of several together, to the update's.
 
     Args:
@@ -147,7 +150,7 @@ def _forward_backward(run: Run, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _piece(
-    run: Run, inputs_BT: Tensor, targets_BT: Tensor, seen_LE: Tensor, pieces: float
+    run: State, inputs_BT: Tensor, targets_BT: Tensor, seen_LE: Tensor, pieces: float
 ) -> tuple[Tensor, Tensor]:
     """Forward and backward over one of `pieces` parts of a batch; 1 unless train.micro_batch splits it."""
     routing, noise, together = run.config.routing, run.streams["noise"], run.steps_at_once
@@ -163,36 +166,33 @@ def _piece(
     return torch.stack([loss.detach(), auxiliary.detach()]), layers.counts_E
 
 
-def _book_steps(run: Run) -> None:
+def _book_steps(run: State) -> None:
     """Count steps done; the first of a process are timed apart, since kernels are built in them."""
     run.step += run.steps_at_once
-    if run.warm:
-        run.timed_steps += run.steps_at_once
+    if run.clock.warm:
+        run.clock.timed_steps += run.steps_at_once
         return
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
-    run.warm = True
-    run.lap("compile")
+    run.clock.warm = True
+    run.clock.lap("compile")
 
 
-def _read_series(run: Run) -> Events:
+def _read_series(run: State) -> Events:
     """Read the last updates' values from the device, send them, and stop a run that has diverged."""
     if not run.unread:
         return
     train, weight = run.config.train, run.config.routing.load_balancing_weight
     rows = torch.stack([values for _, values in run.unread]).tolist()  # waits for the device
-    run.lap("training")
-    busy_seconds = run.seconds["training"] + run.seconds["compile"]
-    steps, seconds = run.step - run.read_at_step, busy_seconds - run.read_at_seconds
-    run.read_at_step, run.read_at_seconds = run.step, busy_seconds
-    speed = steps * train.tokens_per_step / seconds
+    run.clock.lap("training")
+    speed = run.clock.steps_per_second(run.step) * train.tokens_per_step
     first = len(run.series)
     for (rate, _), (loss, auxiliary, norm) in zip(run.unread, rows, strict=True):
         run.series.append([loss, weight * auxiliary, auxiliary, rate, norm, speed])
     run.unread.clear()
     for update in range(first, len(run.series)):
         values = dict(zip(TRAIN_VALUES, run.series[update], strict=True))
-        run.heed((yield Measured((update + 1) * train.accumulate, "train", values)))
+        yield Measured((update + 1) * train.accumulate, "train", values)
     _require_convergence(run.column("loss"), first, train.accumulate)
 
 
@@ -216,58 +216,58 @@ def _require_convergence(losses: list[float], first: int, accumulate: int) -> No
             )
 
 
-def _save(run: Run, workdir: Path) -> Events:
+def _save(run: State, workdir: Path) -> Events:
     """Write a checkpoint at an update boundary; a full disk costs the checkpoint, not the run."""
     yield from _read_series(run)
-    run.lap("training")
-    run.heed((yield Progressed(Phase.SAVE, run.step)))
-    began = time.perf_counter()
+    run.clock.lap("training")
+    yield Progressed(Phase.SAVE, run.step)
     run.saved_step, run.saved_at = run.step, time.monotonic()
+    written, reason = None, ""
     try:
         written = state.save(run, workdir)
     except OSError as error:
-        run.heed((yield NotSaved(run.step, f"{error}")))
+        reason = f"{error}"
+    seconds = run.clock.lap("waiting")
+    if written is None:
+        yield NotSaved(run.step, reason)
         return
-    finally:
-        run.lap("waiting")
-    seconds = run.lap_at - began
-    run.heed((yield Checkpointed(run.step, str(written.path), written.sha256, written.size_bytes, seconds)))
+    yield Checkpointed(run.step, str(written.path), written.sha256, written.size_bytes, seconds)
 
 
-def _keep_weights(run: Run, workdir: Path) -> Events:
+def _keep_weights(run: State, workdir: Path) -> Events:
     """Write the final weights; a full disk costs them, not the result."""
-    run.heed((yield Progressed(Phase.SAVE, run.step)))
+    yield Progressed(Phase.SAVE, run.step)
     try:
         save_weights(run.model, run.config, workdir)
     except OSError as error:
-        run.heed((yield NotSaved(run.step, f"{error}")))
+        yield NotSaved(run.step, f"{error}")
 
 
-def _evaluation_is_due(run: Run) -> bool:
+def _evaluation_is_due(run: State) -> bool:
     """At multiples of `eval_every` before the end; the end has its own, on both splits."""
     train = run.config.train
     return train.eval_every > 0 and run.step % train.eval_every == 0 and run.step < train.steps
 
 
-def _evaluate(run: Run, split: str) -> Generator[Event, Request | None, Evaluation | None]:
+def _evaluate(run: State, split: str) -> Generator[Event, None, Evaluation | None]:
     """One pass over a held-out split, sent as one Measured; None where the split has no windows.
 
     Raises:
         Diverged: the validation loss is not finite.
     """
     yield from _read_series(run)
-    run.lap("training")
+    run.clock.lap("training")
     held_out = run.data.held_out(split)
     if not len(held_out.inputs):
         return None
     config = run.config
     tally = Tally(run.model, config.seed, run.step, run.noise_std)
     for inputs_BT, targets_BT in batches(held_out, config.train.windows_at_once, run.device):
-        run.heed((yield Progressed(Phase.EVALUATE, run.step)))
+        yield Progressed(Phase.EVALUATE, run.step)
         tally.add(inputs_BT, targets_BT, run.precision)
     evaluation = tally.result(held_out.text_bytes)
-    run.lap("evaluation")
-    run.heed((yield Measured(run.step, split, evaluation.values, evaluation.counts_LE)))
+    run.clock.lap("evaluation")
+    yield Measured(run.step, split, evaluation.values, evaluation.counts_LE)
     if split == "val":
         loss = evaluation.values["loss"]
         if not math.isfinite(loss):
@@ -276,7 +276,7 @@ def _evaluate(run: Run, split: str) -> Generator[Event, Request | None, Evaluati
     return evaluation
 
 
-def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int | None]:
+def _results(run: State, validation: Evaluation | None) -> dict[str, float | int | None]:
     """The run's wide row; test values are not in it."""
     assert validation is not None, "a run has validation windows"
     train, values, best = run.config.train, validation.values, min(run.val_losses)
@@ -285,9 +285,9 @@ def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int |
         for name, column in (("loss", "train_loss"), ("aux_loss",) * 2, ("unweighted_aux_loss",) * 2)
     }
     # A run of a single batch has none but the compiling one to be timed by.
-    timed = run.timed_steps, run.seconds["training"]
-    if not run.timed_steps:
-        timed = train.steps, run.seconds["compile"]
+    timed = run.clock.timed_steps, run.clock.seconds["training"]
+    if not run.clock.timed_steps:
+        timed = train.steps, run.clock.seconds["compile"]
     return {
         **{f"val_{name}": values[name] for name in ("loss", "perplexity", "accuracy", "bits_per_byte")},
         "best_val_loss": best,
@@ -301,7 +301,7 @@ def _results(run: Run, validation: Evaluation | None) -> dict[str, float | int |
             train.grad_clip,
             train.target_loss or None,
         ),
-        **{f"{clock}_seconds": seconds for clock, seconds in run.seconds.items()},
+        **{f"{clock}_seconds": seconds for clock, seconds in run.clock.seconds.items()},
         "tokens_per_second": timed[0] * train.tokens_per_step / timed[1],
         "peak_memory_bytes": run.peak_memory_bytes,
         "tokens_seen": run.config.tokens_seen,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.config import RunConfig
 from model.engines.choice import settle, steps_at_once
-from model.events import Request, Resumed
+from model.events import Asked, Resumed
 from model.network.moe import strength
 from model.network.transformer import LanguageModel, build
 from model.randomness import stream_seed
@@ -27,6 +27,7 @@ from model.training import checkpoint
 from model.training.checkpoint import CheckpointRefused, Facts
 from model.training.memory import peak_memory_bytes, reset_peak_memory
 from model.training.optimizer import Optimizers
+from model.training.stopwatch import CLOCKS, Stopwatch
 
 TRAIN_VALUES = (
     "loss",
@@ -37,12 +38,10 @@ TRAIN_VALUES = (
     "tokens_per_second",
 )
 """What is recorded of each update, in the order of the series' columns."""
-CLOCKS = ("waiting", "compile", "training", "evaluation")
-_FORCE = {Request.SAVE: 1, Request.STOP: 2, Request.CANCEL: 3}
 
 
 @dataclass
-class Run:
+class State:
     """Everything that changes while a run goes on, and what it is made of."""
 
     config: RunConfig
@@ -64,29 +63,11 @@ class Run:
     unread: list[tuple[float, Tensor]] = field(default_factory=list)
     """Of the updates since: learning rate, and (loss, unweighted auxiliary loss, norm) on the device."""
     val_losses: list[float] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
-    timed_steps: int = 0
-    """Steps whose time is in `training`: all but the first of each process."""
     earlier_peak_bytes: int = 0
-    request: Request | None = None
+    asked: Asked = field(default_factory=Asked)
+    clock: Stopwatch = field(default_factory=Stopwatch)
     saved_step: int = 0
     saved_at: float = 0.0
-    lap_at: float = field(default_factory=time.perf_counter)
-    read_at_step: int = 0
-    read_at_seconds: float = 0.0
-    warm: bool = False
-    """Whether the first step of this process is behind."""
-
-    def lap(self, clock: str) -> None:
-        """Book the time since the last lap."""
-        now = time.perf_counter()
-        self.seconds[clock] += now - self.lap_at
-        self.lap_at = now
-
-    def heed(self, request: Request | None) -> None:
-        """Remember what the caller asked until the next update boundary; the stronger word wins."""
-        if request is not None and (self.request is None or _FORCE[request] > _FORCE[self.request]):
-            self.request = request
 
     def column(self, name: str) -> list[float]:
         """One recorded value of every update so far."""
@@ -109,14 +90,18 @@ class Run:
 
 
 def start(
-    config: RunConfig, cache_dir: Path, device_name: str, resume_from: Sequence[tuple[str, str]]
-) -> tuple[Run, Resumed]:
+    config: RunConfig,
+    cache_dir: Path,
+    device_name: str,
+    resume_from: Sequence[tuple[str, str]],
+    asked: Asked | None = None,
+) -> tuple[State, Resumed]:
     """A run that is ready for its next step, from the first usable checkpoint or from nothing.
 
     Raises:
         ConfigError: the data cannot be had, or does not fit the configuration.
     """
-    began = time.perf_counter()
+    clock = Stopwatch()
     device = torch.device(device_name)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -131,7 +116,7 @@ def start(
     model = build(config.model, config.train.seq_len, init, device, engine, config.routing)
     together = steps_at_once(config.train, device)
     computing = settle(engine, device) + (f", {together} steps at once" if together > 1 else "")
-    run = Run(
+    run = State(
         config=config,
         device=device,
         precision=precision,
@@ -141,24 +126,25 @@ def start(
         streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
         environment=checkpoint.numeric_environment(device, precision, computing),
         steps_at_once=together,
-        lap_at=began,
+        asked=asked or Asked(),
+        clock=clock,
     )
     for name, generator in run.streams.items():
         generator.manual_seed(stream_seed(seed, name))
     resumed = _resume(run, resume_from)
-    run.lap("waiting")
+    clock.lap("waiting")
     run.saved_step, run.saved_at = run.step, time.monotonic()
-    run.read_at_step, run.read_at_seconds = run.step, run.seconds["training"] + run.seconds["compile"]
+    clock.begin(run.step)
     return run, resumed
 
 
-def tensors(run: Run) -> dict[str, Tensor]:
+def tensors(run: State) -> dict[str, Tensor]:
     """Everything that the next step depends on, by its name in the checkpoint; live tensors, not copies."""
     weights = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
     return weights | {f"optimizer.{name}": tensor for name, tensor in run.optimizers.state().items()}
 
 
-def save(run: Run, folder: Path) -> checkpoint.Written:
+def save(run: State, folder: Path) -> checkpoint.Written:
     """Write the run's state; only at an update boundary, with the series read.
 
     Raises:
@@ -173,15 +159,15 @@ def save(run: Run, folder: Path) -> checkpoint.Written:
         config_hash=run.config.hash,
         environment=run.environment,
         exact=run.exact,
-        seconds=run.seconds,
-        timed_steps=run.timed_steps,
+        seconds=run.clock.seconds,
+        timed_steps=run.clock.timed_steps,
         val_losses=run.val_losses,
         peak_memory_bytes=run.peak_memory_bytes,
     )
     return checkpoint.write(folder, tensors(run) | streams | {"series": series}, facts)
 
 
-def _resume(run: Run, candidates: Sequence[tuple[str, str]]) -> Resumed:
+def _resume(run: State, candidates: Sequence[tuple[str, str]]) -> Resumed:
     """Load the first candidate that verifies, newest first, and say why the others were not used."""
     refused: list[str] = []
     for path, sha256 in candidates:
@@ -195,7 +181,7 @@ def _resume(run: Run, candidates: Sequence[tuple[str, str]]) -> Resumed:
     return Resumed(step=0, refused=refused, environment=run.environment)
 
 
-def _restore(run: Run, saved: dict[str, Tensor], facts: Facts) -> None:
+def _restore(run: State, saved: dict[str, Tensor], facts: Facts) -> None:
     """Check what `read` could not know, and only then change the run."""
     train = run.config.train
     series = saved.get("series", torch.empty(0))
@@ -214,11 +200,11 @@ def _restore(run: Run, saved: dict[str, Tensor], facts: Facts) -> None:
         generator.set_state(states[name])
     run.exact = facts.exact and facts.environment == run.environment
     run.step, run.series = facts.step, series.tolist()
-    run.val_losses, run.timed_steps = list(facts.val_losses), facts.timed_steps
-    run.seconds, run.earlier_peak_bytes = dict(facts.seconds), facts.peak_memory_bytes
+    run.val_losses, run.earlier_peak_bytes = list(facts.val_losses), facts.peak_memory_bytes
+    run.clock.seconds, run.clock.timed_steps = dict(facts.seconds), facts.timed_steps
 
 
-def _stream_states(run: Run, saved: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:
+def _stream_states(run: State, saved: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:
     """The streams' states, tried first on spare generators.
 
     Another kind of device has other generators: there the streams start anew, seeded by this step.

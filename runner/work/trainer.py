@@ -24,6 +24,7 @@ from typing import Any
 
 from model.config import ConfigError, RunConfig
 from model.events import (
+    Asked,
     Checkpointed,
     Event,
     Finished,
@@ -48,7 +49,7 @@ def main() -> None:
     threading.Thread(target=trainer.listen, daemon=True).start()
     trainer.start(device, threads)
     while True:
-        trainer.serve(trainer.commands.get())
+        trainer.serve(*trainer.commands.get())
 
 
 def die_with_parent() -> None:
@@ -64,21 +65,21 @@ class Trainer:
     """The state of the child: its pipe, its device, and what the supervisor has asked for."""
 
     def __init__(self, events_fd: int) -> None:
-        self.commands: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.commands: queue.Queue[tuple[dict[str, Any], Asked]] = queue.Queue()
         self._events = os.fdopen(events_fd, "wb", buffering=0)
-        self._request: Request | None = None
         self._device = "cpu"
 
     def listen(self) -> None:
         """Read commands, in a thread: a request reaches a job in the midst of its steps."""
-        buffer = b""
+        buffer, asked = b"", Asked()
         while chunk := os.read(0, 1 << 16):  # unbuffered: a lock of sys.stdin would outlive the interpreter
             *lines, buffer = (buffer + chunk).split(b"\n")
             for message in map(json.loads, lines):
                 if message["command"] == "request":
-                    self._request = Request(message["request"])
-                else:
-                    self.commands.put(message)
+                    asked.ask(Request(message["request"]))
+                else:  # each command its own: what was asked of a job that ended reaches no other
+                    asked = Asked()
+                    self.commands.put((message, asked))
         os._exit(0)  # the supervisor closed the pipe or died: nobody wants what would come
 
     def start(self, device: str, threads: int) -> None:
@@ -97,15 +98,14 @@ class Trainer:
             threads=threads,
         )
 
-    def serve(self, message: dict[str, Any]) -> None:
+    def serve(self, message: dict[str, Any], asked: Asked) -> None:
         """Run one command to its end; a failed one is reported and ends the process."""
         if message["command"] == "check":
             self._send(event="checked", **known_answer(self._device))
             return
         log_to(Path(message["log_path"]))
-        self._request = None
         try:
-            self._run(message)
+            self._run(message, asked)
         except BaseException as error:
             cause, text = cause_of(error, self._device)
             traceback.print_exc()
@@ -113,30 +113,25 @@ class Trainer:
             self._send(event="failed", cause=cause, message=text, traceback=traceback.format_exc())
             os._exit(1)  # a process that failed once is not trusted with the next job
 
-    def _run(self, message: dict[str, Any]) -> None:
+    def _run(self, message: dict[str, Any], asked: Asked) -> None:
         from model.training.loop import train
 
         config = RunConfig.from_dict(json.loads(message["config_json"]))
-        events = train(
+        event: Event | None = None
+        for event in train(
             config,
             Path(message["workdir"]),
             cache_dir=Path(message["cache_dir"]),
             device=self._device,
             resume_from=[(path, sha256) for path, sha256 in message["resume_from"]],
+            asked=asked,
             checkpoint_seconds=message["checkpoint_seconds"],
             keep_weights=message["keep_weights"],
-        )
-        event: Event | None = None
-        request: Request | None = None
-        try:
-            while True:
-                event = events.send(request) if event is not None else next(events)
-                self._send(**to_json(event))
-                log(event)
-                request, self._request = self._request, None
-        except StopIteration:
-            if not isinstance(event, Finished):
-                self._send(event="stopped")
+        ):
+            self._send(**to_json(event))
+            log(event)
+        if not isinstance(event, Finished):
+            self._send(event="stopped")
 
     def _send(self, **message: Any) -> None:
         data = json.dumps(message).encode() + b"\n"

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from model.text import cache
-from model.text.dataset import cache_key, prepare
+from model.text.dataset import prepare
+from model.text.tokens import cache_key
 from tests.text.test_data import configured, everything
 
 ROOT = Path(__file__).resolve().parents[2]

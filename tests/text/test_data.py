@@ -15,9 +15,10 @@ import pytest
 from model.config import ConfigError, RunConfig
 from model.text import cache
 from model.text.corpus import BUNDLED_TEXT, open_corpus, open_tokenizer, resolve
-from model.text.dataset import Dataset, build, cache_key, prepare, require_disjoint
+from model.text.dataset import Dataset, prepare, require_disjoint
 from model.text.documents import Document, read_documents, split_of
 from model.text.tokenizer import load_tokenizer
+from model.text.tokens import build, cache_key
 from model.text.windows import PublishedOrder, SoundOrder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -58,7 +58,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def start(path: Path, digest: str | None = None) -> tuple[state.Run, Resumed]:
+def start(path: Path, digest: str | None = None) -> tuple[state.State, Resumed]:
     """Start a run from a file, by default under its right hash."""
     return state.start(TINY, path.parent, "cpu", [(str(path), digest or sha256(path))])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from model.config import RunConfig
 from model.engines.choice import settle
 from model.events import (
+    Asked,
     Checkpointed,
     Event,
     Finished,
@@ -385,9 +387,9 @@ def test_timings_and_memory_go_on_through_a_checkpoint(numbers: None, tmp_path: 
     first = run_until(TINY, tmp_path, 18, Request.STOP)
     resumed, _ = state.start(TINY, tmp_path, "cpu", checkpoints(first))
     fresh, _ = state.start(TINY, tmp_path, "cpu", ())
-    assert resumed.timed_steps == 18  # all but the first two, which went through the model together
-    assert resumed.seconds["training"] > 0 == fresh.seconds["training"]
-    assert resumed.seconds["evaluation"] > 0
+    assert resumed.clock.timed_steps == 18  # all but the first two, which went through the model together
+    assert resumed.clock.seconds["training"] > 0 == fresh.clock.seconds["training"]
+    assert resumed.clock.seconds["evaluation"] > 0
     resumed.earlier_peak_bytes = 2**60
     assert resumed.peak_memory_bytes == 2**60
 
@@ -468,12 +470,12 @@ def test_stop_writes_a_checkpoint_and_returns(numbers: None, tmp_path: Path) -> 
 
 
 def test_stop_during_an_evaluation_waits_for_its_end(numbers: None, tmp_path: Path) -> None:
-    running = train(TINY, tmp_path, cache_dir=tmp_path)
+    asked = Asked()
     events: list[Event] = []
-    for event in running:
+    for event in train(TINY, tmp_path, cache_dir=tmp_path, asked=asked):
         events.append(event)
         if isinstance(event, Progressed) and event.phase == Phase.EVALUATE:
-            events.append(running.send(Request.STOP))
+            asked.ask(Request.STOP)
     assert events[-1].step == 8
     assert isinstance(events[-1], Checkpointed)
     assert (8, "val") in measured(events)
@@ -503,18 +505,16 @@ def test_past_the_last_update_a_run_finishes_instead_of_stopping(numbers: None, 
     assert not checkpoints(events)
 
 
-def test_the_stronger_request_wins(numbers: None, tmp_path: Path) -> None:
-    running = state.start(TINY, tmp_path, "cpu", ())[0]
-    for request, kept in [
-        (None, None),
-        (Request.SAVE, Request.SAVE),
-        (Request.STOP, Request.STOP),
-        (Request.SAVE, Request.STOP),
-        (Request.CANCEL, Request.CANCEL),
-        (Request.STOP, Request.CANCEL),
-    ]:
-        running.heed(request)
-        assert running.request == kept
+@pytest.mark.parametrize("order", list(itertools.permutations(Request)))
+def test_the_stronger_request_wins_and_is_taken_once(order: tuple[Request, ...]) -> None:
+    for count in range(len(order) + 1):
+        asked, said = Asked(), order[:count]
+        for request in said:
+            asked.ask(request)
+        strongest = next((r for r in (Request.CANCEL, Request.STOP, Request.SAVE) if r in said), None)
+        assert asked.cancelled == (strongest is Request.CANCEL)
+        assert asked.take() is strongest
+        assert asked.take() is None
 
 
 def test_checkpoints_come_by_time_or_after_every_update(numbers: None, tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_a_loss_that_is_no_number_ends_the_run_after_its_series(
     numbers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
     def poisoned(
-        run_: state.Run, seen_LE: torch.Tensor, original: Callable[..., Any] = loop._forward_backward
+        run_: state.State, seen_LE: torch.Tensor, original: Callable[..., Any] = loop._forward_backward
     ) -> Any:
         losses, counts = original(run_, seen_LE)
         return (torch.full_like(losses, bad) if run_.step == 12 else losses), counts
