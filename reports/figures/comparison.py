@@ -22,10 +22,10 @@ from reports.reading.frames import StudyData
 from reports.reading.measures import measure
 from reports.reading.study import Cell, Target
 from reports.sections.contrasts import HEADING as CONTRASTS
-from reports.sections.contrasts import TestedFamily
-from reports.sections.load import RunLoad
 from reports.statistics.blocks import Blocks, blocks, usable
+from reports.statistics.contrasts import TestedFamily
 from reports.statistics.inference import Array
+from reports.statistics.load import RunLoad
 from reports.tables import Picture, plain
 
 MAX_ROWS = 24

@@ -1,6 +1,6 @@
 """The figure of a dose and its response: the seeds' points, their means, the fitted curve with its band.
 
-The fit: reports/sections/dose.py. How it looks: reports/figures/style.py.
+The fit: reports/statistics/dose.py. How it looks: reports/figures/style.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from reports.figures import style
 from reports.figures.panels import panel_grid, styled
 from reports.reading.frames import StudyData
 from reports.reading.measures import measure
-from reports.sections.dose import Response, dosed, heading, respond
+from reports.sections.dose import heading
 from reports.statistics.blocks import Blocks
+from reports.statistics.dose import Response, dosed, respond
 from reports.tables import Picture, plain
 
 

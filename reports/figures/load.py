@@ -15,8 +15,8 @@ from reports.figures.layout import MAX_CONDITIONS, Curves, Layout, drawn_jobs
 from reports.figures.panels import curves_of, legend, panel_grid, styled, two_lines
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell
-from reports.sections.load import RunLoad
 from reports.statistics.inference import Array
+from reports.statistics.load import RunLoad
 from reports.tables import Picture
 
 

@@ -12,7 +12,7 @@ from reports.output.report import Report
 from reports.reading.frames import StudyData
 from reports.reading.measures import measured
 from reports.reading.study import Cell
-from reports.sections.contrasts import TestedFamily
+from reports.statistics.contrasts import TestedFamily
 from reports.statistics.inference import Contrast, finite, mean_interval, spread
 from reports.tables import Section
 

@@ -21,17 +21,18 @@ from reports.reading.study import Study, Target
 from reports.reading.units import UnknownOption, parse_difference
 from reports.sections import behaviour, conditions, contrasts, costs, head, heldout
 from reports.sections.anova import variance
-from reports.sections.contrasts import TestedFamily, judge_families
 from reports.sections.dose import response
-from reports.sections.findings import Judged, findings, judge
+from reports.sections.findings import findings
 from reports.sections.horizons import horizons
-from reports.sections.load import RunLoad, run_loads
 from reports.sections.load import load as load_by_layer
 from reports.sections.power import power
 from reports.sections.repeats import noise_floor
 from reports.statistics.blocks import usable
+from reports.statistics.contrasts import TestedFamily, judge_families
 from reports.statistics.families import baseline_cell
 from reports.statistics.inference import Std, finite
+from reports.statistics.judgement import Judged, judge
+from reports.statistics.load import RunLoad, run_loads
 from reports.tables import Picture, Section, escape, markdown_section, plain
 
 Drawn = Callable[[StudyData, Target, list[TestedFamily], dict[int, RunLoad]], dict[str, tuple[Picture, ...]]]

@@ -1,6 +1,6 @@
 """`power`: how many seeds a study needs for a stated difference or half-width, as text for a terminal.
 
-The numbers: reports/sections/power.py. The command that adds the seeds comes from the caller, who knows the
+The numbers: reports/statistics/power.py. The command that adds the seeds comes from the caller, who knows the
 queue.
 """
 
@@ -14,8 +14,9 @@ from reports.output.report import Options, baseline_perplexity, choose_target
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
-from reports.sections.contrasts import judge_families
-from reports.sections.power import MAX_SEEDS, Need, count, needs
+from reports.sections.power import count
+from reports.statistics.contrasts import judge_families
+from reports.statistics.power import MAX_SEEDS, Need, needs
 from reports.tables import number, plain
 
 

@@ -24,8 +24,9 @@ from reports.reading.measures import (
     Measure,
 )
 from reports.reading.study import Cell
-from reports.sections.load import RunLoad, dead
+from reports.sections.load import dead
 from reports.statistics.inference import Std, finite, mean_interval
+from reports.statistics.load import RunLoad
 from reports.tables import (
     DASH,
     Section,

@@ -1,75 +1,19 @@
 """Where the tokens went: the experts' load by condition and by layer, from the raw counts.
 
 Counts are of the final evaluation, on the whole held-out split. The measures:
-reports/statistics/expert_load.py.
+reports/statistics/load.py.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from reports.reading.frames import StudyData
-from reports.statistics.expert_load import global_variation, load_entropy, max_violation, variation
-from reports.statistics.inference import Array, Std, finite
+from reports.statistics.inference import Std, finite
+from reports.statistics.load import RunLoad
 from reports.tables import DASH, Section, Table, condition, mean_spread, number
-
-
-@dataclass(frozen=True)
-class RunLoad:
-    """The measures of one run, taken within it. Shapes: L layers, E experts."""
-
-    shares: Array
-    """Each expert's share of its layer's assignments. Shape: (L, E)."""
-    global_cv: float
-    cv: Array
-    """Coefficient of variation by layer. Shape: (L,), like the next two."""
-    violation: Array
-    entropy: Array
-    dead: npt.NDArray[np.int64]
-    """Experts without a token, by layer."""
-
-
-def run_loads(data: StudyData) -> dict[int, RunLoad]:
-    """Job → measures, for every finished run that has counts; runs of one shape are computed together."""
-    by_shape: dict[tuple[int, ...], tuple[list[int], list[Array]]] = {}
-    for job, counts in counts_by_run(data.counts, data.done).items():
-        jobs, arrays = by_shape.setdefault(counts.shape, ([], []))
-        jobs.append(job)
-        arrays.append(counts)
-    found: dict[int, RunLoad] = {}
-    for jobs, arrays in by_shape.values():
-        stack = np.stack(arrays)  # (runs, L, E)
-        sums = stack.sum(axis=-1, keepdims=True)
-        measures = (
-            *(stack / np.where(sums > 0, sums, np.nan), global_variation(stack), variation(stack)),
-            *(max_violation(stack), load_entropy(stack), (stack == 0).sum(axis=-1)),
-        )
-        found |= {job: RunLoad(*row) for job, row in zip(jobs, zip(*measures, strict=True), strict=True)}
-    return found
-
-
-def counts_by_run(counts: pd.DataFrame, done: pd.DataFrame) -> dict[int, Array]:
-    """Job → counts (L, E) of its final evaluation; an expert without a row received none."""
-    configs = dict(zip(done["job_id"], done["config"], strict=True))
-    numbers = counts[["job_id", "layer", "expert", "tokens"]].to_numpy(dtype=np.int64)
-    starts = np.flatnonzero(np.diff(numbers[:, 0], prepend=-1))  # rows come job by job
-    arrays = {}
-    for rows in np.split(numbers, starts[1:]) if len(numbers) else ():
-        job, layers, experts, tokens = int(rows[0, 0]), *rows[:, 1:].T
-        if job in configs:
-            model = configs[job].get("model", {})
-            shape = (
-                max(int(layers.max()) + 1, model.get("n_layers", 0)),
-                max(int(experts.max()) + 1, model.get("n_experts", 0)),
-            )
-            arrays[job] = np.zeros(shape)
-            arrays[job][layers, experts] = tokens
-    return arrays
 
 
 def load(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:

@@ -1,4 +1,5 @@
 """Numbers from numbers: intervals, tests, corrections.
 
-Door: `inference`, `blocks`, `families`, `expert_load`. Pure functions; never prints, reads or draws.
+Door: `contrasts`, `judgement`, `anova`, `dose`, `power`, `load`; under them `inference`, `blocks` and
+`families`. Pure functions; never prints, reads or draws.
 """

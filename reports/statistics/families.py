@@ -2,8 +2,7 @@
 
 Each condition against the baseline; levels of a factor averaged over the others; simple effects, level
 against level within a condition of the others; interactions, differences of differences. Only weights are
-made here; reports/sections/contrasts.py computes and prints them, reports/sections/findings.py uses the same
-weights.
+made here: reports/statistics/contrasts.py computes them, reports/statistics/judgement.py uses them too.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Each docstring says the shapes, sample or population, paired or not. scipy has the distributions; what is
 written here by hand is held to scipy and statsmodels in tests/statistics/test_inference.py.
-Expert load has its own file, reports/statistics/expert_load.py; the analysis of variance is in
-reports/sections/anova.py. Shapes: S seeds, M tests of one family.
+Shapes: S seeds, M tests of one family.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from statsmodels.stats.multitest import multipletests
 
 from reports.output.report import render
 from reports.reading.frames import StudyData, choose_study, load
-from reports.sections.contrasts import judge_families
-from reports.sections.findings import judge
 from reports.statistics import families
 from reports.statistics import inference as s
+from reports.statistics.contrasts import judge_families
+from reports.statistics.judgement import judge
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
 

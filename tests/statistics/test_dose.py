@@ -20,8 +20,8 @@ from reports.figures.layout import read_curves
 from reports.output.compare import compare_studies
 from reports.output.report import Options, compose, render
 from reports.reading.frames import StudyData, choose_study, load
-from reports.sections.dose import Response, dosed, respond
 from reports.statistics.blocks import blocks
+from reports.statistics.dose import Response, dosed, respond
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
 

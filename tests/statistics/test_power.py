@@ -18,7 +18,8 @@ from reports.output.report import render
 from reports.output.seeds import plan
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
-from reports.sections import power
+from reports.sections.power import count
+from reports.statistics import power
 from runner.queue.store import Store
 from tests import report_fixtures as made
 from tests.conftest import rows
@@ -57,7 +58,7 @@ def test_what_cannot_be_planned() -> None:
     assert power.seeds_needed(0.1, 0.0) is None
     assert math.isnan(power.detectable_difference(0.1, 1))
     assert power.seeds_needed(1.0, 1e-9) == power.MAX_SEEDS + 1
-    assert power.count(power.MAX_SEEDS + 1) == "more than 100,000"
+    assert count(power.MAX_SEEDS + 1) == "more than 100,000"
     assert power.stein_seeds(0.1, 1, 0.1) is None
 
 

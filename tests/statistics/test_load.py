@@ -1,4 +1,4 @@
-"""reports/statistics/expert_load.py against scipy and tiny cases worked by hand."""
+"""reports/statistics/load.py against scipy and tiny cases worked by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from reports.statistics import expert_load as load
+from reports.statistics import load
 
 
 def test_variation_by_hand_and_by_scipy() -> None:
@@ -23,12 +23,7 @@ def test_variation_by_hand_and_by_scipy() -> None:
 def test_layers_that_lean_to_opposite_sides_cancel_globally_alone() -> None:
     counts = [[10, 30], [30, 10]]
     assert load.global_variation(counts) == 0.0
-    assert load.layer_variation(counts) == load.LayerVariation(0.5, 0.0, 0.5)
-
-
-def test_layer_variation_summarises_layers() -> None:
-    # CVs 0 and 0.5: mean 0.25, population sd 0.25.
-    assert load.layer_variation([[20, 20], [10, 30]]) == load.LayerVariation(0.25, 0.25, 0.5)
+    assert load.variation(counts).tolist() == [0.5, 0.5]
 
 
 def test_load_measures_by_hand() -> None:
@@ -37,7 +32,6 @@ def test_load_measures_by_hand() -> None:
     assert load.load_entropy([1, 1, 1, 1]) == pytest.approx(math.log(4))
     assert load.load_entropy([1, 3, 0]) == pytest.approx(stats.entropy([1, 3]))
     assert math.copysign(1, load.load_entropy([8, 0])) == 1  # 0, not -0
-    assert load.dead_experts([[0, 3], [0, 0]]) == 3
     assert math.isnan(load.max_violation([0, 0]))
     assert math.isnan(load.load_entropy([0, 0]))
 
