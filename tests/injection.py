@@ -90,6 +90,24 @@ if TRAINER:
     json.dumps = gated
 """
 """Each trainer stands still at step 20, leaving a mark, until there is a file `go`."""
+
+DIVERGENCE = """
+if TRAINER:
+    import json
+    dumps = json.dumps
+    def poisoned(message, **options):
+        loop = sys.modules.get("model.training.loop")
+        if loop is not None and not hasattr(loop, "sound"):
+            loop.sound = loop._forward_backward
+            def bad(run, seen):
+                losses, counts = loop.sound(run, seen)
+                return losses * (float("nan") if run.step >= 20 else 1.0), counts
+            loop._forward_backward = bad
+        return dumps(message, **options)
+    json.dumps = poisoned
+"""
+"""The training loss is not a number from step 20 on, whatever the processor computes."""
+
 BROKEN_CONNECTION = """
             connection.driver_connection.close()
             from psycopg import OperationalError

@@ -86,9 +86,12 @@ def test_runs_of_one_shape_share_what_is_compiled_and_are_the_same_bits(tmp_path
     assert graphs() == before + 1  # another kind of routing, and all of its strengths
 
 
-def test_loss_curves_agree_with_the_plain_engine(tmp_path: Path) -> None:
-    """60 updates without dropout: rounding alone sets them apart."""
-    config = TINY.with_values({"dropout": 0.0, "noise_std": 0.0, "steps": 120, "eval_every": 120})
-    curves = [losses(run(config.with_values({"engine": name}), tmp_path)) for name in ("compiled", "plain")]
-    assert curves[0] == pytest.approx(curves[1], rel=2e-3)
-    assert curves[0][-1] < curves[0][0] - 0.3
+def test_an_update_is_the_same_as_with_the_plain_engine(tmp_path: Path) -> None:
+    """One, from equal weights, and the loss after it: more would let rounding grow, through each choice."""
+    config = TINY.with_values({"dropout": 0.0, "noise_std": 0.0, "steps": 2, "eval_every": 0})
+    found = []
+    for name in ("compiled", "plain"):
+        values = measured(run(config.with_values({"engine": name}), tmp_path))
+        train, val = values[2, "train"][0], values[2, "val"][0]
+        found.append([train["loss"], train["gradient_norm"], val["loss"], val["router_entropy"]])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

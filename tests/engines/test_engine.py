@@ -21,7 +21,7 @@ from model.engines.dropout import Keep
 from model.network.transformer import build, rotary_tables
 from model.training import state
 from model.training.optimizer import orthogonalize, orthogonalize_singly
-from tests.training_runs import TINY, Numbers, measured, run, timeless
+from tests.training_runs import TINY, Numbers, measured, run
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -328,26 +328,23 @@ def test_how_many_steps_go_together_on_a_cpu(values: dict[str, Any], due: int) -
     assert choice.steps_at_once(train, torch.device("meta")) == 1
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-3), ("bf16", 3e-2)])
-def test_loss_curves_of_the_engines_agree(
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 3e-2)])
+def test_an_update_is_the_same_with_both_engines(
     numbers: None, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
-    """100 updates without dropout: rounding alone sets them apart, and a wrong gradient would."""
-    config = TINY.with_values(
-        {"dropout": 0.0, "steps": 200, "accumulate": 2, "eval_every": 100, "noise_std": 0.0}
-    )
-    curves = []
+    """From equal weights, and after it: more updates would let rounding grow, through each choice of experts.
+
+    The gradients themselves are compared in float64, above.
+    """
+    config = TINY.with_values({"dropout": 0.0, "steps": 2, "eval_every": 0, "precision": precision})
+    found = []
     for name in ("auto", "plain"):
-        events = run(config.with_values({"engine": name, "precision": precision}), tmp_path)
+        events = run(config.with_values({"engine": name}), tmp_path)
         assert ("plain" in events[0].environment["engine"]) == (name == "plain")
-        curves.append(measured(events))
-    assert curves[0].keys() == curves[1].keys()
-    losses = [
-        [values["loss"] for (_, split), (values, _) in curve.items() if split == "train"] for curve in curves
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
-    assert losses[0] != losses[1]
-    assert losses[0][-1] < losses[0][0] - 0.3
+        values = measured(events)
+        train, val = values[2, "train"][0], values[2, "val"][0]
+        found.append([train["loss"], train["gradient_norm"], val["loss"], val["router_entropy"]])
+    assert found[0] == pytest.approx(found[1], rel=tolerance)
 
 
 def test_the_plain_engine_is_as_determined(numbers: None, tmp_path: Path) -> None:
@@ -360,7 +357,7 @@ def test_the_plain_engine_is_as_determined(numbers: None, tmp_path: Path) -> Non
     ]
     assert measured(twice[0]) == measured(twice[1])
     again = run(config, tmp_path / "again", checkpoint_seconds=0)
-    assert measured(first) == measured(again) != measured(twice[0])
+    assert measured(first) == measured(again)
 
 
 @pytest.mark.parametrize("shape", [(5, 12, 30), (5, 30, 12)])
@@ -368,11 +365,3 @@ def test_batched_and_single_newton_schulz_agree(shape: tuple[int, ...]) -> None:
     stack = normal(*shape, dtype=torch.float32)
     for one, other in zip(orthogonalize(stack), orthogonalize_singly(stack), strict=True):
         assert (one.float() - other.float()).norm() < 0.03 * one.float().norm()
-
-
-def test_a_declared_target_loss_is_counted(numbers: None, tmp_path: Path) -> None:
-    events = run(TINY.with_values({"target_loss": 3.4, "steps": 64}), tmp_path)
-    losses = [v["loss"] for (_, split), (v, _) in measured(events).items() if split == "train"]
-    first = next(i for i, loss in enumerate(losses) if loss < 3.4)
-    assert timeless(events[-1].results)["steps_to_loss"] == 2 * (first + 1)
-    assert run(TINY, tmp_path)[-1].results["steps_to_loss"] is None

@@ -31,17 +31,13 @@ def column(events: list[Any], name: str) -> list[float]:
 
 def test_pieces_equal_the_whole_step_up_to_rounding_where_nothing_is_drawn(tmp_path: Path) -> None:
     """And where no load is balanced: then the mean over pieces is the mean over the step."""
-    still = {"dropout": 0.0, "noise_std": 0.0, "load_balancing_weight": 0.0, "batch_size": 8, "steps": 8}
+    still = {"dropout": 0.0, "noise_std": 0.0, "load_balancing_weight": 0.0, "batch_size": 8, "steps": 2}
     config = TINY.with_values({**still, "eval_every": 0, "z_loss_weight": 0.01})
     whole = run(config, tmp_path)
     for size in (1, 3, 4):
         pieces = run(config.with_values({"micro_batch": size}), tmp_path)
-        for name in ("loss", "gradient_norm"):
-            assert column(pieces, name) == pytest.approx(column(whole, name), rel=1e-3)
-        assert column(pieces, "gradient_norm")[0] == pytest.approx(
-            column(whole, "gradient_norm")[0], rel=1e-5
-        )
-        assert column(pieces, "loss") != column(whole, "loss")
+        for name in ("loss", "gradient_norm"):  # of one update: later ones would let rounding grow
+            assert column(pieces, name) == pytest.approx(column(whole, name), rel=1e-5)
 
 
 def test_no_forward_pass_sees_more_windows_than_allowed(

@@ -280,9 +280,9 @@ def test_the_router_stays_in_float32_under_autocast() -> None:
         assert gate_logits(x.flatten(0, 1).bfloat16(), made.gate).dtype == torch.float32
     assert torch.equal(routing.counts_E, cast.counts_E)
     assert torch.equal(routing.aux_loss, cast.aux_loss)
-    # The experts do compute in bf16: near, and not the same.
+    # The experts do compute in bf16: near, and further off than float32 could round.
     torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.05)
-    assert not torch.equal(output.float(), expected)
+    assert (output.float() - expected).abs().max() > 2**-14 * expected.abs().max()
     gradient = torch.autograd.grad(output.float().sum(), [made.w1])[0]
     assert gradient.dtype == torch.float32
     assert gradient.isfinite().all()

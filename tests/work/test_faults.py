@@ -36,6 +36,7 @@ from tests.injection import (
     BROKEN_CONNECTION,
     CHECKPOINT,
     COMMIT,
+    DIVERGENCE,
     FULL_DISK,
     GATE,
     LOST_ANSWER,
@@ -386,17 +387,15 @@ while (claimed := store.write(lambda c: jobs.claim(c, me))) is not None:
 
 def test_diverged_run_is_final_and_its_series_is_shown(tmp_path: Path, cache_dir: Path) -> None:
     folder = Night(tmp_path, cache_dir)
-    bad = ("--study", "wild", "--set=train.muon_lr=10", "--set=train.weight_decay=10")
-    folder.run("enqueue", "--grid", "tiny.toml", "--corpus", "bundled", *SIZES, *bad)
-    assert folder.run("work").returncode == 0
-    wild = [job for job in rows(folder.store, "jobs") if job["study_id"] == 2]
-    assert {(job["status"], job["attempt"]) for job in wild} == {("failed", 1)}
-    attempt = row(folder.store, "attempts", job_id=wild[0]["id"])
+    env = inject(tmp_path / "fault", DIVERGENCE)
+    assert folder.run("work", **env).returncode == 0
+    assert {(job["status"], job["attempt"]) for job in rows(folder.store, "jobs")} == {("failed", 1)}
+    attempt = row(folder.store, "attempts", job_id=1)
     assert attempt["cause"] == "diverged"
-    assert "muon_lr" in attempt["message"]
-    assert rows(folder.store, "metrics", job_id=wild[0]["id"], name="loss")
-    assert "diverged" in folder.run("show", str(wild[0]["id"])).stdout
-    assert "diverged" in folder.run("report", "--study", "wild").stdout
+    assert "loss is nan; lower train.muon_lr" in attempt["message"]
+    assert rows(folder.store, "metrics", job_id=1, name="loss")
+    assert "diverged" in folder.run("show", "1").stdout
+    assert "diverged" in folder.run("report").stdout
 
 
 OUT_OF_MEMORY = """
