@@ -123,6 +123,7 @@ def database(db: str, runs: Path) -> Iterator[Finding]:
         yield found
         if found.level == "bad":  # what else it would say cannot be relied on
             return
+        yield from _results(store, db)
         yield _leases(store, db)
         yield from files(store, runs)
     finally:
@@ -135,8 +136,8 @@ def _integrity(store: Store) -> Finding:
         with store.read() as connection:
             answer = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
             count = connection.scalar(sa.select(sa.func.count()).select_from(jobs)) or 0
-    except sa.exc.DatabaseError as error:
-        answer = str(error.orig)
+    except StoreRefused as error:
+        answer = str(getattr(error.__cause__, "orig", error))
     if answer == "ok":
         return Finding("database", "ok", f"{store.path}: {count:,} jobs, {size(store.path.stat().st_size)}")
     remedy = "stop every worker and put a backup in its place (python cli.py db backup makes one)"
@@ -151,6 +152,15 @@ def _answer(store: Store) -> Finding:
     return Finding("database", "ok", f"{store.name}: {count:,} jobs, {size(bytes_)}, PostgreSQL {version}")
 
 
+def _results(store: Store, db: str) -> Iterator[Finding]:
+    with store.read() as connection:
+        found = transitions.unsettled(connection)
+    if found:
+        text = f"{len(found)} jobs hold a result and are not done, {found[0]} for one"
+        remedy = "a file of the database was exchanged while it was in use; --fix ends them as done"
+        yield Finding("results", "warn", text, remedy, partial(_write, db, transitions.settle))
+
+
 def _leases(store: Store, db: str) -> Finding:
     expired = sa.and_(jobs.c.status == "running", jobs.c.lease_expires_at < now())
     with store.read() as connection:
@@ -160,13 +170,13 @@ def _leases(store: Store, db: str) -> Finding:
     some = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
     text = f"{len(lost)} jobs run for a worker that is gone: {some}"
     remedy = "python cli.py work takes them back by itself; --fix does it now"
-    return Finding("leases", "warn", text, remedy, partial(_requeue, db))
+    return Finding("leases", "warn", text, remedy, partial(_write, db, transitions.requeue_lost))
 
 
-def _requeue(db: str) -> None:
+def _write(db: str, transaction: Callable[[sa.Connection], object]) -> None:
     store = open_store(db)
     try:
-        store.write(transitions.requeue_lost)
+        store.write(transaction)
     finally:
         store.close()
 

@@ -1,14 +1,20 @@
 """`db copy`: every row of a database to a new one, SQLite or PostgreSQL, and the proof that it is the same.
 
-Ids stay as they are, and so does the database's id: the run folder serves the copy. Both sides are read back
-and compared by counts and a hash. Who opens them: runner/queue/store.py.
+Ids stay as they are, and so does the database's id: the run folder serves the copy. Rows are written, read
+back and compared by counts and a hash in one transaction, and a file gets its name after that: a copy that is
+killed leaves an empty database on a server, or a `.part` beside, and both may be copied to again. Who opens
+them: runner/queue/store.py.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -16,7 +22,7 @@ from model.config import ConfigError
 from runner.queue.dialects import now
 from runner.queue.postgresql import set_sequences
 from runner.queue.schema import jobs, meta, metadata
-from runner.queue.sqlite import File
+from runner.queue.sqlite import BESIDE, File
 from runner.queue.store import Store, StoreUnreachable, locate, open_store
 
 ROWS = 2_000
@@ -34,34 +40,77 @@ def copy_store(source: str, target: str) -> Iterator[str]:
         StoreRefused: one of them is no database of this program's schema.
     """
     to = locate(target)
-    if isinstance(to, File) and to.path.exists():
-        raise ConfigError(f"{to.name}: exists already; name a new file")
+    if isinstance(to, File):
+        with _beside(to.path) as part:
+            compared = _copy(source, str(part), to.name)
+            _name(part, to.path)
+    else:
+        compared = _copy(source, target, to.name)
+    yield from (f"{table:14} {count:>9,} rows  {digest[:16]}" for table, (count, digest) in compared.items())
+    yield f"{locate(source).name} → {to.name}; work goes on with --db {to.name}"
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Where a file grows before it gets its name; what an earlier copy left there when it was killed goes.
+
+    Raises:
+        ConfigError: there is a file of that name, or another copy to it is under way.
+    """
+    if path.exists():
+        raise ConfigError(f"{path}: exists already; name a new file")
+    part = path.with_name(f"{path.name}.part")
+    lock = part.open("ab")  # closed last: closing it would drop SQLite's own locks on the file
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() or not part.exists():  # another copy has ended since we looked
+            raise BlockingIOError
+        for suffix in BESIDE[1:]:
+            Path(f"{part}{suffix}").unlink(missing_ok=True)
+        lock.truncate(0)
+        yield part
+    except BlockingIOError:
+        raise ConfigError(f"{path}: another db copy is writing it") from None
+    except BaseException:
+        for suffix in BESIDE:
+            Path(f"{part}{suffix}").unlink(missing_ok=True)
+        raise
+    finally:
+        lock.close()
+
+
+def _name(part: Path, path: Path) -> None:
+    """Give the finished file its name; unlike a rename, a link never replaces what has come meanwhile."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise ConfigError(f"{path}: exists already; name a new file") from None
+    except OSError:  # a file system without links
+        os.rename(part, path)
+    part.unlink(missing_ok=True)
+
+
+def _copy(source: str, target: str, name: str) -> Content:
+    """Fill the target and compare it in one transaction; nothing is there before both are done."""
     origin = open_store(source)
     try:
         with origin.read() as reading:
             _refuse_running(reading, origin.name)
-            # Opened after the source was found to be sound: a mistyped name leaves no empty file behind.
+            expected = content(reading)
+            # Opened after the source was found to be sound: a mistyped name leaves no tables behind.
             copy = open_store(target, create=True)
             try:
-                _refuse_filled(copy)
-                copy.write(lambda writing: _fill(reading, writing))
-                expected = content(reading)
-                with copy.read() as connection:
-                    found = content(connection)
+                _refuse_filled(copy, name)
+                copy.write(lambda writing: _fill(reading, writing, expected, name))
             finally:
                 copy.close()
-    except BaseException as error:
-        if isinstance(to, File):
-            to.path.unlink(missing_ok=True)
-        # A NUL or half a character: SQLite keeps it, PostgreSQL does not.
-        if isinstance(error, sa.exc.DataError | UnicodeError):
-            first = str(error).partition("\n")[0]
-            raise ConfigError(f"{to.name}: cannot hold a text of {origin.name} ({first})") from error
-        raise
+    # A NUL or half a character: SQLite keeps it, PostgreSQL does not.
+    except (sa.exc.DataError, UnicodeError) as error:
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"{name}: cannot hold a text of {origin.name} ({first})") from error
     finally:
         origin.close()
-    yield from _compared(expected, found, to.name)
-    yield f"{origin.name} → {to.name}; work goes on with --db {to.name}"
+    return expected
 
 
 def content(connection: sa.Connection) -> Content:
@@ -84,13 +133,19 @@ def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[list[dict[str,
         yield [dict(row._mapping) for row in part]
 
 
-def _fill(reading: sa.Connection, writing: sa.Connection) -> None:
+def _fill(reading: sa.Connection, writing: sa.Connection, expected: Content, name: str) -> None:
     writing.execute(sa.delete(meta))  # its own id: the source's comes in its place
     for table in metadata.sorted_tables:  # a row comes after those that it refers to
         for rows in _rows(reading, table):
             writing.execute(table.insert(), rows)
     if writing.dialect.name == "postgresql":
         set_sequences(writing, metadata.sorted_tables)
+    for table_name, found in content(writing).items():
+        if found != expected[table_name]:
+            raise StoreUnreachable(
+                f"{name}: {table_name} holds {found[0]} rows that are not the {expected[table_name][0]} of "
+                "the source; nobody else may write to it meanwhile. Nothing was copied; try again"
+            )
 
 
 def _refuse_running(connection: sa.Connection, name: str) -> None:
@@ -102,19 +157,9 @@ def _refuse_running(connection: sa.Connection, name: str) -> None:
         )
 
 
-def _refuse_filled(copy: Store) -> None:
+def _refuse_filled(copy: Store, name: str) -> None:
     """Only a database without rows may be filled, beside the id that it was given."""
     with copy.read() as connection:
         for table in metadata.sorted_tables:
             if table is not meta and connection.execute(sa.select(table).limit(1)).first() is not None:
-                raise ConfigError(f"{copy.name}: holds rows already, in {table.name}; name a new database")
-
-
-def _compared(expected: Content, found: Content, name: str) -> Iterator[str]:
-    for table, (count, digest) in expected.items():
-        if found[table] != (count, digest):
-            raise StoreUnreachable(
-                f"{name}: {table} holds {found[table][0]} rows that are not the {count} of the source; "
-                "nobody else may write to it while it is filled. Empty it and copy again"
-            )
-        yield f"{table:14} {count:>9,} rows  {digest[:16]}"
+                raise ConfigError(f"{name}: holds rows already, in {table.name}; name a new database")

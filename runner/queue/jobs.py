@@ -265,8 +265,22 @@ def finish(connection: sa.Connection, claimed: Claim, values: Mapping[str, Any])
 
 def is_finished_by(connection: sa.Connection, claimed: Claim) -> bool:
     """Whether our own finish was committed: for a connection that was lost during COMMIT."""
-    recorded = connection.scalar(sa.select(results.c.attempt).where(results.c.job_id == claimed.job_id))
+    recorded: int | None = connection.scalar(_recorded(claimed.job_id))
     return recorded == claimed.attempt
+
+
+def settle(connection: sa.Connection) -> list[int]:
+    """End as done what holds a result and is not: finish commits both, but a file of the database may have
+    been exchanged under its workers. What was recorded stands; returns the jobs."""
+    return _change(
+        connection, unsettled(connection), ("queued", "failed", "cancelled"), "settled", **_ending("done")
+    )
+
+
+def unsettled(connection: sa.Connection) -> list[int]:
+    """Jobs that hold a result and are neither done nor running."""
+    chosen = sa.select(jobs.c.id).join(results, results.c.job_id == jobs.c.id).order_by(jobs.c.id)
+    return list(connection.scalars(chosen.where(jobs.c.status.not_in(("done", "running")))))
 
 
 # --- running → queued or failed ---------------------------------------------------------------------------
@@ -464,7 +478,9 @@ def _end_badly(
     attempt_log.end(
         connection, job_id, number, outcome, cause, message, traceback, exit_code, charged, ended_at
     )
-    if job.cancel_requested:
+    if connection.scalar(_recorded(job_id)) is not None:  # see settle
+        status, values, failures = "done", _ending("done"), job.failures
+    elif job.cancel_requested:
         status, values = "cancelled", _ending("cancelled")
     elif final:
         status, values = "failed", _ending("failed")
@@ -473,6 +489,10 @@ def _end_badly(
         status, values = "queued", {**_BACK_IN_QUEUE, "run_after": now() + wait}
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(failures=failures, **values))
     return status
+
+
+def _recorded(job_id: int) -> sa.Select[Any]:
+    return sa.select(results.c.attempt).where(results.c.job_id == job_id)
 
 
 def _status(connection: sa.Connection, job_id: int) -> str:

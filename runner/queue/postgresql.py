@@ -30,6 +30,8 @@ CONNECTING = {
 """A server whose power fails answers nothing: noticed after 25 s, before two thirds of a lease of 60 s."""
 PUBLIC = ("host", "port", "dbname", "user", "service", "sslmode")
 """Parameters of a URL that may be shown; every other one may carry a secret, or a path to one."""
+DAMAGED = ("XX001", "XX002")
+"""A page, or an index, is not what the server wrote."""
 LOST = ("08", "57P")
 """SQLSTATE classes: connection exceptions; a server that is shut down or starting."""
 BUSY = ("40001", "40P01", "55P03", "53300", "57014")
@@ -93,9 +95,12 @@ class Server:
                 "`createdb --encoding UTF8 --template template0 NAME`"
             )
 
-    def unavailable(self, error: sa.exc.DBAPIError) -> StoreUnavailable | None:
-        """The error as "not now", or None where trying again would not help."""
+    def meaning(self, error: sa.exc.DBAPIError) -> StoreUnavailable | StoreRefused | None:
+        """The error as "not now" or "damaged"; None where it is a bug."""
         state = sqlstate(error)
+        if state in DAMAGED:
+            how = str(error.orig).partition("\n")[0]
+            return StoreRefused(f"{self.name}: damaged ({how}); stop every worker, restore the last pg_dump")
         if state in NO_ROOM:
             return StoreUnavailable("the database could not be written: is the server's disk full?")
         if state == READ_ONLY:
@@ -118,16 +123,16 @@ class Server:
             "in PGPASSWORD or ~/.pgpass"
         )
 
-    def identity(self, reader: sa.Engine) -> object:
+    def identity(self, reader: sa.Engine) -> tuple[object, ...]:
         """The database's id as its `meta` says it now; None where it, or the whole database, is gone."""
         try:
             with reader.connect() as connection:
-                return connection.scalar(sa.text("SELECT value FROM meta WHERE key = 'database_id'"))
+                return (connection.scalar(sa.text("SELECT value FROM meta WHERE key = 'database_id'")),)
         except sa.exc.ProgrammingError:  # no such table
-            return None
+            return (None,)
         except sa.exc.OperationalError as error:
             if _never_connected(error) and f'"{self.url.database}" does not exist' in str(error.orig):
-                return None
+                return (None,)
             raise
 
 

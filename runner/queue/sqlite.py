@@ -21,8 +21,10 @@ from runner.queue.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 
 BUSY_TIMEOUT_MS = 250
 """Short, so that waiting is a loop in Python which still serves signals."""
-BUSY, NO_ROOM, DAMAGED = (5, 6), (10, 13), (11, 26)
-"""SQLite's primary result codes: BUSY and LOCKED, IOERR and FULL, CORRUPT and NOTADB."""
+BUSY, NO_ROOM, READ_ONLY, DAMAGED, NOT_A_DATABASE = (5, 6), (10, 13), (8,), (11, 26), 26
+"""SQLite's primary result codes: BUSY and LOCKED, IOERR and FULL, READONLY, CORRUPT and NOTADB."""
+BESIDE = ("", "-wal", "-shm")
+"""The files of a database that is in use: what was committed last is in the -wal alone."""
 FIRST_SAFE_WAL = (3, 51, 3)
 """Earlier versions can corrupt a WAL database that two connections write (the WAL-reset bug)."""
 NETWORK_FILE_SYSTEMS = {
@@ -82,34 +84,53 @@ class File:
     def refuse_unfit(self, connection: sa.Connection) -> None:
         """Every file is fit that could be opened."""
 
-    def unavailable(self, error: sa.exc.DBAPIError) -> StoreUnavailable | None:
-        """The error as "not now", or None where trying again would not help."""
-        if result_code(error) in BUSY:
+    def meaning(self, error: sa.exc.DBAPIError) -> StoreUnavailable | StoreRefused | None:
+        """The error as "not now" or "damaged"; None where it is a bug."""
+        code = result_code(error)
+        if code in BUSY:
             return StoreUnavailable("the database is locked by another program")
-        if result_code(error) in NO_ROOM:
+        if code in NO_ROOM:
             return StoreUnavailable("the database could not be written: is the disk full?")
+        if code in READ_ONLY:
+            return StoreUnavailable("the database could not be written: it is read-only now")
+        if code in DAMAGED:
+            return self.damaged(str(error.orig))
         return None
+
+    def damaged(self, how: str) -> StoreRefused:
+        """What to do about a file that is not what SQLite wrote."""
+        return StoreRefused(
+            f"{self.path}: damaged ({' '.join(how.split())}); stop every worker, look with "
+            "`python cli.py doctor`, and put the last `python cli.py db backup` in its place, or what "
+            f"`sqlite3 {self.path} .recover` saves"
+        )
 
     def refusal(self, error: sa.exc.DBAPIError) -> Exception:
         """What an error while opening means to a person."""
         code, path = result_code(error), self.path
-        if code in DAMAGED:
+        if code == NOT_A_DATABASE:
             return StoreRefused(
                 f"{path}: damaged, or not a SQLite database; restore a copy or name another --db"
             )
+        if code in DAMAGED:
+            return self.damaged(str(error.orig))
         if code in BUSY:
             return StoreUnreachable(f"{path}: locked by another program; close it and try again")
         return StoreUnreachable(
             f"{path}: cannot be opened ({error.orig}); check the folder and its permissions"
         )
 
-    def identity(self, _: sa.Engine) -> object:
-        """Device and inode; None where it is gone. In WAL a writer goes on silently in a moved file."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+    def identity(self, _: sa.Engine) -> tuple[object, ...]:
+        """Device and inode of each file, None where it is gone: a writer goes on silently in a moved one."""
+        return tuple(_device_and_inode(Path(f"{self.path}{suffix}")) for suffix in BESIDE)
+
+
+def _device_and_inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def driver() -> ModuleType:

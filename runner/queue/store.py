@@ -37,8 +37,8 @@ class Store:
     engine: sa.Engine
     reader: sa.Engine
     database_id: str
-    identity: object
-    """What `place` was when it was opened."""
+    identity: tuple[object, ...]
+    """What `place` was when it was last looked at."""
 
     @property
     def name(self) -> str:
@@ -56,6 +56,7 @@ class Store:
 
         Raises:
             StoreUnavailable: still locked, full or away after `patience_seconds`.
+            StoreRefused: the database is damaged.
             Exception: whatever `transaction` raises, after a rollback.
         """
         deadline = time.monotonic() + patience_seconds
@@ -76,11 +77,12 @@ class Store:
             with self.engine.begin() as connection:
                 return transaction(connection)
         except sa.exc.DBAPIError as error:
-            unavailable = self.place.unavailable(error)
-            if unavailable is None:
+            meaning = self.place.meaning(error)
+            if meaning is None:
                 raise
-            time.sleep(self.place.pause_seconds * random.random())
-            raise unavailable from error
+            if isinstance(meaning, StoreUnavailable):
+                time.sleep(self.place.pause_seconds * random.random())
+            raise meaning from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -89,10 +91,10 @@ class Store:
             with self.reader.begin() as connection:
                 yield connection
         except sa.exc.DBAPIError as error:
-            unavailable = self.place.unavailable(error)
-            if unavailable is None:
+            meaning = self.place.meaning(error)
+            if meaning is None:
                 raise
-            raise unavailable from error
+            raise meaning from error
 
     def check_identity(self) -> None:
         """Hold the open database against what was opened.
@@ -100,19 +102,23 @@ class Store:
         A server that does not answer now is no other database: the next transaction says that it is away.
 
         Raises:
-            StoreUnreachable: the database was moved, deleted or replaced.
+            StoreUnreachable: the database, or a file beside it, was moved, deleted or replaced.
+            StoreRefused: it is damaged.
         """
         try:
             found = self.place.identity(self.reader)
         except sa.exc.DBAPIError as error:
-            if self.place.unavailable(error) is None:
-                raise
-            return
-        if found != self.identity:
+            meaning = self.place.meaning(error)
+            if isinstance(meaning, StoreUnavailable):
+                return
+            raise meaning or error from error
+        # A file that was not there yet may come: SQLite makes -wal and -shm when it first needs them.
+        if any(was not in (None, is_) for was, is_ in zip(self.identity, found, strict=True)):
             raise StoreUnreachable(
-                f"{self.name}: the database was moved, deleted or replaced while in use; "
-                "put it back and start the worker again"
+                f"{self.name}: the database, or its -wal or -shm, was moved, deleted or replaced while in "
+                "use; put it back and start the worker again"
             )
+        self.identity = found
 
     def close(self) -> None:
         """Close; on SQLite the last connection folds the WAL back."""
@@ -195,7 +201,11 @@ def backup_store(db: str, target: Path) -> None:
         copy = sqlite.driver().connect(str(beside))
         with store.read() as connection:
             connection.connection.driver_connection.backup(copy)  # type: ignore[union-attr]
+        found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
         copy.close()
+        if found != "ok":  # page by page, damage and all: better no backup than that one
+            beside.unlink()
+            raise place.damaged(found)
         os.rename(beside, target)
     except (sqlite.driver().Error, OSError) as error:
         beside.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ from model.events import (
 )
 from runner.queue import jobs, records
 from runner.queue.jobs import Claim, LeaseLost
-from runner.queue.store import Store, StoreUnavailable
+from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work.process import TrainerProcess
 from runner.work.progress import Display
 from runner.work.signals import awake_seconds
@@ -238,12 +238,15 @@ class RunningJob:
 
         Raises:
             StoreUnreachable: the database file is not the one that was opened.
+            StoreRefused: it is damaged.
         """
         if not self.lost:
             self.store.check_identity()  # a result must not go into a file that nobody will find
             try:
                 if self._try(self._write_ending):
                     return self._became
+            except StoreRefused:  # damaged: no job is to blame
+                raise
             except Exception as error:  # what cannot be recorded is a bug of this job, not of the queue
                 text = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._outbox.clear()

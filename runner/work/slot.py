@@ -191,6 +191,14 @@ class Slot:
         self._distrust(running, seconds)
         return Concluded(running.claimed, running.ending, became, seconds)
 
+    def give_back(self, why: str) -> None:
+        """Release the job in hand, without what is not recorded yet, if the database still takes that."""
+        running = self.running
+        self.end_trainer()
+        if running is not None:
+            with contextlib.suppress(Exception):  # the job's lease runs out, and another takes it
+                self.store.try_write(lambda c: jobs.release(c, running.claimed, why))
+
     def ask_to_stop(self) -> None:
         """Let a job save and come back; a trainer that is only starting, or tested, is ended."""
         if self.running is not None:

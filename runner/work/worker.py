@@ -12,7 +12,7 @@ import signal
 from dataclasses import replace
 
 from runner.queue.backlog import Backlog, backlog
-from runner.queue.store import Store, StoreUnavailable
+from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work import provenance
 from runner.work.options import Options
 from runner.work.progress import Display
@@ -53,6 +53,7 @@ class Worker:
 
         Raises:
             StoreUnreachable: the database went away.
+            StoreRefused: it is damaged; the jobs in hand are back, as far as it could be written.
         """
         self._stop.catch_signals()
         self.runs.mkdir(parents=True, exist_ok=True)
@@ -60,6 +61,11 @@ class Worker:
         code = UNREACHABLE
         try:
             code = self._work()
+        except StoreRefused as error:
+            code = error.exit_code
+            for slot in self.slots:
+                slot.give_back("the database is damaged")
+            raise
         finally:
             self.display.stop()
             for slot in self.slots:

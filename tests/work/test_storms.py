@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runner.queue.store import Store
+from runner.queue.store import Store, open_store
 from runner.work import slot
 from runner.work.process import TrainerProcess
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
 from runner.work.worker import DRAINED, PREEMPTED
 from tests.conftest import rows
+from tests.injection import GATE, inject
+from tests.queue.test_damage import damage
+from tests.work.test_faults import Night
 from tests.work.test_slots import work_on
 from tests.work.test_worker import _short_back_off
 
@@ -116,3 +120,50 @@ def test_descriptor_is_closed_once(tmp_path: Path) -> None:
     first.kill()
     assert second.receive(60.0) == [{}]
     second.kill()
+
+
+# --- the database is damaged, or exchanged ----------------------------------------------------------------
+
+
+@pytest.fixture
+def night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
+    made = Night(tmp_path, cache_dir)
+    yield made
+    made.store.close()
+
+
+def test_damaged_page_stops_the_worker_and_charges_no_job(night: Night) -> None:
+    """Where measurements go: each job would be trained to its end, and then could not be recorded."""
+    damage(night.store, "metrics")
+    done = night.run("work")
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: jobs.db: damaged (")
+    assert "doctor" in said
+    assert "db backup" in said
+    night.store = open_store(str(night.store.path))
+    assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} == {("queued", 0)}
+    assert [(a["outcome"], a["charged"]) for a in rows(night.store, "attempts")] == [("preempted", 0)]
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_exchanged_log_stops_the_worker_and_loses_no_job(night: Night, suffix: str) -> None:
+    """The file is gone while the trainer stands still; nothing of the job may be written after that."""
+    gate = inject(night.folder / "gate", GATE)
+    worker = night.start("work", "--checkpoint-seconds", "0", "--lease-seconds", "2", **gate)
+    night.wait_for(lambda: list((night.folder / "gate").glob("at-*")), "step 20")
+    night.store.close()  # else the log would be folded back by whoever closes last: this process
+    Path(f"{night.store.path}{suffix}").unlink()
+    (night.folder / "gate" / "go").touch()
+    _, errors = worker.communicate(timeout=120)
+    assert worker.returncode == 69
+    assert "moved, deleted or replaced" in errors
+    assert "Traceback" not in errors
+    night.work_until_drained()
+    night.store = open_store(str(night.store.path))
+    assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} <= {
+        ("done", 0),
+        ("done", 1),
+    }
+    assert len(rows(night.store, "results")) == 2
