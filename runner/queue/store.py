@@ -140,11 +140,7 @@ def open_store(db: str, create: bool = False) -> Store:
         # Looked at before the writing engine connects: that would change another program's journal mode.
         version = _schema_version(place, reader)
         if version == "" and create:
-            from runner.queue.migrations import (
-                upgrade,  # Alembic is needed only here: half a second of imports
-            )
-
-            upgrade(engine)
+            _upgrade(place, engine)
         elif version != HEAD:
             _refuse_schema(place, version)
         with reader.begin() as connection:
@@ -169,15 +165,26 @@ def upgrade_store(db: str) -> tuple[str, str]:
         if not before or before > HEAD:
             _refuse_schema(place, before)
         if before != HEAD:
-            from runner.queue.migrations import upgrade
-
-            upgrade(engine)
+            _upgrade(place, engine)
         return str(before), HEAD
     except sa.exc.DBAPIError as error:
         raise place.refusal(error) from error
     finally:
         reader.dispose()
         engine.dispose()
+
+
+def _upgrade(place: File | Server, engine: sa.Engine, patience_seconds: float = 60.0) -> None:
+    """Make or alter the tables, waiting for another process that is at it."""
+    from runner.queue.migrations import upgrade  # Alembic is needed only here: half a second of imports
+
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return upgrade(engine)
+        except sa.exc.DBAPIError as error:
+            if not isinstance(place.meaning(error), StoreUnavailable) or time.monotonic() > deadline:
+                raise
 
 
 def backup_store(db: str, target: Path) -> None:
