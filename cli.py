@@ -199,8 +199,8 @@ def report(
 ) -> None:
     """Write the report, to stdout or a folder.   Example: python cli.py report > experiment_results.md"""
     from reports.output.files import gather, produce, write
-    from reports.output.report import Options
     from reports.reading.frames import choose_study
+    from reports.statistics.analysis import Options
 
     folder = str(output) if output else None
     with _open(db) as store, store.read() as connection:

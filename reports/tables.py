@@ -137,6 +137,17 @@ def signed(value: Any, decimals: int = 4) -> str:
     return text if text == DASH or text.startswith("-") else f"+{text}"
 
 
+def percent(value: Any) -> str:
+    """A relative difference in percent, with its sign and two decimals; a dash for none."""
+    return signed(value, 2)
+
+
+def mean(values: npt.ArrayLike, shown: Callable[[float], str]) -> str:
+    """The mean of the finite values as `shown` writes it; a dash where there are none. Shape: (S,)."""
+    numbers = finite(values)
+    return shown(float(numbers.mean())) if numbers.size else DASH
+
+
 def whole(value: Any) -> str:
     """A count with thousands separators; a dash for a missing one."""
     return DASH if value is None or not math.isfinite(value) else f"{round(value):,}"

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import sqlalchemy as sa
+
+from reports.output.report import compose, markdown
+from reports.reading.frames import choose_study, load
+from reports.statistics.analysis import Options, analyse
+
+
+def render(connection: sa.Connection, study: str | None = None, **options: Any) -> str:
+    """The report of a study (default: the newest) as markdown, without figures."""
+    data = load(connection, choose_study(connection, study)[0])
+    return markdown(compose(analyse(data, Options(**options))))
 
 
 def section(text: str, heading: str) -> str:

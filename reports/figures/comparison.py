@@ -20,36 +20,34 @@ from reports.figures.panels import curves_of, legend, panel_grid, styled
 from reports.figures.routing import layer_curves, routing_curves
 from reports.reading.frames import StudyData
 from reports.reading.measures import measure
-from reports.reading.study import Cell, Target
+from reports.reading.study import Cell
+from reports.sections import dose
+from reports.sections.behaviour import ROUTING, STABILITY
+from reports.sections.conditions import RESULTS
 from reports.sections.contrasts import HEADING as CONTRASTS
-from reports.statistics.blocks import Blocks, blocks, usable
-from reports.statistics.contrasts import TestedFamily
+from reports.sections.load import HEADING as LOAD
+from reports.statistics.analysis import Analysis
+from reports.statistics.blocks import Blocks
 from reports.statistics.inference import Array
-from reports.statistics.load import RunLoad
 from reports.tables import Picture, plain
 
 MAX_ROWS = 24
 """Of the figure of differences."""
 
 
-def pictures(
-    curves: Curves,
-    data: StudyData,
-    target: Target,
-    families: list[TestedFamily],
-    loads: dict[int, RunLoad],
-) -> dict[str, tuple[Picture, ...]]:
+def pictures(curves: Curves, analysis: Analysis) -> dict[str, tuple[Picture, ...]]:
     """The figures that the study has data for, by the heading of the section where they belong."""
+    data, loads, matrix = analysis.data, analysis.loads, analysis.blocks
     layout = arrange(data)
     found: dict[str, list[Picture | None]] = {}
-    if usable(data, target.metric) and len(data.done):
-        matrix = blocks(data, target.metric)
-        found["Results by condition"] = [_interaction(matrix, layout)]
-        found[CONTRASTS] = [_slopes(matrix, layout), _forest(families, target)]
-        found |= {place: [picture] for place, picture in response_pictures(data, matrix).items()}
-    found["Training stability"] = [_learning(curves, data, layout)]
-    found["Routing"] = [routing_curves(curves, data, layout)]
-    found["Expert load by layer"] = [
+    if matrix is not None and len(data.done):
+        found[RESULTS] = [_interaction(matrix, layout)]
+        found[CONTRASTS] = [_slopes(matrix, layout), _forest(analysis)]
+        if responses := response_pictures(analysis):
+            found[dose.heading(analysis)] = [*responses]
+    found[STABILITY] = [_learning(curves, data, layout)]
+    found[ROUTING] = [routing_curves(curves, data, layout)]
+    found[LOAD] = [
         *(heatmaps(data, layout, loads), load_curves(curves, data, layout)),
         *(layer_curves(curves, data, layout), usage(data, layout, loads)),
     ]
@@ -120,8 +118,9 @@ def _slopes(matrix: Blocks, layout: Layout) -> Picture | None:
     )
 
 
-def _forest(families: list[TestedFamily], target: Target) -> Picture | None:
+def _forest(analysis: Analysis) -> Picture | None:
     """Differences with their intervals: against the baseline, then between levels."""
+    families, target = analysis.families, analysis.target
     named = [
         (family.family.name, tested)
         for family in families
@@ -132,7 +131,7 @@ def _forest(families: list[TestedFamily], target: Target) -> Picture | None:
     if not named:
         return None
     names, rows = [name for name, _ in named], [tested for _, tested in named]
-    metric = measure(target.metric)
+    metric = analysis.metric
 
     def draw() -> Figure:
         figure = Figure(figsize=(style.WIDTH, 1.1 + 0.27 * len(rows)), layout="constrained")

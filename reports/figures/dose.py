@@ -11,22 +11,16 @@ from matplotlib.figure import Figure
 
 from reports.figures import style
 from reports.figures.panels import panel_grid, styled
-from reports.reading.frames import StudyData
 from reports.reading.measures import measure
-from reports.sections.dose import heading
-from reports.statistics.blocks import Blocks
-from reports.statistics.dose import Response, dosed, respond
+from reports.statistics.analysis import Analysis
+from reports.statistics.dose import Response
 from reports.tables import Picture, plain
 
 
-def response_pictures(data: StudyData, matrix: Blocks) -> dict[str, Picture]:
-    """A figure a fitted factor, by the heading of its section."""
-    fits = {factor: respond(data.study, matrix, factor) for factor in dosed(data.study)}
-    return {
-        heading(factor): _picture(found, matrix.metric)
-        for factor, found in fits.items()
-        if isinstance(found, Response)
-    }
+def response_pictures(analysis: Analysis) -> list[Picture]:
+    """A figure a fitted factor."""
+    metric = analysis.target.metric
+    return [_picture(found, metric) for found in analysis.responses.values() if isinstance(found, Response)]
 
 
 def _picture(found: Response, metric: str) -> Picture:

@@ -26,9 +26,7 @@ _LETTERS, _HANDLE = 120, 9
 """Of a legend's row, and of the line before each label."""
 
 
-def panel_grid(
-    panels: int, height: float, rows: int = 1, sharey: str = "row"
-) -> tuple[Figure, list[list[Axes]]]:
+def panel_grid(panels: int, height: float, rows: int = 1) -> tuple[Figure, list[list[Axes]]]:
     """A figure with so many panels side by side, three at most, in `rows` bands."""
     across = min(panels, 3) if rows == 1 else panels
     down = rows if rows > 1 else math.ceil(panels / across)

@@ -12,13 +12,15 @@ from reports.output.report import Report
 from reports.reading.frames import StudyData
 from reports.reading.measures import measured
 from reports.reading.study import Cell
+from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import TestedFamily
 from reports.statistics.inference import Contrast, finite, mean_interval, spread
 from reports.tables import Section
 
 
-def as_json(report: Report, data: StudyData) -> str:
+def as_json(report: Report, analysis: Analysis) -> str:
     """One object; a number that is missing or not finite is null. Keys: docs/method.md."""
+    data = analysis.data
     content = {
         "title": report.title,
         "database_id": data.database_id,
@@ -36,10 +38,10 @@ def as_json(report: Report, data: StudyData) -> str:
                 "verdict": j.verdict,
                 **_contrast(j.contrast),
             }
-            for j in report.judged
+            for j in analysis.judged
         ],
         "conditions": [_condition(data, cell) for cell in data.cells],
-        "families": [_family(family) for family in report.families],
+        "families": [_family(family) for family in analysis.families],
         "sections": [_section(section) for section in report.sections],
     }
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from scipy import stats
 
-from reports.output.report import DEFAULT_DB, Report, markdown
+from reports.output.report import Report, markdown
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import BITS, LOAD, LOSS, PERPLEXITY, Measure
 from reports.reading.origin import configurations, distinct
 from reports.reading.study import Cell
-from reports.sections.contrasts import percent_of_perplexity
 from reports.sections.head import corpus_line, protocol_line
+from reports.statistics.analysis import DEFAULT_DB
 from reports.statistics.blocks import blocks
 from reports.statistics.families import baseline_cell
 from reports.statistics.inference import Contrast, finite, unrounded, varies
@@ -34,6 +34,7 @@ from reports.tables import (
     interval,
     mean_spread,
     number,
+    percent,
     signed,
 )
 
@@ -210,7 +211,7 @@ def _effect(contrast: Contrast) -> tuple[str, ...]:
     return (
         str(contrast.n),
         signed(contrast.difference, 4) if contrast.n else DASH,
-        percent_of_perplexity(contrast.difference),
+        percent(LOSS.percent(contrast.difference)),
         interval(contrast.low, contrast.high, 4) if contrast.n else number(math.nan),
     )
 

@@ -23,7 +23,6 @@ from reports.tables import plain
 from runner.queue.schema import expert_counts, jobs, metrics, results
 
 FORMATS = ("csv", "parquet", "json")
-TABLES = ("runs", "metrics", "counts")
 PUBLISHED_COLUMNS = (
     *("seed", "noise_std", "load_balancing_weight", "val_loss", "val_accuracy", "val_perplexity"),
     *("training_time_minutes", "peak_memory_gb", "best_val_perplexity", "expert_usage_cv"),
@@ -59,11 +58,6 @@ def export(
     columns, rows = read(connection, chosen)
     write = {"csv": _csv, "parquet": _parquet, "json": _json}[format]
     return write(columns, rows)
-
-
-def export_csv(connection: sa.Connection, study: str | None = None) -> str:
-    """The finished runs as CSV, the published columns first."""
-    return export(connection, study).decode()
 
 
 # --- the tables -------------------------------------------------------------------------------------------

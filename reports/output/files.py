@@ -15,9 +15,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from reports.figures.layout import Curves, chosen_runs, read_curves
-from reports.output.report import Options, compose, markdown
+from reports.output.report import compose, markdown
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.units import UnknownOption
+from reports.statistics.analysis import Options, analyse
 
 FORMATS = ("markdown", "html", "json")
 FIGURES = "figures"
@@ -54,19 +55,20 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
         NotUniform: --strict, and what made the results is not one thing.
     """
     data, curves = material.data, material.curves
+    analysis = analyse(data, options)
     if curves is None:
-        report = compose(data, options)
+        report = compose(analysis)
         if options.format == "markdown":
             return {"report.md": markdown(report).encode()}
         from reports.output.as_json import as_json
 
-        return {"report.json": as_json(report, data).encode()}
+        return {"report.json": as_json(report, analysis).encode()}
     from reports.figures import style  # matplotlib: a second of imports that a table does not need
     from reports.figures.comparison import pictures
     from reports.output.page import page
     from reports.output.runs import run_pages
 
-    report = compose(data, options, partial(pictures, curves))
+    report = compose(analysis, partial(pictures, curves))
     if options.format == "html":
         return {"report.html": page(report, run_pages(curves, data, runs_dir)).encode()}
     files = {"report.md": markdown(report, FIGURES).encode()}

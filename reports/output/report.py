@@ -1,24 +1,21 @@
 """The report of a study: a banner, the tables, notes of method, and the command that makes it again.
 
-`render` reads the database once and prints markdown; the same database gives the same bytes, so there is
-no clock in it. Sections come from the modules beside it; markdown from reports/tables.py.
+The same database gives the same bytes, so there is no clock in it. Each section is made by a function of
+reports/sections from one Analysis; markdown comes from reports/tables.py.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
 from reports.reading.frames import StudyData, choose_study, load
-from reports.reading.measures import measured
-from reports.reading.origin import Environment, observe
-from reports.reading.study import Study, Target
-from reports.reading.units import UnknownOption, parse_difference
+from reports.reading.origin import Environment
+from reports.reading.study import Study
 from reports.sections import behaviour, conditions, contrasts, costs, head, heldout
 from reports.sections.anova import variance
 from reports.sections.dose import response
@@ -27,19 +24,32 @@ from reports.sections.horizons import horizons
 from reports.sections.load import load as load_by_layer
 from reports.sections.power import power
 from reports.sections.repeats import noise_floor
-from reports.statistics.blocks import usable
-from reports.statistics.contrasts import TestedFamily, judge_families
-from reports.statistics.families import baseline_cell
-from reports.statistics.inference import Std, finite
-from reports.statistics.judgement import Judged, judge
-from reports.statistics.load import RunLoad, run_loads
+from reports.statistics.analysis import DEFAULT_DB, Analysis, Options
+from reports.statistics.inference import Std
 from reports.tables import Picture, Section, escape, markdown_section, plain
 
-Drawn = Callable[[StudyData, Target, list[TestedFamily], dict[int, RunLoad]], dict[str, tuple[Picture, ...]]]
-"""What adds pictures to the sections, by heading: reports/figures/comparison.py."""
+SECTIONS: tuple[Callable[[Analysis], Section | None], ...] = (
+    findings,
+    noise_floor,
+    conditions.aggregate,
+    costs.missing,
+    heldout.held_out,
+    contrasts.contrasts,
+    response,
+    horizons,
+    variance,
+    power,
+    behaviour.stability,
+    behaviour.routing,
+    load_by_layer,
+    conditions.per_seed,
+    costs.timings,
+    costs.failures,
+)
+"""From what was found to how it came about: the order in which a reviewer asks."""
+Drawn = Callable[[Analysis], dict[str, tuple[Picture, ...]]]
+"""Pictures by the heading of the section where they belong: reports/figures/comparison.py."""
 
-DEFAULT_DB = "jobs.db"
-"""Where the command line looks when --db is not given."""
 _METHOD_HERE = (
     "Seeds are blocks: the conditions of one seed share initialisation, data order and dropout draws, so "
     "that differences are taken within a seed. Whether the ± of two conditions overlap says nothing.",
@@ -62,21 +72,6 @@ class NotUniform(Exception):
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the reader asked for; all of it stands in the command that makes the report again."""
-
-    std: Std = "sample"
-    metric: str | None = None
-    """Compared instead of the primary metric."""
-    margin: str | None = None
-    """Of equivalence, with its unit, instead of the declared one."""
-    strict: bool = False
-    format: str = "markdown"
-    output: str | None = None
-    db: str = DEFAULT_DB
-
-
-@dataclass(frozen=True)
 class Report:
     """The content of a report as plain text, before any format."""
 
@@ -85,29 +80,6 @@ class Report:
     facts: tuple[head.Fact, ...]
     sections: tuple[Section, ...]
     command: str
-    judged: tuple[Judged, ...] = ()
-    families: tuple[TestedFamily, ...] = ()
-
-
-def render(
-    connection: sa.Connection,
-    study: str | None = None,
-    std: str = "sample",
-    *,
-    metric: str | None = None,
-    margin: str | None = None,
-    strict: bool = False,
-    db: str = DEFAULT_DB,
-) -> str:
-    """The report of a study (default: the newest) as markdown, without figures.
-
-    Raises:
-        NoSuchStudy: there is none of that name, or none at all.
-        UnknownOption: an option's value does not exist.
-        NotUniform: `strict`, and what made the results is not one thing.
-    """
-    options = Options(check_std(std), metric, margin, strict, db=db)
-    return markdown(compose(load(connection, choose_study(connection, study)[0]), options))
 
 
 def summary(connection: sa.Connection, study: str | None = None) -> str:
@@ -120,72 +92,38 @@ def summary(connection: sa.Connection, study: str | None = None) -> str:
     return conditions.summary(load(connection, chosen))
 
 
-def check_std(std: str) -> Std:
-    """`std` if it is one of the two kinds.
+def compose(analysis: Analysis, draw: Drawn | None = None) -> Report:
+    """Everything that the report says, in its order; `draw` makes the pictures of its sections.
 
     Raises:
-        UnknownOption: it is neither.
-    """
-    kinds: dict[str, Std] = {"sample": "sample", "population": "population"}
-    if std in kinds:
-        return kinds[std]
-    raise UnknownOption(f"--std {std}: no such standard deviation; choose sample or population")
-
-
-def compose(data: StudyData, options: Options, draw: Drawn | None = None) -> Report:
-    """Everything that the report says, in its order; `draw` adds pictures to each section, by its heading.
-
-    Raises:
-        UnknownOption: the metric or margin asked for does not exist.
         NotUniform: `strict`, and what made the results is not one thing.
     """
-    environment, target = observe(data), choose_target(data, options)
+    data, study, options = analysis.data, analysis.study, analysis.options
     if options.strict:
-        _require_uniform(data, environment)
-    sections: tuple[Section, ...] = (Section("Results", ("The study has no runs.",)),)
-    judged = judge(data)
-    families, loads = judge_families(data, target), run_loads(data)
+        _require_uniform(data, analysis.environment)
+    sections = [Section("Results", ("The study has no runs.",))]
     if len(data.runs):
-        sections = _sections(data, options.std, target, families, judged, loads)
-    if draw is not None:
-        pictures = draw(data, target, families, loads)
-        sections = tuple(replace(s, pictures=pictures.get(s.heading, ())) for s in sections)
+        sections = [section for make in SECTIONS if (section := make(analysis)) is not None]
+        if draw is not None:
+            sections = illustrated(sections, draw(analysis))
     return Report(
-        title=f"Study {data.study.name}" + (f": {title}" if (title := data.study.grid.get("title")) else ""),
-        warnings=head.warnings(data, environment),
-        facts=head.facts(data, environment, target),
-        sections=(*sections, _method(data.study, options.std)),
+        title=f"Study {study.name}" + (f": {title}" if (title := study.grid.get("title")) else ""),
+        warnings=head.warnings(analysis),
+        facts=head.facts(analysis),
+        sections=(*sections, _method(study, options.std)),
         command=_command(data, options),
-        judged=tuple(judged),
-        families=tuple(families),
     )
 
 
-def choose_target(data: StudyData, options: Options) -> Target:
-    """What the comparisons are about, as asked for.
+def illustrated(sections: list[Section], pictures: Mapping[str, tuple[Picture, ...]]) -> list[Section]:
+    """The sections with the pictures that are under their headings.
 
     Raises:
-        UnknownOption: a metric that is not among the results, or a margin that cannot be read.
+        KeyError: pictures for a heading that no section has; they would vanish.
     """
-    study = data.study
-    if options.metric is not None and not usable(data, options.metric):
-        known = ", ".join(measured(data.runs))
-        raise UnknownOption(
-            f"--metric {options.metric}: not among the recorded results; choose one of {known}"
-        )
-    margin = None
-    if options.margin is not None:
-        name = options.metric or study.primary
-        margin = parse_difference("--margin", options.margin, name, baseline_perplexity(data))
-    return study.target(options.metric, margin)
-
-
-def baseline_perplexity(data: StudyData) -> float:
-    """The mean perplexity of the baseline's finished runs, NaN where there are none."""
-    if not data.cells:
-        return math.nan
-    values = finite(data.by_cell[baseline_cell(data)[0]]["val_perplexity"])
-    return float(values.mean()) if values.size else math.nan
+    if lost := pictures.keys() - {section.heading for section in sections}:
+        raise KeyError(f"pictures for {', '.join(sorted(lost))}: no section has that heading")
+    return [replace(section, pictures=pictures.get(section.heading, ())) for section in sections]
 
 
 def _require_uniform(data: StudyData, environment: Environment) -> None:
@@ -212,36 +150,6 @@ def markdown(report: Report, folder: str | None = None) -> str:
     blocks += [markdown_section(section, folder) for section in report.sections]
     blocks.append(f"## This report again\n\n{fence}bash\n{plain(report.command)}\n{fence}")
     return "\n\n".join(blocks) + "\n"
-
-
-def _sections(
-    data: StudyData,
-    std: Std,
-    target: Target,
-    families: list[TestedFamily],
-    judged: list[Judged],
-    loads: dict[int, RunLoad],
-) -> tuple[Section, ...]:
-    """From what was found to how it came about: the order in which a reviewer asks."""
-    floor = noise_floor(data)
-    return (
-        findings(data, judged, families),
-        *((floor,) if floor is not None else ()),
-        conditions.aggregate(data, std, loads),
-        *costs.missing(data),
-        *heldout.held_out(data, std),
-        contrasts.contrasts(data, target, families),
-        *response(data, target),
-        *horizons(data, target),
-        variance(data, target, families),
-        power(families, target, data.study.name),
-        behaviour.stability(data, std),
-        behaviour.routing(data, std),
-        load_by_layer(data, std, loads),
-        conditions.per_seed(data),
-        costs.timings(data),
-        costs.failures(data),
-    )
 
 
 def _method(study: Study, std: Std) -> Section:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from reports.output.report import Options, baseline_perplexity, choose_target
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
 from reports.sections.power import count
-from reports.statistics.contrasts import judge_families
+from reports.statistics.analysis import Options, analyse, baseline_perplexity
 from reports.statistics.power import MAX_SEEDS, Need, needs
 from reports.tables import number, plain
 
@@ -45,12 +44,12 @@ def plan(
     if (difference is None) == (half_width is None):
         raise UnknownOption("power: give --difference 0.5ppl or --half-width 0.005nats, one of them")
     data = load(connection, choose_study(connection, study)[0])
-    target = choose_target(data, Options(metric=metric))
+    analysis = analyse(data, Options(metric=metric))
+    target = analysis.target
     perplexity = baseline_perplexity(data)
     option, written = ("--difference", difference) if difference else ("--half-width", half_width)
     value = parse_difference(option, str(written), target.metric, perplexity)
-    families = judge_families(data, target)
-    wanted = needs(families, value if difference else None, value if half_width else None)
+    wanted = needs(analysis.families, value if difference else None, value if half_width else None)
     return _plan(data, target, wanted, describe_difference(value, target, perplexity), bool(difference))
 
 

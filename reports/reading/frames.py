@@ -70,25 +70,6 @@ class StudyData:
         return {cell: self.runs.iloc[found].sort_values(["seed", "job_id"]) for cell, found in rows.items()}
 
 
-def list_studies(connection: sa.Connection) -> pd.DataFrame:
-    """One row a study, newest first: id, name, protocol, corpus, imported_from, created_at, jobs, done."""
-    done = sa.func.count(sa.case((jobs.c.status == "done", 1)))
-    return frame(
-        connection,
-        sa.select(
-            *(
-                studies.c[name]
-                for name in ("id", "name", "protocol", "corpus", "imported_from", "created_at")
-            ),
-            sa.func.count(jobs.c.id).label("jobs"),
-            done.label("done"),
-        )
-        .outerjoin(jobs, jobs.c.study_id == studies.c.id)
-        .group_by(studies.c.id)
-        .order_by(studies.c.created_at.desc(), studies.c.id.desc()),
-    )
-
-
 def choose_study(connection: sa.Connection, name: str | None = None) -> tuple[Study, list[str]]:
     """The study of that name, or the newest; and the names of the others, newest first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,14 +19,33 @@ class Measure:
     decimals: int
     unit: str = ""
     higher_is_better: bool = False
+    margin: float | None = None
+    """The margin of equivalence where a study declares none, in the unit; None: there is no such default."""
+    margin_origin: str = "none was declared"
+    logarithmic: bool = False
+    """The exponential is a perplexity: a difference d is 100 · (exp(d) - 1) percent of it."""
 
     @property
     def axis(self) -> str:
         """The label of an axis: `Val loss (nats per token)`."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+    @property
+    def named(self) -> str:
+        """The column with its unit: `val_loss, nats per token`."""
+        return f"{self.column}, {self.unit}" if self.unit else self.column
 
-LOSS = Measure("val_loss", "Val loss", 4, "nats per token")
+    def percent(self, difference: float) -> float:
+        """A difference as a change of the perplexity, in percent; NaN for a measure that has none."""
+        return 100 * math.expm1(difference) if self.logarithmic else math.nan
+
+
+LOSS = Measure(
+    *("val_loss", "Val loss", 4, "nats per token"),
+    margin=math.log(1.005),
+    margin_origin="by default: 0.5 % of the perplexity",
+    logarithmic=True,
+)
 PERPLEXITY = Measure("val_perplexity", "Val PPL", 2)
 BEST_PERPLEXITY = Measure("best_val_perplexity", "Best Val PPL", 2)
 ACCURACY = Measure("val_accuracy", "Accuracy", 4, "share of tokens", higher_is_better=True)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from reports.reading.measures import LOSS, measure
 
 Cell = tuple[Any, ...]
 """The factors' values of a condition, in the grid's order."""
@@ -61,7 +62,7 @@ class Study:
 
     @property
     def primary(self) -> str:
-        return str(self.grid.get("primary") or "val_loss")
+        return str(self.grid.get("primary") or LOSS.column)
 
     @property
     def claims(self) -> list[dict[str, Any]]:
@@ -76,9 +77,8 @@ class Study:
         declared = (self.grid.get("margins") or {}).get(name)
         if declared is not None:
             return Target(name, float(declared), "declared with the study")
-        if name == "val_loss":
-            return Target(name, math.log(1.005), "by default: 0.5 % of the perplexity")
-        return Target(name, None, "none was declared")
+        known = measure(name)
+        return Target(name, known.margin, known.margin_origin)
 
     @property
     def seeds(self) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 
+from reports.reading.measures import measure
 from reports.reading.study import Target
 
 
@@ -38,7 +39,7 @@ def parse_difference(option: str, text: str, metric: str, perplexity: float) -> 
     unit = (found[2] or "").lower().replace("%", "percent") if found else ""
     if not 0 < value < math.inf:
         raise UnknownOption(f"{option} {text}: write a number above 0 with its unit, as in 0.5ppl")
-    if metric != "val_loss":
+    if not measure(metric).logarithmic:
         if unit:
             raise UnknownOption(f"{option} {text}: {metric} has its own unit; write the number alone")
         return value
@@ -56,9 +57,9 @@ def parse_difference(option: str, text: str, metric: str, perplexity: float) -> 
 
 def describe_difference(value: float, target: Target, perplexity: float) -> str:
     """A difference in every unit that it has: `0.0050 nats (0.50 % of the PPL, 0.65 PPL at 130.23)`."""
-    if target.metric != "val_loss":
+    if not measure(target.metric).logarithmic:
         return f"{value:.4g} in {target.metric}"
-    share = f"{100 * math.expm1(value):.3g} % of the PPL"
+    share = f"{measure(target.metric).percent(value):.3g} % of the PPL"
     if math.isfinite(perplexity):
         share += f", {perplexity * math.expm1(value):.3g} PPL at {perplexity:.2f}"
     return f"{value:.4g} nats ({share})"

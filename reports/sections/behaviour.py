@@ -6,13 +6,15 @@ reports/sections/load.py.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.series import ROUTER
 from reports.reading.study import Cell
+from reports.statistics.analysis import Analysis
 from reports.statistics.inference import Std, finite
 from reports.tables import (
     DASH,
@@ -20,6 +22,7 @@ from reports.tables import (
     Table,
     condition,
     done_of_all,
+    mean,
     mean_spread,
     number,
 )
@@ -30,17 +33,21 @@ _MEASURES = (
 )
 
 
-def stability(data: StudyData, std: Std) -> Section:
+STABILITY, ROUTING = "Training stability", "Routing"
+
+
+def stability(analysis: Analysis) -> Section:
     """One row a condition: clipping, gradient norm, spikes, the end of the loss curve, steps to a loss."""
+    data, std = analysis.data, analysis.std
     if data.done[list(_MEASURES)].isna().all(axis=None):
-        return Section("Training stability", ("No measures of training are recorded for this study.",))
+        return Section(STABILITY, ("No measures of training are recorded for this study.",))
     columns = (
         *data.study.factors,
         *("n", "Clipped updates (%)", "Largest gradient norm", "Loss spikes", "Last tenth: sd of loss"),
         *("Steps to target loss", "Train loss, last 100 steps", "Unweighted aux loss, last 100 steps"),
     )
     return Section(
-        "Training stability",
+        STABILITY,
         tables=(Table(columns, tuple(_stability_row(data, cell, std) for cell in data.cells)),),
         notes=(
             "Clipped updates, spikes and the sd of the last tenth are means over runs; the gradient norm is "
@@ -52,11 +59,11 @@ def stability(data: StudyData, std: Std) -> Section:
     )
 
 
-def routing(data: StudyData, std: Std) -> Section:
+def routing(analysis: Analysis) -> Section:
     """One row a condition: how sure the router is, and how much its noise moves."""
-    heading = "Routing"
+    data, std = analysis.data, analysis.std
     if data.routing.empty:
-        return Section(heading, ("No measures of the router are recorded for this study.",))
+        return Section(ROUTING, ("No measures of the router are recorded for this study.",))
     values = data.routing.pivot_table(index="job_id", columns="name", values="value", dropna=False)
     rows = []
     for cell, runs in data.by_cell.items():
@@ -66,7 +73,7 @@ def routing(data: StudyData, std: Std) -> Section:
         rows.append((*condition(cell), done_of_all(runs), *measures))
     columns = ("Router entropy (nats)", "Mean top-1 probability", "Clean and noisy top-k agree")
     return Section(
-        heading,
+        ROUTING,
         tables=(Table((*data.study.factors, "n", *columns), tuple(rows)),),
         notes=(
             "At the final evaluation, means over tokens and layers. Entropy is of the router's full softmax, "
@@ -83,19 +90,14 @@ def _stability_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
     return (
         *condition(cell),
         done_of_all(runs),
-        _mean(100 * done["clipped_share"], 1),
+        mean(100 * done["clipped_share"], partial(number, decimals=1)),
         number(done["max_grad_norm"].max(), 2),
-        _mean(done["loss_spikes"], 1),
-        _mean(done["train_loss_tail_sd"], 4),
+        mean(done["loss_spikes"], partial(number, decimals=1)),
+        mean(done["train_loss_tail_sd"], partial(number, decimals=4)),
         _reached(done["steps_to_loss"]),
         mean_spread(done["train_loss_last_100"], 4, std, len(done)),
-        _mean(done["unweighted_aux_loss_last_100"], 4),
+        mean(done["unweighted_aux_loss_last_100"], partial(number, decimals=4)),
     )
-
-
-def _mean(values: npt.ArrayLike, decimals: int) -> str:
-    numbers = finite(values)
-    return number(float(numbers.mean()), decimals) if numbers.size else DASH
 
 
 def _reached(steps: pd.Series) -> str:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
 
-import numpy.typing as npt
 import pandas as pd
 
 from reports.reading.frames import StudyData
@@ -25,15 +23,16 @@ from reports.reading.measures import (
 )
 from reports.reading.study import Cell
 from reports.sections.load import dead
-from reports.statistics.inference import Std, finite, mean_interval
+from reports.statistics.analysis import Analysis
+from reports.statistics.inference import Std, mean_interval
 from reports.statistics.load import RunLoad
 from reports.tables import (
-    DASH,
     Section,
     Table,
     condition,
     done_of_all,
     interval,
+    mean,
     mean_spread,
     minutes,
     number,
@@ -48,14 +47,18 @@ GB = 1e9
 MEASURES = (PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, LOAD, AUX_LOSS)
 
 
-def aggregate(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:
+RESULTS = "Results by condition"
+
+
+def aggregate(analysis: Analysis) -> Section:
     """The table that answers first: a row a condition, means over its seeds."""
+    data, std, loads = analysis.data, analysis.std, analysis.loads
     labels = (LOSS.label, "95 % interval", *(m.label for m in MEASURES))
     load = ("Mean layer CV", "MaxVio", "Dead experts")
     cost = ("Avg time (min)", "Tokens/s", "Peak memory (GB)")
     rows = tuple(_aggregate_row(data, cell, std, loads) for cell in data.cells)
     return Section(
-        "Results by condition",
+        RESULTS,
         tables=(Table((*data.study.factors, "n", *labels, *load, *cost), rows),),
         notes=(
             f"± is the {std} standard deviation over seeds; n is finished runs of all runs of the condition; "
@@ -71,8 +74,9 @@ def aggregate(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:
     )
 
 
-def per_seed(data: StudyData) -> Section:
+def per_seed(analysis: Analysis) -> Section:
     """A table a condition in the published form: seed, best perplexity, expert usage CV."""
+    data = analysis.data
     tables = []
     for cell, runs in data.by_cell.items():
         rows = tuple(
@@ -111,21 +115,16 @@ def _aggregate_row(data: StudyData, cell: Cell, std: Std, loads: dict[int, RunLo
         interval(*mean_interval(done[LOSS.column]), LOSS.decimals),
         *(_shown(done, measure, std) for measure in MEASURES),
         mean_spread([float(run.cv.mean()) for run in found], 4, std, len(done)),
-        _mean([float(run.violation.mean()) for run in found], number),
+        mean([float(run.violation.mean()) for run in found], number),
         dead(found),
-        _mean(done["training_seconds"], minutes),
-        _mean(done["tokens_per_second"], whole),
+        mean(done["training_seconds"], minutes),
+        mean(done["tokens_per_second"], whole),
         number(done["peak_memory_bytes"].max() / GB, 2),
     )
 
 
 def _shown(done: pd.DataFrame, measure: Measure, std: Std) -> str:
     return mean_spread(done[measure.column], measure.decimals, std, len(done))
-
-
-def _mean(values: npt.ArrayLike, shown: Callable[[float], str]) -> str:
-    numbers = finite(values)
-    return shown(float(numbers.mean())) if numbers.size else DASH
 
 
 def _summary_row(data: StudyData, cell: Cell, measures: tuple[Measure, ...], std: Std) -> tuple[str, ...]:

@@ -7,34 +7,32 @@ from __future__ import annotations
 
 import math
 
-from reports.reading.frames import StudyData
 from reports.reading.measures import measure
 from reports.reading.study import Target
-from reports.statistics.blocks import usable
+from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.families import (
     MAX_TESTS,
     baseline_cell,
 )
-from reports.tables import DASH, Section, Table, interval, number, probability, signed
+from reports.tables import Section, Table, interval, number, percent, probability, signed
 
 HEADING = "Paired contrasts"
 BASELINE_ROWS = 200
 """A longer family against the baseline is cut there, and says so."""
 
 
-def contrasts(data: StudyData, target: Target, families: list[TestedFamily]) -> Section:
+def contrasts(analysis: Analysis) -> Section:
     """A table a family, or a sentence on why there is none."""
-    metric = measure(target.metric)
-    if not usable(data, target.metric):
+    data, target, families = analysis.data, analysis.target, analysis.families
+    if analysis.blocks is None:
         return Section(HEADING, (f"The metric {target.metric} is not among the recorded results.",))
     if not families:
         return Section(HEADING, ("One condition: there is nothing to compare.",))
     baseline, remark = baseline_cell(data)
-    unit = f", {metric.unit}" if metric.unit else ""
     text = (
         f"Baseline: {data.study.label(baseline)}{remark}. "
-        f"Difference: first - second in {target.metric}{unit}, paired by seed.",
+        f"Difference: first - second in {analysis.metric.named}, paired by seed.",
     )
     shown = [family for family in families if not family.family.skipped]
     hidden = [f"{f.family.name}: {f.family.skipped} tests" for f in families if f.family.skipped]
@@ -48,7 +46,7 @@ def contrasts(data: StudyData, target: Target, families: list[TestedFamily]) -> 
 
 
 def _table(family: TestedFamily, target: Target) -> Table:
-    share = ("% of PPL",) if target.metric == "val_loss" else ()
+    share = ("% of PPL",) if measure(target.metric).logarithmic else ()
     columns = (
         *("Contrast", "n", "Difference", *share, "sd of differences"),
         *("95 % interval", "t p", "Holm p", "TOST p", "Differs?"),
@@ -60,8 +58,9 @@ def _table(family: TestedFamily, target: Target) -> Table:
 
 
 def _row(tested: Tested, target: Target) -> tuple[str, ...]:
-    contrast, decimals = tested.contrast, measure(target.metric).decimals
-    share = (percent_of_perplexity(contrast.difference),) if target.metric == "val_loss" else ()
+    contrast, metric = tested.contrast, measure(target.metric)
+    decimals = metric.decimals
+    share = (percent(metric.percent(contrast.difference)),) if metric.logarithmic else ()
     return (
         tested.comparison.label,
         str(contrast.n),
@@ -74,11 +73,6 @@ def _row(tested: Tested, target: Target) -> tuple[str, ...]:
         probability(tested.equivalence_p),
         tested.verdict,
     )
-
-
-def percent_of_perplexity(nats: float) -> str:
-    """A difference of losses as a change of the perplexity, exp(nats) - 1, in percent."""
-    return DASH if math.isnan(nats) else signed(100 * math.expm1(nats), 2)
 
 
 def _notes(target: Target) -> tuple[str, ...]:
@@ -94,7 +88,7 @@ def _notes(target: Target) -> tuple[str, ...]:
     )
 
 
-def _flat(families: list[TestedFamily]) -> list[str]:
+def _flat(families: tuple[TestedFamily, ...]) -> list[str]:
     flat = [
         tested.comparison.label
         for family in families[:1]

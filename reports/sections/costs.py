@@ -15,6 +15,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell
+from reports.statistics.analysis import Analysis
 from reports.statistics.inference import finite
 from reports.tables import (
     DASH,
@@ -22,6 +23,7 @@ from reports.tables import (
     Table,
     condition,
     done_of_all,
+    mean,
     minutes,
     number,
     whole,
@@ -31,8 +33,9 @@ _CLOCKS = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting
 _SHOWN = 30
 
 
-def timings(data: StudyData) -> Section:
+def timings(analysis: Analysis) -> Section:
     """One row a condition: minutes a run by phase, speed, and what all its runs took together."""
+    data = analysis.data
     if data.done.empty or data.done[list(_CLOCKS)].isna().all(axis=None):
         return Section("Timings and cost", ("No times are recorded for this study.",))
     columns = (
@@ -56,8 +59,9 @@ def timings(data: StudyData) -> Section:
     )
 
 
-def failures(data: StudyData) -> Section:
+def failures(analysis: Analysis) -> Section:
     """How attempts ended that left no result, by outcome and cause."""
+    data = analysis.data
     heading = "Failures and retries"
     if data.attempts.empty:
         return Section(heading, ("No attempts are recorded for this study.",))
@@ -84,11 +88,12 @@ def failures(data: StudyData) -> Section:
     )
 
 
-def missing(data: StudyData) -> tuple[Section, ...]:
+def missing(analysis: Analysis) -> Section | None:
     """The runs without a result, failed ones first, each with the cause of its last attempt that has one."""
+    data = analysis.data
     runs = data.runs[data.runs["status"] != "done"]
     if runs.empty:
-        return ()
+        return None
     told = data.last_causes
     order = {status: rank for rank, status in enumerate(("failed", "cancelled", "running", "queued"))}
     rows = [
@@ -102,12 +107,10 @@ def missing(data: StudyData) -> tuple[Section, ...]:
     ]
     columns = ("Job", "Condition", "Seed", "Status", "Attempts", "Step", "Last cause", "Message")
     more = len(rows) - _SHOWN
-    return (
-        Section(
-            "Runs without a result",
-            tables=(Table(columns, tuple(rows[:_SHOWN]), "rlrlrrll"),),
-            notes=(f"And {more} more.",) if more > 0 else (),
-        ),
+    return Section(
+        "Runs without a result",
+        tables=(Table(columns, tuple(rows[:_SHOWN]), "rlrlrrll"),),
+        notes=(f"And {more} more.",) if more > 0 else (),
     )
 
 
@@ -119,16 +122,11 @@ def _row(data: StudyData, cell: Cell) -> tuple[str, ...]:
     return (
         *condition(cell),
         done_of_all(runs),
-        *(_mean_minutes(done[clock]) for clock in _CLOCKS),
+        *(mean(done[clock], minutes) for clock in _CLOCKS),
         whole(float(speed.mean())) if speed.size else DASH,
         whole(float(speed.min())) if speed.size else DASH,
         number(total / 3600, 2) if len(done) else DASH,
     )
-
-
-def _mean_minutes(seconds: pd.Series) -> str:
-    numbers = finite(seconds)
-    return minutes(float(numbers.mean())) if numbers.size else DASH
 
 
 def _total(seconds: pd.Series) -> float:

@@ -7,35 +7,37 @@ from __future__ import annotations
 
 import math
 
-from reports.reading.frames import StudyData
 from reports.reading.measures import measure
 from reports.reading.study import Target
-from reports.statistics.blocks import blocks, usable
-from reports.statistics.dose import Response, dosed, respond
+from reports.statistics.analysis import Analysis
+from reports.statistics.dose import Response
 from reports.statistics.inference import ALPHA, Array, finite, mean_interval, spread
 from reports.tables import Section, Table, interval, number, probability, signed
 
 _TERMS = ("straight line", "bend")
 
 
-def response(data: StudyData, target: Target) -> tuple[Section, ...]:
-    """A section a numeric factor of four levels or more."""
-    if not usable(data, target.metric):
-        return ()
-    matrix = blocks(data, target.metric)
-    return tuple(
-        _section(factor, respond(data.study, matrix, factor), target) for factor in dosed(data.study)
+def response(analysis: Analysis) -> Section | None:
+    """Every numeric factor of four levels or more; None where there is none."""
+    parts = [_section(factor, found, analysis.target) for factor, found in analysis.responses.items()]
+    if not parts:
+        return None
+    return Section(
+        heading(analysis),
+        tuple(text for part in parts for text in part.text),
+        tuple(table for part in parts for table in part.tables),
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 
-def heading(factor: str) -> str:
-    """Of the section, and of its figure's place."""
-    return f"Response to {factor}"
+def heading(analysis: Analysis) -> str:
+    """Of the section, and of its figures' place."""
+    return f"Response to {' and '.join(analysis.responses)}"
 
 
 def _section(factor: str, found: Response | str, target: Target) -> Section:
     if isinstance(found, str):
-        return Section(heading(factor), (f"Not fitted: {found}.",))
+        return Section("", (f"Not fitted: {found}.",))
     metric = measure(target.metric)
     levels = Table(
         (factor, "n", "Mean", "Sample sd", "95 % interval"),
@@ -50,7 +52,7 @@ def _section(factor: str, found: Response | str, target: Target) -> Section:
         "lrrrrr",
         f"Fit of {target.metric} over x = ln(1 + {factor} / {found.unit:g})",
     )
-    return Section(heading(factor), (_shape(found, target),), (levels, terms), _notes(found))
+    return Section("", (_shape(found, target),), (levels, terms), _notes(found))
 
 
 def _level_row(level: float, values: Array, decimals: int) -> tuple[str, ...]:

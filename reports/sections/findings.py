@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 
-from reports.reading.frames import StudyData
 from reports.reading.measures import measure
-from reports.sections.contrasts import percent_of_perplexity
+from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import TestedFamily
 from reports.statistics.inference import Contrast
 from reports.statistics.judgement import Judged
-from reports.tables import Section, Table, interval, number, probability, signed
+from reports.tables import Section, Table, interval, number, percent, probability, signed
 
 HEADING = "Findings"
 _SENTENCES = 12
@@ -26,16 +25,17 @@ _KINDS = {
 }
 
 
-def findings(data: StudyData, judged: list[Judged], families: list[TestedFamily]) -> Section:
+def findings(analysis: Analysis) -> Section:
     """The sentences, and with declared claims the table behind them."""
+    judged = analysis.judged
     if not judged:
-        return Section(HEADING, _undeclared(families))
+        return Section(HEADING, _undeclared(analysis.families))
     columns = (
         *("Claim", "Metric", "Should be", "Margin", "n"),
         *("Estimate", "95 % interval", "p", "Holm p", "TOST p", "Verdict"),
     )
     table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "l")
-    return Section(HEADING, tuple(_sentence(j) for j in judged), (table,), _notes(data, judged))
+    return Section(HEADING, tuple(_sentence(j) for j in judged), (table,), _notes(judged))
 
 
 def _sentence(judged: Judged) -> str:
@@ -49,8 +49,9 @@ def _sentence(judged: Judged) -> str:
 def _numbers(metric: str, contrast: Contrast, holm_p: float, same_p: float) -> str:
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
-    unit = measure(metric).unit
-    share = f", {percent_of_perplexity(contrast.difference)} % of the PPL" if metric == "val_loss" else ""
+    known = measure(metric)
+    unit = known.unit
+    share = f", {percent(known.percent(contrast.difference))} % of the PPL" if known.logarithmic else ""
     estimate = f"{metric} {signed(contrast.difference, 4)}{f' {unit}' if unit else ''}{share}"
     if math.isnan(contrast.p):
         why = "one seed" if contrast.n == 1 else "the same difference in every seed"
@@ -60,7 +61,7 @@ def _numbers(metric: str, contrast: Contrast, holm_p: float, same_p: float) -> s
     return f"{estimate} ({between}; Holm p {probability(holm_p)}{same}; n = {contrast.n} seeds)."
 
 
-def _undeclared(families: list[TestedFamily]) -> tuple[str, ...]:
+def _undeclared(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
     sentences = [
         f"{tested.verdict}: {tested.comparison.label}. "
         + _numbers(
@@ -98,7 +99,7 @@ def _row(judged: Judged) -> tuple[str, ...]:
     )
 
 
-def _notes(data: StudyData, judged: list[Judged]) -> tuple[str, ...]:
+def _notes(judged: tuple[Judged, ...]) -> tuple[str, ...]:
     tests = sum(not math.isnan(j.holm_p) for j in judged)
     return (
         "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "

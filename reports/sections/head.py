@@ -14,8 +14,10 @@ from typing import Any
 import pandas as pd
 
 from reports.reading.frames import StudyData
+from reports.reading.measures import LOSS
 from reports.reading.origin import NOT_RECORDED, Environment, distinct
 from reports.reading.study import Study, Target
+from reports.statistics.analysis import Analysis
 from reports.tables import DASH, instant, number, whole
 
 Fact = tuple[str, str]
@@ -38,9 +40,9 @@ _PUBLISHED = (
 )
 
 
-def facts(data: StudyData, environment: Environment, target: Target) -> tuple[Fact, ...]:
+def facts(analysis: Analysis) -> tuple[Fact, ...]:
     """The labelled lines of the banner, in the order in which a reader asks."""
-    study = data.study
+    data, environment, target, study = analysis.data, analysis.environment, analysis.target, analysis.study
     return (
         ("Question", str(study.grid.get("question") or "none declared")),
         ("Design", _design(data)),
@@ -63,9 +65,9 @@ def facts(data: StudyData, environment: Environment, target: Target) -> tuple[Fa
     )
 
 
-def warnings(data: StudyData, environment: Environment) -> tuple[str, ...]:
+def warnings(analysis: Analysis) -> tuple[str, ...]:
     """What must be known before the first number is read; empty for a complete, sound, uniform study."""
-    study = data.study
+    data, environment, study = analysis.data, analysis.environment, analysis.study
     lines = [_PUBLISHED] if study.protocol == "published" else []
     if study.imported_from is not None:
         lines.append(
@@ -117,7 +119,7 @@ def _seeds(seeds: list[int]) -> str:
 
 
 def _primary(study: Study) -> str:
-    unit = " (final held-out loss, nats per token; lower is better)" if study.primary == "val_loss" else ""
+    unit = " (final held-out loss, nats per token; lower is better)" if study.primary == LOSS.column else ""
     return f"{study.primary}{unit}; margin of equivalence {_margin(study.target())}"
 
 

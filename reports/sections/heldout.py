@@ -12,6 +12,7 @@ from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import LOSS
 from reports.reading.series import SCORES
 from reports.reading.study import Cell
+from reports.statistics.analysis import Analysis, Options, analyse
 from reports.statistics.inference import Std, mean_interval
 from reports.tables import (
     Section,
@@ -34,35 +35,33 @@ def revealed(connection: sa.Connection, study: str) -> str:
     Raises:
         NoSuchStudy: there is none of that name.
     """
-    data = load(connection, choose_study(connection, study)[0])
-    return "\n\n".join(markdown_section(section) for section in held_out(data, "sample")) + "\n"
+    section = held_out(analyse(load(connection, choose_study(connection, study)[0]), Options()))
+    return f"{markdown_section(section)}\n" if section else ""
 
 
-def held_out(data: StudyData, std: Std) -> tuple[Section, ...]:
-    """The section, none for imported results."""
-    study = data.study
+def held_out(analysis: Analysis) -> Section | None:
+    """The section; None for imported results."""
+    data, std, study = analysis.data, analysis.std, analysis.study
     if study.imported_from is not None:
-        return ()
+        return None
     if study.test_revealed_at is None:
         text = f"Sealed. python cli.py test --study {study.name} reveals it, for good, and records that."
-        return (Section(HEADING, (text,)),)
+        return Section(HEADING, (text,))
     when = f"Revealed {instant(study.test_revealed_at)}"
     when += f" by {data.revealed_by}." if data.revealed_by else "."
     if data.test.empty:
-        return (Section(HEADING, (when, "No finished run has test scores.")),)
+        return Section(HEADING, (when, "No finished run has test scores."))
     scores = data.test.pivot_table(index="job_id", columns="name", values="value", dropna=False)
     columns = ("n", "Test loss", "95 % interval", "Test PPL", "Accuracy", "Bits per byte", "Val loss")
     rows = tuple(_row(data, cell, scores.reindex(columns=list(SCORES)), std) for cell in data.cells)
-    return (
-        Section(
-            HEADING,
-            (when,),
-            (Table((*data.study.factors, *columns), rows),),
-            (
-                "Text that neither trained a run nor chose anything before that date. The primary metric "
-                "stays the one that was declared; these scores confirm it or do not.",
-                f"± is the {std} standard deviation over seeds, the interval Student's t.",
-            ),
+    return Section(
+        HEADING,
+        (when,),
+        (Table((*data.study.factors, *columns), rows),),
+        (
+            "Text that neither trained a run nor chose anything before that date. The primary metric "
+            "stays the one that was declared; these scores confirm it or do not.",
+            f"± is the {std} standard deviation over seeds, the interval Student's t.",
         ),
     )
 

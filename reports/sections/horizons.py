@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import measure
-from reports.reading.study import Target
-from reports.statistics.blocks import Blocks, blocks, usable
+from reports.reading.measures import LOSS
+from reports.statistics.analysis import Analysis
+from reports.statistics.blocks import Blocks
 from reports.statistics.families import baseline_cell, difference, pairs_of
 from reports.statistics.inference import ALPHA, Contrast, finite, holm
 from reports.tables import (
@@ -33,23 +33,24 @@ HEADING = "Horizons"
 _REVERSED, _OPPOSITE = "opposite, SUPPORTED", "opposite, INCONCLUSIVE"
 
 
-def horizons(data: StudyData, target: Target) -> tuple[Section, ...]:
+def horizons(analysis: Analysis) -> Section | None:
     """What each horizon saw, and every difference between levels at the shortest and at the longest."""
+    data, target = analysis.data, analysis.target
     name = steps_factor(data)
-    if name is None or not usable(data, target.metric):
-        return ()
+    if name is None or analysis.blocks is None:
+        return None
     lengths = sorted(data.study.factors[name])
     seen = Table(
         (name, "n", "Tokens seen", "Unique tokens", "Epochs", "Val loss", "Train loss, last 100 steps"),
         tuple(_seen(data, name, length) for length in lengths),
     )
-    rows = _differences(data, target, name, lengths[0], lengths[-1])
+    rows = _differences(analysis, analysis.blocks, name, lengths[0], lengths[-1])
     columns = (
         *("Contrast", f"At {lengths[0]}", "95 % interval", f"At {lengths[-1]}", "95 % interval"),
         *("Later - earlier", "95 % interval", "Holm p", "Sign"),
     )
     compared = Table(columns, rows, "l" + "r" * 7 + "l", f"Differences in {target.metric} by horizon")
-    return (Section(HEADING, (_sentence(rows),), (seen, compared) if rows else (seen,), _notes()),)
+    return Section(HEADING, (_sentence(rows),), (seen, compared) if rows else (seen,), _notes())
 
 
 def steps_factor(data: StudyData) -> str | None:
@@ -70,15 +71,15 @@ def _seen(data: StudyData, name: str, length: Any) -> tuple[str, ...]:
     return (
         *(str(length), str(len(done)), whole(seen), whole(unique)),
         number(seen / unique, 1) if unique else DASH,
-        *(number(mean("val_loss"), 4), number(mean("train_loss_last_100"), 4)),
+        *(number(mean(LOSS.column), 4), number(mean("train_loss_last_100"), 4)),
     )
 
 
 def _differences(
-    data: StudyData, target: Target, name: str, short: Any, long: Any
+    analysis: Analysis, matrix: Blocks, name: str, short: Any, long: Any
 ) -> tuple[tuple[str, ...], ...]:
     """A row a difference of levels."""
-    matrix, study = blocks(data, target.metric), data.study
+    data, study = analysis.data, analysis.study
     standard = study.values(baseline_cell(data)[0])
     asked = [
         (factor, later, earlier)
@@ -88,7 +89,7 @@ def _differences(
     ]
     found = [_three(data, matrix, name, short, long, *each) for each in asked]
     adjusted = holm([change.p for _, _, change in found])
-    decimals = measure(target.metric).decimals
+    decimals = analysis.metric.decimals
     rows = []
     for (factor, later, earlier), (at_short, at_long, change), p in zip(asked, found, adjusted, strict=True):
         shown = itertools.chain.from_iterable(

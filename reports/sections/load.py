@@ -7,20 +7,21 @@ reports/statistics/load.py.
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import numpy.typing as npt
-
-from reports.reading.frames import StudyData
-from reports.statistics.inference import Std, finite
+from reports.statistics.analysis import Analysis
+from reports.statistics.inference import Std
 from reports.statistics.load import RunLoad
-from reports.tables import DASH, Section, Table, condition, mean_spread, number
+from reports.tables import DASH, Section, Table, condition, mean, mean_spread, number
+
+HEADING = "Expert load by layer"
 
 
-def load(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:
+def load(analysis: Analysis) -> Section:
     """Two tables: the load of each condition in a row, then layer by layer, over the finished runs."""
-    heading = "Expert load by layer"
+    data, std, loads = analysis.data, analysis.std, analysis.loads
     if not loads:
-        return Section(heading, ("No expert counts are recorded for this study.",))
+        return Section(HEADING, ("No expert counts are recorded for this study.",))
     conditions, layers = [], []
     for cell, runs in data.by_cell.items():
         found = [loads[job] for job in runs["job_id"] if job in loads]
@@ -30,7 +31,7 @@ def load(data: StudyData, std: Std, loads: dict[int, RunLoad]) -> Section:
     wide = ("n", "Global CV", "Mean layer CV", "sd over layers", "Largest layer CV", "Dead experts")
     deep = ("Layer", "n", "CV", "MaxVio", "Entropy (nats)", "Dead experts")
     tables = (Table((*factors, *wide), tuple(conditions)), Table((*factors, *deep), tuple(layers)))
-    return Section(heading, tables=tables, notes=_notes(std, loads))
+    return Section(HEADING, tables=tables, notes=_notes(std, loads))
 
 
 def dead(loads: list[RunLoad]) -> str:
@@ -49,7 +50,7 @@ def _condition_row(loads: list[RunLoad], std: Std) -> tuple[str, ...]:
         str(n),
         mean_spread([run.global_cv for run in loads], 4, std, n),
         mean_spread([float(run.cv.mean()) for run in loads], 4, std, n),
-        _mean([float(run.cv.std()) for run in loads], 4),
+        mean([float(run.cv.std()) for run in loads], partial(number, decimals=4)),
         number(max(float(run.cv.max()) for run in loads), 4),
         dead(loads),
     )
@@ -66,17 +67,12 @@ def _layer_rows(loads: list[RunLoad], std: Std) -> list[tuple[str, ...]]:
                 str(layer),
                 str(len(of_runs)),
                 mean_spread([float(run.cv[layer]) for run in of_runs], 4, std, len(of_runs)),
-                _mean([run.violation[layer] for run in of_runs], 3),
-                _mean([run.entropy[layer] for run in of_runs], 4),
+                mean([run.violation[layer] for run in of_runs], partial(number, decimals=3)),
+                mean([run.entropy[layer] for run in of_runs], partial(number, decimals=4)),
                 f"{sum(int(run.dead[layer]) for run in of_runs)} of {experts}",
             )
         )
     return rows
-
-
-def _mean(values: npt.ArrayLike, decimals: int) -> str:
-    numbers = finite(values)
-    return number(float(numbers.mean()), decimals) if numbers.size else DASH
 
 
 def _notes(std: Std, loads: dict[int, RunLoad]) -> tuple[str, ...]:

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from reports.reading.measures import measure
 from reports.reading.study import Target
-from reports.sections.contrasts import percent_of_perplexity
-from reports.statistics.contrasts import TestedFamily
+from reports.statistics.analysis import Analysis
 from reports.statistics.inference import Contrast
 from reports.statistics.power import MAX_SEEDS, detectable_difference, observed_sd, seeds_needed
-from reports.tables import DASH, Section, Table, number
+from reports.tables import DASH, Section, Table, number, percent
 
 HEADING = "Power and seeds needed"
 _ROWS = 40
 
 
-def power(families: list[TestedFamily], target: Target, study: str) -> Section:
+def power(analysis: Analysis) -> Section:
     """What the study could have detected, contrast by contrast, and what the margin would take."""
+    families, target, study = analysis.families, analysis.target, analysis.study.name
     if not families:
         return Section(HEADING, ("There is nothing to compare, so nothing to plan.",))
     rows = [t for f in families for t in f.tested if f is families[0] or len(f.family.factors) == 1]
-    ppl = ("% of PPL",) if target.metric == "val_loss" else ()
+    ppl = ("% of PPL",) if analysis.metric.logarithmic else ()
     columns = ("Contrast", "n", "sd of differences", "Detectable difference", *ppl, "Seeds for the margin")
     table = tuple(_row(t.comparison.label, t.contrast, target) for t in rows[:_ROWS])
     margin = "none" if target.margin is None else f"{target.margin:.4g}"
@@ -46,12 +46,12 @@ def power(families: list[TestedFamily], target: Target, study: str) -> Section:
 
 
 def _row(label: str, contrast: Contrast, target: Target) -> tuple[str, ...]:
-    sd, decimals = observed_sd(contrast), measure(target.metric).decimals
+    sd, metric = observed_sd(contrast), measure(target.metric)
     smallest = detectable_difference(sd, contrast.n)
-    share = (percent_of_perplexity(smallest),) if target.metric == "val_loss" else ()
+    share = (percent(metric.percent(smallest)),) if metric.logarithmic else ()
     seeds = None if target.margin is None else seeds_needed(sd, target.margin)
-    shown = number(smallest, decimals)
-    return label, str(contrast.n), number(contrast.sd, decimals), shown, *share, count(seeds)
+    shown = number(smallest, metric.decimals)
+    return label, str(contrast.n), number(contrast.sd, metric.decimals), shown, *share, count(seeds)
 
 
 def count(seeds: int | None) -> str:

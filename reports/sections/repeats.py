@@ -7,22 +7,22 @@ reports/statistics/repeats.py.
 
 from __future__ import annotations
 
-from reports.reading.frames import StudyData
 from reports.reading.measures import ACCURACY, LOAD, LOSS, PERPLEXITY, Measure
-from reports.statistics.repeats import Floor, floors
+from reports.statistics.analysis import Analysis
+from reports.statistics.repeats import Floor
 from reports.tables import Section, Table
 
 MEASURES: tuple[Measure, ...] = (LOSS, PERPLEXITY, ACCURACY, LOAD)
 
 
-def noise_floor(data: StudyData) -> Section | None:
+def noise_floor(analysis: Analysis) -> Section | None:
     """The section; None for a study without repeats."""
-    measured = floors(data)
+    measured = analysis.floors
     if not measured:
         return None
     rows = tuple(
         (
-            data.study.label(floor.cell),
+            analysis.study.label(floor.cell),
             str(floor.seed),
             str(len(floor.runs)),
             "yes" if floor.equal else "no",
@@ -43,7 +43,7 @@ def noise_floor(data: StudyData) -> Section | None:
     )
 
 
-def _verdict(measured: list[Floor], measure: Measure) -> str:
+def _verdict(measured: tuple[Floor, ...], measure: Measure) -> str:
     count = sum(len(floor.runs) for floor in measured)
     if all(floor.equal for floor in measured):
         return f"All {count} repeated runs are bitwise equal: the noise floor is zero."

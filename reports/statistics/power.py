@@ -8,6 +8,7 @@ reports/sections/power.py and reports/output/seeds.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import stats
@@ -79,7 +80,7 @@ def stein_seeds(sd: float, n: int, half_width: float, confidence: float = CONFID
     return max(n, math.ceil((t * sd / half_width) ** 2))
 
 
-def needs(families: list[TestedFamily], difference: float | None, half_width: float | None) -> list[Need]:
+def needs(families: Sequence[TestedFamily], difference: float | None, half_width: float | None) -> list[Need]:
     """What every condition against the baseline needs, for a difference or for a half-width."""
     found = []
     for tested in families[0].tested if families else ():

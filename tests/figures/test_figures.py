@@ -19,11 +19,12 @@ from reports.figures import style
 from reports.figures.comparison import pictures
 from reports.figures.layout import MAX_SEEDS, arrange, read_curves
 from reports.output.files import gather, produce, write
-from reports.output.report import Options, compose
+from reports.output.report import compose, illustrated
 from reports.reading.frames import choose_study, load
 from reports.reading.units import UnknownOption
+from reports.statistics.analysis import Options, analyse
 from reports.statistics.inference import Contrast
-from reports.tables import Picture
+from reports.tables import Picture, Section
 from tests import report_fixtures as made
 
 ALL = [
@@ -41,7 +42,7 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
 
 def drawn(connection: sa.Connection) -> dict[str, Picture]:
     data = load(connection, choose_study(connection)[0])
-    report = compose(data, Options(), partial(pictures, read_curves(connection, data)))
+    report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
     return {picture.name: picture for section in report.sections for picture in section.pictures}
 
 
@@ -234,3 +235,9 @@ def test_a_legend_of_long_names_stays_on_the_page(connection: sa.Connection) -> 
     assert len(figure.legends[0].get_texts()) == 6
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
+
+
+def test_pictures_for_a_heading_that_no_section_has_are_an_error() -> None:
+    picture = Picture("learning", "", "", Figure)
+    with pytest.raises(KeyError, match="Stability: no section has that heading"):
+        illustrated([Section("Training stability")], {"Stability": (picture,)})

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from reports.output.files import gather, produce, write
-from reports.output.report import Options
+from reports.statistics.analysis import Options
 from tests import report_fixtures as made
 
 webdriver = pytest.importorskip("selenium.webdriver")

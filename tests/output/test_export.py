@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from reports.output.export import PUBLISHED_COLUMNS, export_csv
+from reports.output.export import PUBLISHED_COLUMNS, export
 from reports.output.report import summary
 from tests import report_fixtures as made
 
@@ -67,7 +67,7 @@ def test_the_tutorials_snippet_runs_on_the_export(
 ) -> None:
     made.published_study(connection)
     monkeypatch.chdir(tmp_path)
-    Path("moe_routing_noise_experiment_results.csv").write_text(export_csv(connection))
+    Path("moe_routing_noise_experiment_results.csv").write_text(export(connection).decode())
     exec(compile(SNIPPET, "snippet", "exec"), {})
     printed = capsys.readouterr().out
     assert "130.233333  1.153617  0.069600  3" in printed  # pandas' std is the sample one
@@ -76,14 +76,14 @@ def test_the_tutorials_snippet_runs_on_the_export(
 
 def test_export_gives_back_the_published_file(connection: sa.Connection) -> None:
     made.published_study(connection)
-    exported = pd.read_csv(io.StringIO(export_csv(connection)))
+    exported = pd.read_csv(io.StringIO(export(connection).decode()))
     assert tuple(exported.columns[:10]) == PUBLISHED_COLUMNS
     pd.testing.assert_frame_equal(exported[list(PUBLISHED_COLUMNS)], pd.read_csv(made.PUBLISHED_CSV))
 
 
 def test_export_has_the_finished_runs_alone_and_every_digit(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
-    rows = list(csv.DictReader(io.StringIO(export_csv(connection))))
+    rows = list(csv.DictReader(io.StringIO(export(connection).decode())))
     assert len(rows) == 11
     first = rows[0]
     assert float(first["val_loss"]) == made.loss_of(made.cells(made.FACTORS)[0], 42)
@@ -94,7 +94,7 @@ def test_export_has_the_finished_runs_alone_and_every_digit(connection: sa.Conne
 def test_export_takes_what_does_not_vary_from_the_configuration(connection: sa.Connection) -> None:
     study = made.add_study(connection, grid={"factors": {"top_k": [2]}})
     made.add_result(connection, made.add_job(connection, study, {"top_k": 2}, 42))
-    (row,) = csv.DictReader(io.StringIO(export_csv(connection)))
+    (row,) = csv.DictReader(io.StringIO(export(connection).decode()))
     assert (row["noise_std"], row["load_balancing_weight"], row["top_k"]) == ("0.1", "0.01", "2")
 
 
@@ -103,7 +103,7 @@ def test_export_gives_spreadsheets_no_formula(connection: sa.Connection, name: s
     study = made.add_study(connection, name, grid={"factors": {name: [name]}, "baseline": {}})
     job = made.add_job(connection, study, {name: name}, 42)
     made.add_result(connection, job, val_loss=-0.5)  # a negative number is no formula
-    head, row = csv.reader(io.StringIO(export_csv(connection), newline=""))
+    head, row = csv.reader(io.StringIO(export(connection).decode(), newline=""))
     shown = "'" + name.replace("\t", " ").replace("\r", " ")
     values = dict(zip(head, row, strict=True))
     assert (values["study"], values[shown], values["val_loss"]) == (shown, shown, "-0.5")

@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from reports.output.files import gather, produce
-from reports.output.report import Options
 from reports.output.runs import LOG_LINES, log_tail
 from reports.reading.units import UnknownOption
+from reports.statistics.analysis import Options
 from runner.queue import schema
 from tests import report_fixtures as made
 from tests.output import test_report_page as edge

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from model.config import ConfigError
 from model.events import Checkpointed, Measured, Resumed
-from reports.output.report import render
 from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import copying, jobs, records, schema, selection, studies
@@ -21,6 +20,7 @@ from tests import report_fixtures as made
 from tests.conftest import both_engines, on_a_server, row, rows
 from tests.postgres import PASSWORD, Cluster
 from tests.queue.test_jobs import RESULT
+from tests.report_reading import render
 
 
 def add_to(database: str, *states: object) -> None:

@@ -53,15 +53,6 @@ def test_no_such_study_names_what_there_is(connection: sa.Connection) -> None:
         frames.choose_study(connection, "other")
 
 
-def test_list_studies_counts_jobs_and_results(connection: sa.Connection) -> None:
-    made.unfinished_study(connection)
-    made.add_study(connection, "empty", created_at=made.START + 1)
-    listed = frames.list_studies(connection).set_index("name")
-    assert list(listed.index) == ["empty", "factorial"]
-    assert list(listed.loc["factorial", ["jobs", "done"]]) == [18, 11]
-    assert list(listed.loc["empty", ["jobs", "done"]]) == [0, 0]
-
-
 def test_runs_is_a_row_a_job_with_factors_and_results(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
     runs = frames.runs(connection, chosen(connection))
@@ -198,7 +189,6 @@ def test_reading_changes_nothing(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
     before = connection.exec_driver_sql("SELECT total_changes()").scalar()
     frames.load(connection, chosen(connection))
-    frames.list_studies(connection)
     assert connection.exec_driver_sql("SELECT total_changes()").scalar() == before
 
 

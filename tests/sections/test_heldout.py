@@ -12,13 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from model.config import ConfigError
-from reports.output.report import render
 from runner.queue import schema
 from runner.queue.store import Store
 from runner.queue.studies import reveal_test
 from tests import report_fixtures as made
 from tests.conftest import rows
-from tests.report_reading import fact, section, tables
+from tests.report_reading import fact, render, section, tables
 
 
 @pytest.fixture

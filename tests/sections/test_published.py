@@ -15,10 +15,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from reports.output.report import render
 from runner.design.grids import load_grid
 from tests import report_fixtures as made
-from tests.report_reading import aggregate, fact, section, tables
+from tests.report_reading import aggregate, fact, render, section, tables
 
 # Section 7 of the published tutorial: noise, weight, best PPL, ±, expert usage CV, minutes.
 TUTORIAL = [
@@ -39,7 +38,7 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
 
 def test_the_published_table_is_reproduced_with_the_population_sd(connection: sa.Connection) -> None:
     made.published_study(connection)
-    rows = aggregate(render(connection, "published", "population"))
+    rows = aggregate(render(connection, "published", std="population"))
     for noise, weight, mean, sd, cv, time in TUTORIAL:
         row = rows[noise, weight]
         shown_mean, shown_sd = map(float, row["Best Val PPL"].split(" ± "))
@@ -54,7 +53,7 @@ def test_the_published_table_is_reproduced_with_the_population_sd(connection: sa
 @pytest.mark.parametrize(("std", "divisor"), [("population", 3), ("sample", 2)])
 def test_published_values_against_numpy_by_hand(connection: sa.Connection, std: str, divisor: int) -> None:
     made.published_study(connection)
-    rows = aggregate(render(connection, "published", std))
+    rows = aggregate(render(connection, "published", std=std))
     with made.PUBLISHED_CSV.open(newline="") as file:
         given = list(csv.DictReader(file))
     columns = {

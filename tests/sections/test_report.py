@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from reports.output.report import NotUniform, render
+from reports.output.report import NotUniform
 from reports.reading.units import UnknownOption
 from reports.tables import instant
 from runner.design.grids import load_grid
 from runner.queue import schema
 from tests import report_fixtures as made
-from tests.report_reading import aggregate, fact, section, tables
+from tests.report_reading import aggregate, fact, render, section, tables
 
 SNAPSHOT = Path(__file__).resolve().parents[1] / "data" / "report.md"
 ONE_CELL: dict[str, Any] = {"factors": {}, "baseline": {}}

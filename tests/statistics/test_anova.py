@@ -14,12 +14,11 @@ import sqlalchemy as sa
 from statsmodels.formula.api import mixedlm, ols
 from statsmodels.stats.anova import anova_lm
 
-from reports.output.report import render
 from reports.reading.frames import StudyData, choose_study, load
 from reports.statistics.anova import Effect, Variance, analyse
 from reports.statistics.blocks import blocks
 from tests import report_fixtures as made
-from tests.report_reading import section, tables
+from tests.report_reading import render, section, tables
 
 
 @pytest.fixture

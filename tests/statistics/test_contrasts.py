@@ -13,14 +13,13 @@ import sqlalchemy as sa
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from reports.output.report import render
 from reports.reading.frames import StudyData, choose_study, load
 from reports.statistics import families
 from reports.statistics import inference as s
 from reports.statistics.contrasts import judge_families
 from reports.statistics.judgement import judge
 from tests import report_fixtures as made
-from tests.report_reading import section, tables
+from tests.report_reading import render, section, tables
 
 LEVELS: dict[str, Any] = {"compare": {"noise_std": 0.5}, "against": {"noise_std": 0.0}}
 

@@ -18,12 +18,13 @@ from reports.figures import style
 from reports.figures.comparison import pictures
 from reports.figures.layout import read_curves
 from reports.output.compare import compare_studies
-from reports.output.report import Options, compose, render
+from reports.output.report import compose
 from reports.reading.frames import StudyData, choose_study, load
+from reports.statistics.analysis import Options, analyse
 from reports.statistics.blocks import blocks
 from reports.statistics.dose import Response, dosed, respond
 from tests import report_fixtures as made
-from tests.report_reading import section, tables
+from tests.report_reading import render, section, tables
 
 LEVELS = [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0]
 SEEDS = (1, 2, 3, 4, 5)
@@ -185,7 +186,7 @@ def test_few_levels_names_and_numbers_below_zero_have_no_dose(
 
 def test_the_figure_shows_points_means_and_curve(connection: sa.Connection) -> None:
     data = dose(connection, bent)
-    report = compose(data, Options(), partial(pictures, read_curves(connection, data)))
+    report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
     picture = next(p for s in report.sections for p in s.pictures if p.name == "response-noise_std")
     figure = picture.draw()
     lines = figure.axes[0].get_lines()
@@ -270,7 +271,7 @@ def test_a_reversal_is_a_difference_of_differences(
 def test_learning_curves_have_two_lengths(connection: sa.Connection) -> None:
     long_study(connection, {400: 0.1, 4000: 0.1})
     data = load(connection, choose_study(connection)[0])
-    report = compose(data, Options(), partial(pictures, read_curves(connection, data)))
+    report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
     learning = next(p for s in report.sections for p in s.pictures if p.name == "learning")
     figure = learning.draw()
     ends = [max(max(line.get_xdata()) for line in axes.get_lines()) for axes in figure.axes[:4]]

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from reports.output.report import render
 from reports.output.seeds import plan
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
@@ -23,7 +22,7 @@ from reports.statistics import power
 from runner.queue.store import Store
 from tests import report_fixtures as made
 from tests.conftest import rows
-from tests.report_reading import section, tables
+from tests.report_reading import render, section, tables
 
 
 @pytest.fixture
