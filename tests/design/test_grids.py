@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from model.config import ConfigError
 from runner.design import grids
 from runner.design.grids import SHIPPED, adjust, load_grid, parse_grid, parse_seeds
+from tests.conftest import PROJECT
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
@@ -20,6 +23,10 @@ def test_every_shipped_grid_expands_at_every_scale(name: str, scale: str) -> Non
     assert len({config.hash for _, config in runs}) == grid.size
     assert grid.question
     assert all(level in grid.factors[factor] for factor, level in grid.baseline)
+    # Stored results are found again by the hashes of their runs, which no change of the program may alter.
+    together = hashlib.sha256("".join(config.hash for _, config in runs).encode()).hexdigest()
+    frozen = json.loads((PROJECT / "tests/data/hashes.json").read_text())
+    assert frozen[f"{name} {scale}"] == f"{len(runs)} {together}"
 
 
 def test_factorial_is_the_published_design_under_the_sound_protocol() -> None:
