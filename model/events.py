@@ -33,7 +33,7 @@ class Request(StrEnum):
     STOP = "stop"
     """Write a checkpoint and return, without `Finished`."""
     CANCEL = "cancel"
-    """Return at once, without a checkpoint."""
+    """As STOP; after the last update it ends the run all the same, where STOP lets it finish."""
 
 
 class Asked:

@@ -98,12 +98,10 @@ def train(
 def _serve(run: State, workdir: Path, checkpoint_seconds: float) -> Generator[Event, None, bool]:
     """At an update boundary: do what was asked, save when it is time. True ends the run."""
     request = run.asked.take()
-    if request is Request.CANCEL:
-        return True
     due = run.step > run.saved_step and time.monotonic() - run.saved_at >= checkpoint_seconds
     if request is not None or due:
         yield from _save(run, workdir)
-    return request is Request.STOP or run.asked.cancelled
+    return request in (Request.STOP, Request.CANCEL) or run.asked.cancelled
 
 
 def _update(run: State) -> Events:

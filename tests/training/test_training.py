@@ -497,12 +497,14 @@ def test_stop_at_once_still_leaves_something_to_resume_from(numbers: None, tmp_p
     assert timeless(finished(second)) == timeless(finished(run(TINY, tmp_path / "c")))
 
 
-def test_cancel_returns_without_a_checkpoint(numbers: None, tmp_path: Path) -> None:
-    events = run_until(TINY, tmp_path, 4, Request.CANCEL)
-    assert isinstance(events[-1], Progressed)
-    assert max(e.step for e in events) == 4
-    assert not list(tmp_path.iterdir())
-    final = run_until(TINY, tmp_path, 32, Request.CANCEL)
+def test_cancel_leaves_a_checkpoint_to_go_on_from(numbers: None, tmp_path: Path) -> None:
+    events = run_until(TINY, tmp_path / "a", 4, Request.CANCEL)
+    assert [e.step for e in events if isinstance(e, Checkpointed)] == [6]  # the next boundary
+    assert isinstance(events[-1], Checkpointed)
+    again = run(TINY, tmp_path / "b", resume_from=checkpoints(events))
+    assert isinstance(again[0], Resumed)
+    assert again[0].step == 6
+    final = run_until(TINY, tmp_path / "c", 32, Request.CANCEL)
     assert not isinstance(final[-1], Finished)
 
 
