@@ -4,9 +4,8 @@
     one    = "not" one | "(" any ")" | name operator value | name "in" "(" value { "," value } ")"
     operator is one of = == != < <= > >=
 
-A name is a column that people ask for (`COLUMNS`), a key of the configuration, or a factor whose levels have
-names; a value is a number, a word,
-or a text in quotes. Values reach the database bound, as parameters. Who selects with it:
+A name is one of `columns()`, a key of the configuration, or a factor whose levels have names; a value is a
+number, a word, or a text in quotes. Values reach the database bound, as parameters. Who selects with it:
 runner/queue/selection.py.
 """
 
@@ -59,12 +58,15 @@ def _last_cause() -> Any:
         .where(attempts.c.job_id == jobs.c.id, attempts.c.cause.is_not(None))
         .order_by(attempts.c.number.desc())
         .limit(1)
+        .correlate(jobs)
         .scalar_subquery()
     )
 
 
 def _study() -> Any:
-    return sa.select(studies.c.name).where(studies.c.id == jobs.c.study_id).scalar_subquery()
+    # The statement around it may hold `studies` too; without `correlate` that one would be meant.
+    name = sa.select(studies.c.name).where(studies.c.id == jobs.c.study_id)
+    return name.correlate(jobs).scalar_subquery()
 
 
 def columns() -> dict[str, Name]:

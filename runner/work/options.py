@@ -65,5 +65,5 @@ def threads_each(slot_count: int) -> int:
     """The cores that are ours, shared out: at least one a trainer."""
     cores = len(os.sched_getaffinity(0))
     # Where Slurm binds no task to its cores, all of the node are in sight, and other workers' too.
-    granted = int(os.environ.get("SLURM_CPUS_ON_NODE", cores))
-    return max(1, min(cores, granted) // slot_count)
+    granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return max(1, min(cores, int(granted) if granted.isdecimal() else cores) // slot_count)

@@ -10,16 +10,18 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
-from model.config import ConfigError
+import cli as program
+from model.config import ConfigError, RunConfig, all_keys
 from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
 from runner.queue.jobs import UnknownJob
 from runner.queue.selection import find_job, jobs_meant
 from runner.queue.store import Store
-from runner.queue.where import MAX_CHARACTERS, WhereError, condition
-from tests.conftest import rows
+from runner.queue.where import MAX_CHARACTERS, WhereError, columns, condition
+from tests.conftest import both_engines, row, rows
 
 OPERATORS = {
     "=": operator.eq,
@@ -111,6 +113,62 @@ def test_and_binds_closer_than_or(mixed: Store) -> None:
 def test_a_job_without_the_value_is_different_from_it(mixed: Store) -> None:
     assert matching(mixed, "cause != bad_config") == [2, 3, 4, 5, 6, 7, 8]
     assert matching(mixed, "not cause = bad_config") == [2, 3, 4, 5, 6, 7, 8]
+
+
+def told_of(job: dict[str, Any], causes: dict[int, str]) -> dict[str, Any]:
+    """Every name of the grammar, and what it is for a job; names and values as Python has them."""
+    config = RunConfig.from_dict(json.loads(job["config"]))
+    short = [key.rsplit(".", 1)[-1] for key in all_keys()]
+    keys = {key: config.value(key) for key in [*all_keys(), *short]}
+    known = {name: job.get(name) for name in columns()}
+    told = {**keys, **known, "study": "tiny", "hash": job["config_hash"], "cause": causes.get(job["id"])}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@both_engines
+def test_every_name_selects_what_python_selects(mixed: Store) -> None:
+    causes = {attempt["job_id"]: attempt["cause"] for attempt in rows(mixed, "attempts")}
+    told = {job["id"]: told_of(job, causes) for job in rows(mixed, "jobs")}
+    assert {*columns(), *all_keys()} <= set(told[1])
+    with mixed.read() as connection:
+        for name, value in told[1].items():
+            alike = [number for number, other in told.items() if other.get(name) == value]
+            meant = jobs_meant(connection, [], None, f"{name}='{value}'", schema.STATUSES)
+            assert [job.id for job in meant] == alike, name
+            unlike = jobs_meant(connection, [], "tiny", f"{name} != '{value}'", schema.STATUSES)
+            assert [job.id for job in unlike] == [number for number in told if number not in alike], name
+            assert find_job(connection, f"{name}='{value}',id=1") == 1
+
+
+COMMANDS = {"retry": (1, 3), "cancel": (4, 5), "pause": (5, 6), "resume": (5, 6), "prioritize": (6, 7)}
+"""Each with two jobs that it may change."""
+
+
+@both_engines
+@pytest.mark.parametrize("command", [*COMMANDS, "delete"])
+def test_every_command_takes_every_name(mixed: Store, database: str, command: str) -> None:
+    one, other = COMMANDS.get(command, (7, 8))
+    causes = {attempt["job_id"]: attempt["cause"] for attempt in rows(mixed, "attempts")}
+    told = told_of(row(mixed, "jobs", id=one), causes)
+    names = [*columns(), *(key.rsplit(".", 1)[-1] for key in all_keys())]
+    holding = [f"{name}='{told[name]}'" if name in told else f"{name}!=oom" for name in names]
+    before = rows(mixed, "jobs")
+    mixed.close()
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(program.app, [*words, "--db", database])
+
+    for start in range(0, len(holding), 12):
+        some = holding[start : start + 12]
+        assert run("show", ",".join([*some, f"id={one}"])).exit_code == 0
+        asked = run(command, "--where", f"id={one} and {' and '.join(some)} or id={other}")
+        assert (asked.exit_code, "2 jobs" in asked.output) == (2, True), asked.output
+    assert rows(mixed, "jobs") == before
+    done = run(command, "--where", f"id={one} and study=tiny", "--yes")
+    assert done.exit_code == 0, done.output
+    after = {job["id"]: job for job in rows(mixed, "jobs")}
+    changed = [job["id"] for job in before if after.get(job["id"]) != job]
+    assert changed == ([] if command == "resume" else [one])  # it was not paused
 
 
 def test_configuration_keys_are_known_short_and_dotted(mixed: Store) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from model.events import Phase
 from runner.queue.store import Store
-from runner.work.options import DevicesUnknown, Options, slots
+from runner.work.options import DevicesUnknown, Options, slots, threads_each
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
 from runner.work.worker import DRAINED, PREEMPTED, Worker
@@ -222,6 +222,15 @@ def test_jobs_limit_counts_the_jobs_of_all_slots(queued: Store, tmp_path: Path) 
 )
 def test_devices_name_their_slots(devices: str, each: int, cards: int, expected: tuple[str, ...]) -> None:
     assert slots(devices, each, f"print({cards})") == expected
+
+
+@pytest.mark.parametrize(("granted", "threads"), [("1", 1), ("", 2), ("4(x2)", 2), ("64", 2)])
+def test_slurm_may_grant_fewer_cores_and_says_so_in_words_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, granted: str, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", granted)
+    assert threads_each(2) == threads
 
 
 def test_torch_that_does_not_start_is_said_in_one_line() -> None:
