@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CANNOT_MAKE = 73
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
+MAX_FAILURES = "Failures after which a job is failed; default 3."
+RUNS = "Checkpoints and logs; default: runs, beside the database."
 THREADS = "Of each trainer; default: all cores, shared out."
 
 app = typer.Typer(
@@ -76,9 +78,9 @@ class Program(StrEnum):
     tensorboard = "tensorboard"
 
 
-def _folder(path: Path) -> Path:
+def _folder(path: Path | None) -> Path | None:
     """Typer's check of a folder: an URL would quietly become a folder of that name."""
-    if re.match(r"[a-z0-9]{2,}:/", str(path)):
+    if path is not None and re.match(r"[a-z0-9]{2,}:/", str(path)):
         raise typer.BadParameter(f"{path}: object stores are not supported; give a mounted folder")
     return path
 
@@ -89,9 +91,7 @@ Cache = Annotated[
     Path, typer.Option("--cache-dir", help="Prepared corpora.", metavar="DIR", callback=_folder)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
-Runs = Annotated[
-    Path, typer.Option("--runs-dir", help="Checkpoints and logs.", metavar="DIR", callback=_folder)
-]
+Runs = Annotated[Path | None, typer.Option("--runs-dir", help=RUNS, metavar="DIR", callback=_folder)]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: noise_std=0.1,seed=43.")]
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB", help="By id, hash or cell.")]
 OfStudy = Annotated[str | None, typer.Option("--study", help="All jobs of this study.")]
@@ -108,8 +108,8 @@ def enqueue(
     study: Annotated[str | None, typer.Option("--study", help="Name; default: the grid's.")] = None,
     corpus: Annotated[str, typer.Option("--corpus", help="auto, smollm, bundled or a path.")] = "auto",
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="A folder or hub id.")] = None,
-    max_failures: Annotated[int, typer.Option("--max-failures", min=1, help="Then a job is failed.")] = 3,
-    priority: Annotated[int, typer.Option("--priority", help="Higher goes first.")] = 0,
+    max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help=MAX_FAILURES)] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first; default 0.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
     cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
@@ -117,8 +117,8 @@ def enqueue(
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
     from model.text.corpus import resolve
     from model.text.dataset import prepare
+    from runner.design import enqueue as queueing
     from runner.design import grids
-    from runner.design.enqueue import enqueue as enqueue_grid
     from runner.view import console
 
     chosen = grids.adjust(grids.load_grid(grid), scale, assign or [], seeds)
@@ -129,8 +129,15 @@ def enqueue(
     if dry_run:
         console.jobs_screen(name, chosen)
         return
+
+    def transaction(connection: Any) -> tuple[list[str], int]:
+        said = queueing.not_done(connection, name, chosen, max_failures, priority)
+        return said, queueing.enqueue(connection, name, chosen, max_failures or 3, priority or 0)
+
     with _open(db, create=True) as store:
-        added = store.write(lambda c: enqueue_grid(c, name, chosen, max_failures, priority))
+        said, added = store.write(transaction)
+    for line in said:
+        _say(line)
     there = chosen.size - added
     print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
 
@@ -148,7 +155,7 @@ def work(
     on_finish: Annotated[str | None, typer.Option("--on-finish", help="Gets the digest on stdin.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Of finished jobs.")] = False,
     keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Of finished jobs.")] = False,
-    runs_dir: Runs = Path("runs"),
+    runs_dir: Runs = None,
     cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
 ) -> None:
@@ -169,7 +176,7 @@ def work(
         time_limit_seconds=_seconds(time_limit, "--time-limit") if time_limit else None,
         checkpoint_seconds=checkpoint_seconds,
         lease_seconds=lease_seconds,
-        runs=runs_dir,
+        runs=_runs(db, runs_dir),
         cache=cache_dir,
         keep_checkpoints=keep_checkpoints,
         keep_weights=keep_weights,
@@ -194,7 +201,7 @@ def report(
     metric: Annotated[str | None, typer.Option("--metric", help="Compared; default: primary.")] = None,
     margin: Annotated[str | None, typer.Option("--margin", help="Such as 0.5percent.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a mixed study.")] = False,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Logs, for the page.")] = Path("runs"),
+    runs_dir: Runs = None,
     db: Db = "jobs.db",
 ) -> None:
     """Write the report, to stdout or a folder.   Example: python cli.py report > experiment_results.md"""
@@ -209,7 +216,7 @@ def report(
         if study is None and others:
             _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
         material = gather(connection, chosen.name, options)
-    files = produce(material, options, runs_dir)
+    files = produce(material, options, _runs(db, runs_dir))
     if output:
         _say(f"report: {write(files, output)}")
         return
@@ -323,7 +330,7 @@ def logs_(
     job: Job,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
     attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Default: the newest.")] = None,
-    runs_dir: Runs = Path("runs"),
+    runs_dir: Runs = None,
     db: Db = "jobs.db",
 ) -> None:
     """Print what an attempt printed.   Example: python cli.py logs noise_std=0.1,seed=43 -f"""
@@ -333,7 +340,7 @@ def logs_(
     with _open(db) as store:
         with store.read() as connection:
             job_id = selection.find_job(connection, job)
-        log = logs.find_log(store, runs_dir, job_id, attempt)
+        log = logs.find_log(store, _runs(db, runs_dir), job_id, attempt)
         for piece in logs.lines(log, lambda: logs.has_ended(store, log), follow):
             print(piece, end="", flush=True)
 
@@ -408,6 +415,40 @@ def prioritize(
 
 
 @app.command()
+def delete(
+    job: Jobs = None,
+    study: OfStudy = None,
+    where: Where = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    runs_dir: Runs = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Remove jobs or a study, with all they left.   Example: python cli.py delete --study factorial"""
+    from runner.care import clean
+    from runner.queue import selection, studies
+    from runner.queue.schema import STATUSES
+    from runner.view import console
+    from runner.view.text import size
+
+    runs = _runs(db, runs_dir)
+    with _open(db) as store:
+        with store.read() as connection:
+            meant = selection.jobs_meant(connection, job or [], study, where, STATUSES)
+        whole = study if where is None else None
+        if not meant and not whole:
+            _say("no job is meant: nothing changed")
+            return
+        ids = [each.id for each in meant]
+        if not yes:
+            console.chosen_screen(meant)
+            _ask(f"Delete these {len(ids)} jobs for good, with their results, logs and weights?")
+        gone = store.write(lambda c: studies.delete(c, ids, whole))
+        print(f"{len(ids)} jobs deleted" + "".join(f", and study {name}" for name in gone))
+        left = [file for number in ids for file in clean.left_by(runs / store.database_id, number)]
+        print(f"{size(clean.remove(store, runs, left))} freed")
+
+
+@app.command()
 def export(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="For --to tensorboard.")] = None,
     study: Study = None,
@@ -452,7 +493,7 @@ def import_(
 def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
-    runs_dir: Runs = Path("runs"),
+    runs_dir: Runs = None,
     cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
 ) -> None:
@@ -460,7 +501,7 @@ def doctor(
     from runner.care import doctor as checks
 
     fit = True
-    for finding in checks.examine(db, runs_dir, cache_dir, device, _damage_of):
+    for finding in checks.examine(db, _runs(db, runs_dir), cache_dir, device, _damage_of):
         print(f"{finding.level:4} {finding.name}: {finding.text}")
         if fix and finding.mend:
             finding.mend()
@@ -478,19 +519,20 @@ def clean(
     larger_than: Annotated[str, typer.Option("--larger-than", help="Files of at least, say, 10MB.")] = "0B",
     study: OfStudy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
-    runs_dir: Runs = Path("runs"),
+    runs_dir: Runs = None,
     db: Db = "jobs.db",
 ) -> None:
     """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
     from runner.care import clean
 
     age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
+    runs = _runs(db, runs_dir)
     with _open(db) as store:
-        found = clean.removable(store, runs_dir, age, least, study)
+        found = clean.removable(store, runs, age, least, study)
         if not yes:
             clean.clean_screen(found)
             return
-        freed = clean.remove(store, runs_dir, found)
+        freed = clean.remove(store, runs, found)
     print(f"{freed:,} bytes freed; results are as they were")
 
 
@@ -562,20 +604,20 @@ def launch_slurm(
     partition: Annotated[str | None, typer.Option("--partition", help="Default: the cluster's.")] = None,
     gres: Annotated[str | None, typer.Option("--gres", help="Of each worker, such as gpu:1.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
-    runs_dir: Runs = Path("runs"),
+    runs_dir: Runs = None,
     cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
 ) -> None:
     """Submit workers to Slurm.   Example: python cli.py launch slurm --workers 8 --time 8:00:00"""
     from runner.care import slurm
 
-    plan = slurm.Plan(workers, time, partition, gres, db, runs_dir, cache_dir)
+    plan = slurm.Plan(workers, time, partition, gres, db, _runs(db, runs_dir), cache_dir)
     with _open(db) as store:
         if dry_run:
             print(slurm.script(store, plan), end="")
             return
         array = slurm.submit(store, plan)
-        logs = slurm.logs(store, runs_dir)
+        logs = slurm.logs(store, plan.runs)
     print(f"array {array}: {workers} workers submitted")
     _say(f"their logs: {logs}")
     _say(f"all nodes must share this folder and {cache_dir.resolve()}; each worker looks at its start")
@@ -624,6 +666,13 @@ def _paces(db: str) -> Any:
             return catalogue.paces(connection)
     except StoreUnreachable:
         return {}
+
+
+def _runs(db: str, given: Path | None) -> Path:
+    """The run folder: what --runs-dir names, else `runs` beside the database, or here for a server's."""
+    from runner.queue.store import locate
+
+    return given or locate(db).folder / "runs"
 
 
 def _write(db: str, transaction: Callable[[Any], object]) -> None:

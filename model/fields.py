@@ -56,6 +56,7 @@ def _checked(name: str, value: Any, rule: dict[str, Any]) -> Any:
     if "low" in rule:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} = {value}: must be a finite number")
+        value += type(value)(0)  # -0.0 becomes 0.0: one number, one hash
         if not rule["low"] <= value <= rule["high"]:
             raise ConfigError(f"{name} = {value}: must lie between {rule['low']} and {rule['high']}")
     return value

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from runner.queue import schema
-from runner.queue.store import open_store
-from tests.conftest import row, rows
+import cli as program
+from runner.queue import jobs, schema
+from runner.queue.store import Store, open_store
+from tests.conftest import PROJECT, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -144,3 +147,28 @@ def test_run_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path, tiny_
     assert (done.returncode, done.stdout) == (73, "")
     [line] = done.stderr.splitlines()
     assert "taken" in line
+
+
+def test_the_run_folder_lies_beside_its_database(queued: Store, claimed: jobs.Claim, tmp_path: Path) -> None:
+    """Wherever the command is called, and whatever links lead there."""
+    log = tmp_path / "runs" / queued.database_id / "1" / "a1" / "trainer.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("step 4\n")
+    values = {"log_path": "1/a1/trainer.log"}
+    queued.write(lambda c: c.execute(sa.update(schema.attempts).values(values)))
+    queued.write(lambda c: jobs.end_cancelled(c, claimed))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "link.db").symlink_to(queued.path)
+    for name in ("../jobs.db", "link.db", f"sqlite:///{queued.path}"):
+        for words, said in ((["logs", "1"], "step 4"), (["clean"], "0 checkpoints and 1 logs")):
+            done = subprocess.run(
+                [sys.executable, str(PROJECT / "cli.py"), *words, "--db", name],
+                cwd=elsewhere,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert said in done.stdout, done.stderr
+    assert program._runs("postgresql+psycopg://me@host/lab", None) == Path("runs")
+    assert program._runs(name, Path("mine")) == Path("mine")

@@ -1,12 +1,15 @@
 """`clean`: checkpoints and logs of finished jobs, by age or size. Results, attempts and events stay for ever.
 
 First everything that would go is listed; nothing is removed without being asked for. Weights that were kept
-on purpose (`work --keep-weights`) are not touched. Rows go before their files, as in runner/queue/records.py.
+on purpose (`work --keep-weights`) are not touched, unless their job was deleted. Rows go before their files,
+as in runner/queue/records.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +30,15 @@ class File:
     """A file that may go."""
 
     kind: str
-    """checkpoint or log."""
+    """checkpoint or log; other, for what else a deleted job left."""
     path: Path
     job_id: int | None
     """None for the log of a worker."""
     status: str
+    """The job's; `deleted` where no row has its number any more, `stopped` for a worker."""
     size_bytes: int
     age_seconds: float
-    """Since the job was over, or the worker signed off."""
+    """Since the job was over, or the worker signed off; of a deleted job's file, since it was written."""
 
 
 def removable(
@@ -52,12 +56,33 @@ def removable(
         ConfigError: no study of that name.
     """
     folder = runs / store.database_id
+    left = [] if study else left_by_deleted(store, runs)
     with store.read() as connection:
         found = [*_of_jobs(connection, folder, study), *([] if study else _of_workers(connection, folder))]
+    found += left
     chosen = [
         file for file in found if file.age_seconds >= older_than_seconds and file.size_bytes >= at_least_bytes
     ]
     return sorted(chosen, key=lambda file: (-file.age_seconds, str(file.path)))
+
+
+def left_by_deleted(store: Store, runs: Path) -> list[File]:
+    """Every file in a folder of a job that is not in the database any more."""
+    folder = runs / store.database_id
+    # Before the rows are read: a job that is queued meanwhile has no folder yet.
+    numbers = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    with store.read() as connection:
+        known = set(connection.scalars(sa.select(jobs.c.id)))
+    return [file for number in sorted(numbers) if number not in known for file in left_by(folder, number)]
+
+
+def left_by(folder: Path, job_id: int) -> Iterator[File]:
+    """Every file of one deleted job."""
+    for path in sorted((folder / str(job_id)).rglob("*")):
+        if path.is_file() or path.is_symlink():
+            found = path.lstat()
+            age_seconds = time.time() - found.st_mtime
+            yield File(_kind(path) or "other", path, job_id, "deleted", found.st_size, age_seconds)
 
 
 def remove(store: Store, runs: Path, files: Sequence[File]) -> int:
@@ -67,7 +92,7 @@ def remove(store: Store, runs: Path, files: Sequence[File]) -> int:
     still_over = store.write(lambda c: _forget(c, list(wanted)))
     freed = 0
     for relative, file in wanted.items():
-        if file.job_id is None or file.job_id in still_over:
+        if file.job_id is None or file.status == "deleted" or file.job_id in still_over:
             with contextlib.suppress(FileNotFoundError):
                 (folder / relative).unlink()
                 freed += file.size_bytes
@@ -142,6 +167,7 @@ def clean_screen(files: Sequence[File]) -> None:
     out.print(made)
     if len(files) > ROWS:
         out.print(f"and {len(files) - ROWS:,} more")
-    kinds = [f"{sum(file.kind == kind for file in files)} {kind}s" for kind in ("checkpoint", "log")]
+    counts = {"checkpoint": 0, "log": 0, **Counter(file.kind for file in files)}
+    kinds = " and ".join(f"{count} {kind}s" for kind, count in counts.items())
     total = size(sum(file.size_bytes for file in files))
-    out.print(f"{' and '.join(kinds)}, {total}; nothing was removed: add --yes")
+    out.print(f"{kinds}, {total}; nothing was removed: add --yes")

@@ -19,6 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from runner.care import clean
 from runner.queue import jobs as transitions
 from runner.queue import sqlite
 from runner.queue.postgresql import Server
@@ -203,6 +204,11 @@ def files(store: Store, runs: Path) -> Iterator[Finding]:
         yield Finding("checkpoints", "warn", text, remedy)
     if not strays and not missing:
         yield Finding("checkpoints", "ok", f"{len(pointed)}, each with its job")
+    left = [file for file in clean.left_by_deleted(store, runs) if file.kind != "checkpoint"]
+    if left:
+        text = f"{len(left)} more files of deleted jobs ({size(sum(file.size_bytes for file in left))})"
+        remedy = "left by a `delete` that was interrupted; --fix removes them"
+        yield Finding("run folder", "warn", text, remedy, partial(clean.remove, store, runs, left))
 
 
 def _of(path: str, running: set[int]) -> bool:

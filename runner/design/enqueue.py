@@ -5,7 +5,9 @@ A study holds one corpus, one protocol and one set of fixed values; only its fac
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shlex
 from typing import Any
 
@@ -15,7 +17,7 @@ from model.config import ConfigError
 from runner.design.grids import Grid, adjust, load_grid
 from runner.design.levels import flatten, keys_set
 from runner.queue import jobs
-from runner.queue.dialects import now, one_at_a_time
+from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import jobs as jobs_table
 from runner.queue.schema import studies
 
@@ -39,8 +41,57 @@ def enqueue(
         if study.imported_from:
             raise ConfigError(f"study {name!r}: imported results; name another with --study")
         _refuse_clash(name, held, wanted)
-        _extend(connection, study_id, held, wanted)
+        merged = json.dumps(_extended(held, wanted))
+        connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=merged))
     return jobs.submit(connection, study_id, grid.runs(), max_failures, priority)
+
+
+def not_done(
+    connection: sa.Connection,
+    name: str,
+    grid: Grid,
+    max_failures: int | None = None,
+    priority: int | None = None,
+) -> list[str]:
+    """What queueing the grid leaves as it is, a line each, with the command that changes it. Reads only.
+
+    `max_failures` and `priority` are those that were asked for, None for the defaults.
+    """
+    wanted = json.loads(json.dumps(grid.describe()))
+    study = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
+    if study is None:
+        return _close(name, wanted["factors"])
+    held = json.loads(study.grid)
+    here = f"study {name!r}"
+    lines = _close(name, _extended(held, wanted)["factors"])
+    for key in ("question", "primary", "baseline", "margins", "claims"):
+        if held.get(key) != wanted[key]:
+            before, after = (_short(told.get(key)) for told in (held, wanted))
+            said = f" ({before}, not {after})" if before and after else ""
+            lines.append(f"{here} keeps its {key}{said}; another needs a study of its own, --study NAME")
+    for factor, levels in held["factors"].items():
+        for level in levels:
+            if level not in wanted["factors"].get(factor, levels):
+                remedy = f"python cli.py delete --study {name} --where {shlex.quote(f'{factor}={level}')}"
+                lines.append(f"{here}: {factor}={level} is not in the grid any more; `{remedy}` removes it")
+    own = jobs_table.c.study_id == study.id
+    count = sa.select(sa.func.count()).where(own)
+    for status in ("failed", "cancelled"):
+        if found := connection.scalar(count.where(jobs_table.c.status == status)):
+            remedy = f'python cli.py retry --study {name} --where "status={status}"'
+            lines.append(f"{here}: {found} jobs stay {status}; `{remedy}` queues them again")
+    waiting = count.where(jobs_table.c.status.in_(("queued", "running")))
+    # An option that was not given is None, and differs from nothing.
+    if found := connection.scalar(waiting.where(jobs_table.c.priority != sa.bindparam("p", priority))):
+        remedy = f"python cli.py prioritize --study {name} --priority {priority}"
+        lines.append(f"{here}: {found} jobs keep their priority; `{remedy}` changes it")
+    if found := connection.scalar(
+        waiting.where(jobs_table.c.max_failures != sa.bindparam("m", max_failures))
+    ):
+        lines.append(
+            f"{here}: {found} jobs keep their --max-failures; {max_failures} is for those queued now"
+        )
+    return lines
 
 
 def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | None:
@@ -78,6 +129,7 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
     made = connection.execute(
         studies.insert()
         .values(
+            **new_ids(connection, studies, 1)[0],
             name=name,
             grid=json.dumps(wanted),
             protocol=grid.base.protocol,
@@ -90,9 +142,9 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
     return int(made.scalar_one())
 
 
-def _extend(connection: sa.Connection, study_id: int, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _extended(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """New seeds and levels join the design; its question, margins and baseline stay as first declared."""
-    merged = {
+    return {
         **held,
         "seeds": list(dict.fromkeys(held["seeds"] + wanted["seeds"])),
         "repeats": max(held.get("repeats", 1), wanted["repeats"]),
@@ -102,7 +154,25 @@ def _extend(connection: sa.Connection, study_id: int, held: dict[str, Any], want
         },
         **({"levels": _merged(held, wanted)} if "levels" in held else {}),
     }
-    connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=json.dumps(merged)))
+
+
+def _close(name: str, factors: dict[str, list[Any]]) -> list[str]:
+    """Levels that differ by no more than rounding, as 0.3 and 0.1 + 0.2 do."""
+    lines = []
+    for factor, levels in factors.items():
+        numbers = sorted(level for level in levels if not isinstance(level, str))
+        for one, two in itertools.pairwise(numbers):
+            if math.isclose(one, two, rel_tol=1e-9):
+                remedy = f'`python cli.py delete --study {name} --where "{factor}={two}"`'
+                lines.append(f"warning: {factor} = {one} and {two} are two levels; if one is meant: {remedy}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    """A declaration in a few words; empty where it has more, or is a list of claims."""
+    cell = isinstance(value, dict)
+    text = ",".join(f"{key}={inner}" for key, inner in value.items()) or "none" if cell else repr(value)
+    return text if len(text) <= 40 and not isinstance(value, list) else ""
 
 
 def _merged(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -195,6 +195,7 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
     Raises:
         ConfigError: names the key, the value and the remedy.
     """
+    content = _unsigned_zeros(content)
     for key in content.keys() - _KEYS:
         raise ConfigError(f"{key!r}: no such key in a grid; keys: {', '.join(sorted(_KEYS))}")
     base = RunConfig().with_values(flatten(_table(content, "base")))
@@ -268,9 +269,10 @@ def _checked(grid: Grid) -> Grid:
         raise ConfigError(f"factors: {', '.join(grid.factors)} name one key twice; keep one")
     there: dict[str, dict[str, Any]] = {}
     for cell, config in grid.cells():
-        # Numbers differ by themselves; two names may set the same, and their runs would be one job.
-        if grid.levels and there.setdefault(config.hash, cell) is not cell:
-            raise ConfigError(f"levels: {cell} is the same run as {there[config.hash]}; change one")
+        # Two named levels may set equal values, and a key need not be in the hash (train.engine); their
+        # runs would then share a hash and become one job.
+        if there.setdefault(config.hash, cell) is not cell:
+            raise ConfigError(f"factors: {cell} is the same run as {there[config.hash]}; keep one")
     return grid
 
 
@@ -287,6 +289,15 @@ def _swapped(grid: Grid, scale: str) -> Grid:
     )
 
 
+def _unsigned_zeros(value: Any) -> Any:
+    """The content with 0.0 for -0.0, which is the same number, and prints and hashes as another."""
+    if isinstance(value, Mapping):
+        return {key: _unsigned_zeros(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unsigned_zeros(inner) for inner in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
 def _table(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = content.get(key, {})
     if not isinstance(value, dict):
@@ -300,8 +311,10 @@ def checked_name(value: Any) -> str:
     Raises:
         ConfigError: it is not.
     """
-    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]{1,80}", value):
-        raise ConfigError(f"name = {value!r}: use up to 80 letters, digits, '-', '_' and '.'")
+    if not isinstance(value, str) or not re.fullmatch(r"(?!-|\.{1,2}$)[\w.-]{1,80}", value):
+        raise ConfigError(
+            f"name = {value!r}: use up to 80 letters, digits, '-', '_' and '.', not '-' at the start"
+        )
     return value
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from model.config import ConfigError, RunConfig, canonical_json
 from runner.queue import attempts as attempt_log
-from runner.queue.dialects import now, one_at_a_time
+from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.jobs import SUBMISSION
 from runner.queue.schema import jobs, results, studies
 
@@ -112,6 +112,7 @@ def import_results(connection: sa.Connection, path: Path, study: str) -> int:
     study_id = connection.execute(
         studies.insert()
         .values(
+            **new_ids(connection, studies, 1)[0],
             name=study,
             grid=json.dumps(grid),
             protocol="published",
@@ -132,6 +133,7 @@ def _insert(connection: sa.Connection, study_id: int, row: dict[str, Any]) -> No
     job_id = connection.execute(
         jobs.insert()
         .values(
+            **new_ids(connection, jobs, 1)[0],
             study_id=study_id,
             config_hash=row["config_hash"],
             config=canonical_json({"routing": row["cell"], "seed": row["seed"]}),

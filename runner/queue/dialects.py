@@ -7,12 +7,14 @@ in runner/ is written once for both.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+from runner.queue.schema import meta
 
 
 class now(FunctionElement[float]):
@@ -70,6 +72,28 @@ def count_anew(connection: sa.Connection, table: sa.Table) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"ANALYZE {table.name}")
+
+
+def spend_ids(connection: sa.Connection, table: sa.Table, ids: Iterable[int]) -> None:
+    """Note that rows with these ids are deleted, so that `new_ids` does not give them to others."""
+    row = meta.c.key == f"spent_{table.name}"
+    before = connection.scalar(sa.select(meta.c.value).where(row))
+    highest = str(max([int(before or 0), *ids]))
+    connection.execute(sa.delete(meta).where(row))
+    connection.execute(meta.insert().values(key=f"spent_{table.name}", value=highest))
+
+
+def new_ids(connection: sa.Connection, table: sa.Table, count: int) -> list[dict[str, int]]:
+    """For each of `count` new rows its id, on SQLite, or nothing: PostgreSQL's sequence never goes back.
+
+    SQLite by itself gives the highest id again once its row is deleted; a deleted job's number would then
+    name another job, in people's notes and in the run folder.
+    """
+    if connection.dialect.name == "postgresql":
+        return [{}] * count
+    spent = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"spent_{table.name}"))
+    first = max(int(spent or 0), connection.scalar(sa.select(sa.func.max(table.c.id))) or 0) + 1
+    return [{"id": first + number} for number in range(count)]
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from model.config import RunConfig, canonical_json
 from runner.queue import attempts as attempt_log
 from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL
-from runner.queue.dialects import count_anew, now, one_at_a_time
+from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
 from runner.queue.schema import attempts, checkpoints, jobs, results, studies, workers
 
 BACKOFF_SECONDS = 10.0
@@ -120,6 +120,7 @@ def submit(
         for config_hash, (cell, config) in new.items()
     ]
     if rows:
+        rows = [row | own_id for row, own_id in zip(rows, new_ids(connection, jobs, len(rows)), strict=True)]
         connection.execute(jobs.insert().values(created_at=now()), rows)
         attempt_log.note(connection, "submitted", detail={"study_id": study_id, "jobs": len(rows)})
     if len(rows) >= MANY:

@@ -8,11 +8,13 @@ connection, never for a SQLite database.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from runner.queue.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from runner.queue.schema import meta
 
 SETTINGS = {
     "lock_timeout": "2s",
@@ -56,6 +58,11 @@ class Server:
         """The URL as it may be shown: without password."""
         query = {key: value for key, value in self.url.query.items() if key in PUBLIC}
         return self.url._replace(password=None).set(query=query).render_as_string()
+
+    @property
+    def folder(self) -> Path:
+        """Where `runs` is when nothing else is said: the current folder."""
+        return Path()
 
     def check(self, create: bool) -> None:
         """Nothing can be said before connecting."""
@@ -154,7 +161,9 @@ def set_sequences(connection: sa.Connection, tables: list[sa.Table]) -> None:
         column = table.autoincrement_column
         if column is not None:
             sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
-            highest = sa.func.max(column)
+            spent = sa.select(sa.cast(meta.c.value, sa.BigInteger))  # of deleted rows: never given again
+            spent = spent.where(meta.c.key == f"spent_{table.name}")
+            highest = sa.func.greatest(sa.func.max(column), spent.scalar_subquery())
             connection.execute(
                 sa.select(sa.func.setval(sequence, sa.func.coalesce(highest, 1), highest.is_not(None)))
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -55,6 +56,11 @@ class File:
         """As it may be shown, and given to --db."""
         return str(self.path)
 
+    @property
+    def folder(self) -> Path:
+        """Where `runs` is when nothing else is said: beside the file, as its write-ahead log is."""
+        return self.path.resolve().parent
+
     def check(self, create: bool) -> None:
         """Look before opening, which would make a file.
 
@@ -76,10 +82,16 @@ class File:
 
     def connect(self) -> tuple[sa.Engine, sa.Engine]:
         """One engine for writing, one for reading, of a connection each."""
+        immutable = self.path.exists() and not os.access(self.folder, os.W_OK) and not self._log_bytes()
         return (
-            connect(self.path, begin="BEGIN IMMEDIATE", query_only=False),
-            connect(self.path, begin="BEGIN", query_only=True),
+            connect(self.path, begin="BEGIN IMMEDIATE", query_only=False, immutable=immutable),
+            connect(self.path, begin="BEGIN", query_only=True, immutable=immutable),
         )
+
+    def _log_bytes(self) -> int:
+        """Size of the write-ahead log: what it holds is not in the file yet."""
+        log = self.folder / f"{self.path.resolve().name}-wal"
+        return log.stat().st_size if log.exists() else 0
 
     def refuse_unfit(self, connection: sa.Connection) -> None:
         """Every file is fit that could be opened."""
@@ -116,9 +128,10 @@ class File:
             return self.damaged(str(error.orig))
         if code in BUSY:
             return StoreUnreachable(f"{path}: locked by another program; close it and try again")
-        return StoreUnreachable(
-            f"{path}: cannot be opened ({error.orig}); check the folder and its permissions"
-        )
+        remedy = "check the folder and its permissions"
+        if not os.access(self.folder, os.W_OK) and self._log_bytes():
+            remedy = "its -wal can only be read where SQLite may write: copy both files to such a folder"
+        return StoreUnreachable(f"{path}: cannot be opened ({error.orig}); {remedy}")
 
     def identity(self, _: sa.Engine) -> tuple[object, ...]:
         """Device and inode of each file, None where it is gone: a writer goes on silently in a moved one."""
@@ -164,15 +177,22 @@ def network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> tupl
     return (best, kind) if kind in NETWORK_FILE_SYSTEMS else None
 
 
-def connect(path: Path, begin: str, query_only: bool) -> sa.Engine:
-    """An engine of one connection whose transactions all start with `begin`."""
+def connect(path: Path, begin: str, query_only: bool, immutable: bool = False) -> sa.Engine:
+    """An engine of one connection whose transactions all start with `begin`.
+
+    With `immutable` SQLite takes no locks and makes no files beside it: for a file that nobody can change.
+    """
+    url = sa.URL.create("sqlite", database=str(path))  # a name may hold ? or %
+    if immutable:
+        query = {"immutable": "1", "uri": "true"}
+        url = url.set(database=f"file:{quote(str(path.resolve()))}", query=query)
     # One connection an engine: a worker is one thread, and a second would only contend with the first.
-    engine = sa.create_engine(
-        f"sqlite:///{path}", module=driver(), poolclass=sa.pool.QueuePool, pool_size=1, max_overflow=0
-    )
+    engine = sa.create_engine(url, module=driver(), poolclass=sa.pool.QueuePool, pool_size=1, max_overflow=0)
 
     @sa.event.listens_for(engine, "connect")
     def _connected(dbapi_connection: Any, _: Any) -> None:
+        if immutable and not query_only:
+            raise StoreUnreachable(f"{path}: on a read-only medium; copy it to a disk that can be written")
         # The driver's own transaction handling is off: the begin event below is the only BEGIN.
         dbapi_connection.isolation_level = None
         mode, synchronous = journal()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -246,3 +250,57 @@ def test_begin_takes_the_write_lock_at_once(store: Store) -> None:
     with store.engine.begin(), pytest.raises(sa.exc.OperationalError, match="locked"), other.begin():
         pass
     other.dispose()
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nothing can be written to, once `seal` was called on it, as on a DVD."""
+    folder = tmp_path / "medium"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+    folder.chmod(0o755)
+
+
+def seal(folder: Path) -> None:
+    folder.chmod(0o555)  # which root may pass over
+    mounts = (["--bind", str(folder)], ["-o", "remount,ro,bind"])
+    if os.getuid() == 0 and any(
+        subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode
+        for options in mounts
+    ):
+        pytest.skip("sealing a folder needs root that may mount, or no root at all")
+
+
+def test_a_database_on_a_read_only_medium_can_be_read(queued: Store, read_only: Path) -> None:
+    queued.close()
+    path = read_only / "a name with spaces?.db"
+    shutil.copy(queued.path, path)
+    seal(read_only)
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "cli.py"), "status", "--db", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^tiny +4 ", done.stdout, re.MULTILINE)
+    store = open_store(str(path))
+    with pytest.raises(StoreUnreachable, match="read-only medium; copy it to a disk that can be written"):
+        store.write(lambda c: jobs.cancel_all(c, [1]))
+    store.close()
+    assert [file.name for file in read_only.iterdir()] == [path.name]
+
+
+def test_a_log_beside_a_database_that_cannot_be_written_is_not_passed_over(
+    queued: Store, read_only: Path
+) -> None:
+    """Read without its -wal the file would show an earlier moment."""
+    path = read_only / "jobs.db"
+    queued.write(lambda c: jobs.cancel_all(c, [1]))
+    for end in ("", "-wal"):
+        shutil.copy(f"{queued.path}{end}", f"{path}{end}")
+    assert Path(f"{path}-wal").stat().st_size
+    seal(read_only)
+    with pytest.raises(StoreUnreachable, match="its -wal can only be read where SQLite may write: copy both"):
+        open_store(str(path))

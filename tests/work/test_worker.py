@@ -340,8 +340,8 @@ def test_stopped_worker_is_taken_over_and_stays_out(
 
 
 @both_engines
-def test_cancelled_running_job_stops_and_keeps_what_it_measured(
-    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, database: str
+def test_cancelled_running_job_saves_keeps_what_it_measured_and_can_go_on(
+    cli: Cli, start: Start, tiny_grid: Path, tmp_path: Path, database: str, cache_dir: Path, undisturbed: str
 ) -> None:
     enqueue_long(cli, tiny_grid)
     store = opened(database)
@@ -357,6 +357,17 @@ def test_cancelled_running_job_stops_and_keeps_what_it_measured(
     assert [job["status"] for job in rows(store, "jobs")] == ["cancelled", "done"]
     assert rows(store, "metrics", job_id=1)
     assert rows(store, "results", job_id=1) == []
+    saved = max(file["step"] for file in rows(store, "checkpoints", job_id=1))
+    assert saved > 0
+    assert cli("retry", "1").returncode == 0
+    # From another folder: the checkpoint is beside the database, on a server's in the folder of the first.
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path if "://" in database else tmp_path / "elsewhere"
+    again = command("work", "--db", database, cache_dir=cache_dir)
+    assert subprocess.run(again, cwd=folder, env=environment(database), check=False).returncode == 0
+    assert row(store, "attempts", job_id=1, number=2)["resumed_from_step"] == saved
+    assert results_bits(store) == undisturbed
+    assert not (tmp_path / "elsewhere" / "runs").exists()
 
 
 @pytest.mark.parametrize("remove", [lambda path: path.rename(path.with_name("elsewhere.db")), Path.unlink])

@@ -1,0 +1,163 @@
+"""Queueing into a study that is there: what it says of everything that it leaves as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from model.config import ConfigError
+from runner.design.enqueue import enqueue, not_done
+from runner.design.grids import Grid, parse_grid
+from runner.queue import jobs
+from runner.queue.jobs import Worker
+from runner.queue.store import Store
+from tests.conftest import both_engines, row
+
+Cli = Callable[..., CompletedProcess[str]]
+CLAIM = {
+    "name": "a",
+    "kind": "less",
+    "metric": "val_loss",
+    "compare": {"noise_std": 0.1},
+    "against": {"noise_std": 0.0},
+}
+CONTENT: dict[str, Any] = {
+    "name": "mine",
+    "question": "Does it?",
+    "factors": {"noise_std": [0.0, 0.1, 0.5], "top_k": [1, 2]},
+    "baseline": {"noise_std": 0.0},
+    "margins": {"val_loss": 0.005},
+    "claims": [CLAIM],
+    "seeds": [1],
+}
+
+
+def made(**change: Any) -> Grid:
+    return parse_grid({**CONTENT, **change})
+
+
+@pytest.fixture
+def mine(store: Store) -> Store:
+    """A study of six jobs."""
+    store.write(lambda c: enqueue(c, "mine", made(), priority=1))
+    return store
+
+
+def said(store: Store, grid: Grid, **options: int) -> list[str]:
+    with store.read() as connection:
+        return not_done(connection, "mine", grid, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, None),
+        ({"seeds": [2, 3]}, None),
+        ({"question": "Really?"}, "keeps its question ('Does it?', not 'Really?')"),
+        ({"primary": "val_accuracy"}, "keeps its primary ('val_loss', not 'val_accuracy')"),
+        ({"baseline": {"noise_std": 0.1}}, "keeps its baseline (noise_std=0.0, not noise_std=0.1)"),
+        ({"baseline": {}}, "keeps its baseline (noise_std=0.0, not none)"),
+        ({"margins": {"val_loss": 0.01}}, "keeps its margins (val_loss=0.005, not val_loss=0.01)"),
+        ({"claims": []}, "keeps its claims"),
+        ({"claims": [{**CLAIM, "kind": "greater"}]}, "keeps its claims"),
+    ],
+)
+def test_another_declaration_is_not_taken_over_and_said_to_be_so(
+    mine: Store, change: dict[str, Any], line: str | None
+) -> None:
+    before = row(mine, "studies")["grid"]
+    grid = made(**change)
+    lines = said(mine, grid)
+    expected = (
+        [] if line is None else [f"study 'mine' {line}; another needs a study of its own, --study NAME"]
+    )
+    assert lines == expected
+    mine.write(lambda c: enqueue(c, "mine", grid))
+    if line:
+        assert row(mine, "studies")["grid"] == before
+
+
+@both_engines
+def test_jobs_that_stay_as_they_are_are_named_with_the_command_that_changes_them(
+    mine: Store, worker: Worker
+) -> None:
+    claimed = mine.write(lambda c: jobs.claim(c, worker))
+    assert claimed is not None
+    mine.write(lambda c: jobs.fail(c, claimed, "diverged", "no"))
+    mine.write(lambda c: jobs.cancel_all(c, [2, 3]))
+    grid = made(factors={"noise_std": [0.0, 0.1], "top_k": [1, 2]})
+    assert said(mine, grid, priority=1, max_failures=3) == [
+        "study 'mine': noise_std=0.5 is not in the grid any more; "
+        "`python cli.py delete --study mine --where noise_std=0.5` removes it",
+        "study 'mine': 1 jobs stay failed; "
+        '`python cli.py retry --study mine --where "status=failed"` queues them again',
+        "study 'mine': 2 jobs stay cancelled; "
+        '`python cli.py retry --study mine --where "status=cancelled"` queues them again',
+    ]
+    assert said(mine, made(), priority=4, max_failures=1)[2:] == [
+        "study 'mine': 3 jobs keep their priority; "
+        "`python cli.py prioritize --study mine --priority 4` changes it",
+        "study 'mine': 3 jobs keep their --max-failures; 1 is for those queued now",
+    ]
+
+
+def test_levels_that_differ_by_rounding_are_warned_of(mine: Store) -> None:
+    near = made(factors={"noise_std": [0.0, 0.1, 0.5, 0.1 + 1e-17 + 2e-17], "top_k": [1, 2]})
+    assert said(mine, near)[:1] == [
+        "warning: noise_std = 0.1 and 0.10000000000000003 are two levels; if one is meant: "
+        '`python cli.py delete --study mine --where "noise_std=0.10000000000000003"`'
+    ]
+    later = made(factors={"noise_std": [0.30000000000000004, 0.3], "top_k": [1, 2]}, baseline={}, claims=[])
+    with mine.read() as connection:
+        [line] = not_done(connection, "new", later)
+    assert line.startswith("warning: noise_std = 0.3 and 0.30000000000000004 are two levels")
+    small = made(factors={"noise_std": [0.0, 1e-300], "top_k": [1, 2]}, claims=[])
+    with mine.read() as connection:
+        assert not_done(connection, "new", small) == []
+
+
+@pytest.mark.parametrize(
+    ("factors", "same"),
+    [
+        ({"engine": ["auto", "plain"]}, r"{'engine': 'plain'} is the same run as {'engine': 'auto'}"),
+        ({"micro_batch": [12, 0]}, None),
+        ({"micro_batch": [0, 8, 24]}, r"{'micro_batch': 24} is the same run as {'micro_batch': 0}"),
+        ({"micro_batch": [0, 25]}, r"{'micro_batch': 25} is the same run as {'micro_batch': 0}"),
+        ({"noise_std": [0.0, -0.0]}, "twice"),
+        ({"noise_std": [0, 0.0]}, "twice"),
+    ],
+)
+def test_levels_that_make_the_same_run_are_refused(factors: dict[str, Any], same: str | None) -> None:
+    content = {"name": "mine", "factors": factors, "seeds": [1]}
+    if same is None:
+        assert parse_grid(content).size == 2
+        return
+    with pytest.raises(ConfigError, match=same):
+        parse_grid(content)
+
+
+def test_minus_zero_is_zero() -> None:
+    content = {**CONTENT, "claims": [{**CLAIM, "against": {"noise_std": -0.0}}]}
+    minus = parse_grid({**content, "factors": {"noise_std": [-0.0, 0.1]}, "baseline": {"noise_std": -0.0}})
+    plus = parse_grid({**CONTENT, "factors": {"noise_std": [0.0, 0.1]}})
+    assert repr(minus.describe()) == repr(plus.describe())
+    assert [(repr(cell), config.hash) for cell, config in minus.runs()] == [
+        (repr(cell), config.hash) for cell, config in plus.runs()
+    ]
+
+
+def test_the_command_says_what_it_did_not_do(cli: Cli, tiny_grid: Path, tmp_path: Path) -> None:
+    enqueue_tiny = ("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled")
+    assert cli(*enqueue_tiny).stderr == ""
+    again = cli(*enqueue_tiny, "--priority", "0")
+    assert (again.stdout, again.stderr) == ("tiny: 0 queued, 4 already there\n", "")
+    cli("cancel", "1")
+    told = cli(*enqueue_tiny, "--priority", "2")
+    assert [line.partition(";")[0] for line in told.stderr.splitlines()] == [
+        "study 'tiny': 1 jobs stay cancelled",
+        "study 'tiny': 3 jobs keep their priority",
+    ]
