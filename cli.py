@@ -19,6 +19,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+with suppress(OSError):
+    # This folder's modules, whatever PYTHONSAFEPATH says, and none of the current folder, which may
+    # be another checkout: an empty entry of PYTHONPATH means that one.
+    _current, _own = Path.cwd(), Path(__file__).resolve().parent
+    sys.path[:] = [str(_own), *(entry for entry in sys.path if _current != Path(entry).resolve() != _own)]
+
 import typer
 
 if TYPE_CHECKING:
@@ -160,6 +166,7 @@ def work(
     db: Db = "jobs.db",
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
+    import reports.output.report  # noqa: F401  what the night ends with is loaded before anybody edits it
     from runner.view import digest as digest_of
     from runner.work import options as chosen
     from runner.work.progress import Display

@@ -74,6 +74,14 @@ class Resumed:
     """Newer checkpoints that were not usable, each with the reason."""
     environment: dict[str, Any] = field(default_factory=dict)
     """The numeric environment: what the bits depend on beside the configuration."""
+    changed: list[str] = field(default_factory=list)
+    """What differs between the checkpoint's environment and this one: `name: before → now`."""
+
+    @property
+    def not_exact(self) -> str:
+        """` (not exact: other source, threads)`, or nothing."""
+        names = ", ".join(text.partition(":")[0] for text in self.changed)
+        return "" if self.exact else f" (not exact{': other ' if names else ''}{names})"
 
 
 @dataclass(frozen=True)

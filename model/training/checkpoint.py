@@ -59,9 +59,12 @@ class Written:
     size_bytes: int
 
 
-def numeric_environment(device: torch.device, precision: str, engine: str) -> dict[str, Any]:
-    """What the bits of a result depend on, beside the configuration."""
+def numeric_environment(
+    device: torch.device, precision: str, engine: str, source: str | None = None
+) -> dict[str, Any]:
+    """What the bits of a result depend on, beside the configuration; `source` is the SHA-256 of the code."""
     return {
+        "source": source,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "device_type": device.type,

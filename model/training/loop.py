@@ -56,6 +56,7 @@ def train(
     asked: Asked | None = None,
     checkpoint_seconds: float = 120.0,
     keep_weights: bool = False,
+    source: str | None = None,
 ) -> Events:
     """Train and evaluate one run, from `Resumed` to `Finished`.
 
@@ -71,12 +72,13 @@ def train(
         asked: what the caller, or another thread of it, wants of the run.
         checkpoint_seconds: between automatic checkpoints; 0 writes one after every update.
         keep_weights: leave the final weights in `workdir`, with the configuration beside them.
+        source: SHA-256 of the code that runs; a checkpoint of other code is gone on from, not exactly.
 
     Raises:
         ConfigError: the data cannot be had, or does not fit the configuration.
         Diverged: the loss is not a number, or stays far above where it began.
     """
-    run, resumed = state.start(config, Path(cache_dir), device, resume_from, asked)
+    run, resumed = state.start(config, Path(cache_dir), device, resume_from, asked, source)
     yield resumed
     run.clock.lap("waiting")
     while run.step < config.train.steps:

@@ -95,6 +95,7 @@ def start(
     device_name: str,
     resume_from: Sequence[tuple[str, str]],
     asked: Asked | None = None,
+    source: str | None = None,
 ) -> tuple[State, Resumed]:
     """A run that is ready for its next step, from the first usable checkpoint or from nothing.
 
@@ -124,7 +125,7 @@ def start(
         model=model,
         optimizers=Optimizers(model, config.train, config.protocol),
         streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
-        environment=checkpoint.numeric_environment(device, precision, computing),
+        environment=checkpoint.numeric_environment(device, precision, computing, source),
         steps_at_once=together,
         asked=asked or Asked(),
         clock=clock,
@@ -173,16 +174,19 @@ def _resume(run: State, candidates: Sequence[tuple[str, str]]) -> Resumed:
     for path, sha256 in candidates:
         try:
             saved, facts = checkpoint.read(Path(path), sha256, run.config.hash, tensors(run))
-            _restore(run, saved, facts)
+            changed = _restore(run, saved, facts)
         except CheckpointRefused as reason:
             refused.append(f"{path}: {reason}")
             continue
-        return Resumed(run.step, path, run.exact, refused, run.environment)
+        return Resumed(run.step, path, run.exact, refused, run.environment, changed)
     return Resumed(step=0, refused=refused, environment=run.environment)
 
 
-def _restore(run: State, saved: dict[str, Tensor], facts: Facts) -> None:
-    """Check what `read` could not know, and only then change the run."""
+def _restore(run: State, saved: dict[str, Tensor], facts: Facts) -> list[str]:
+    """Check what `read` could not know, and only then change the run.
+
+    Returns what its environment and that of the checkpoint differ in.
+    """
     train = run.config.train
     series = saved.get("series", torch.empty(0))
     if not 0 <= facts.step < train.steps or facts.step % train.accumulate:
@@ -198,10 +202,13 @@ def _restore(run: State, saved: dict[str, Tensor], facts: Facts) -> None:
             tensor.copy_(saved[name])
     for name, generator in run.streams.items():
         generator.set_state(states[name])
-    run.exact = facts.exact and facts.environment == run.environment
+    before, now = facts.environment, run.environment
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    run.exact = facts.exact and not names
     run.step, run.series = facts.step, series.tolist()
     run.val_losses, run.earlier_peak_bytes = list(facts.val_losses), facts.peak_memory_bytes
     run.clock.seconds, run.clock.timed_steps = dict(facts.seconds), facts.timed_steps
+    return [f"{name}: {before.get(name)} → {now.get(name)}" for name in names]
 
 
 def _stream_states(run: State, saved: dict[str, Tensor], facts: Facts) -> dict[str, Tensor]:

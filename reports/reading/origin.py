@@ -14,6 +14,9 @@ from typing import Any
 from reports.reading.frames import StudyData
 
 NOT_RECORDED = "not recorded"
+SOURCE = "source_sha256"
+_OF_CODE = {SOURCE, "numeric_environment.source", "git_commit", "git_dirty"}
+"""Told in one line where the source is recorded: another commit of the same files is the same code."""
 Values = dict[str, dict[int, str]]
 """Key → run (job id) → what it had there, as text."""
 
@@ -37,9 +40,14 @@ class Environment:
 def observe(data: StudyData) -> Environment:
     """Collect configurations and provenance; imported results tell nothing of what made them."""
     configured, made_by = configurations(data), provenance(data)
+    made_with = made_by
     mixed = differences(configured, data.runs["job_id"])
     if data.study.imported_from is None:
-        mixed += differences(made_by, data.done["job_id"])
+        done = data.done["job_id"]
+        if SOURCE in made_by:
+            mixed += _codes(made_by, done)
+            made_with = {key: value for key, value in made_by.items() if key not in _OF_CODE}
+        mixed += differences(made_with, done)
     return Environment(configured, made_by, tuple(mixed))
 
 
@@ -85,6 +93,38 @@ def differences(values: Values, jobs: Iterable[int]) -> list[str]:
             told = ", ".join(f"{value} ({n} run{'s' * (n != 1)})" for value, n in shares.items())
             lines.append(f"{key}: {told}")
     return lines
+
+
+def _codes(made_by: Values, jobs: Iterable[int]) -> list[str]:
+    """`code: source 1f… (commit c0ffee) in jobs 1 to 4; source 2e… in job 5`, or nothing where it is one."""
+    by_source: dict[str, list[int]] = {}
+    for job in sorted(jobs):
+        by_source.setdefault(made_by[SOURCE].get(job, NOT_RECORDED), []).append(job)
+    if len(by_source) < 2:
+        return []
+    told = []
+    for source, its in by_source.items():
+        commits = " or ".join(distinct(made_by.get("git_commit", {}).get(job, NOT_RECORDED) for job in its))
+        changed = any("true" in made_by.get("git_dirty", {}).get(job, "") for job in its)
+        told.append(f"source {short(source)} (commit {commits}{', modified' * changed}) in {_ranges(its)}")
+    return [f"code: {'; '.join(told)}"]
+
+
+def short(source: str) -> str:
+    """A SHA-256, or several with `then` between them, by their first letters."""
+    return " ".join(word[:12] for word in source.split(" "))
+
+
+def _ranges(jobs: list[int]) -> str:
+    """`jobs 1 to 4, 7`."""
+    parts: list[list[int]] = []
+    for job in jobs:
+        if parts and parts[-1][-1] == job - 1:
+            parts[-1].append(job)
+        else:
+            parts.append([job])
+    told = [f"{part[0]}" if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
+    return f"job{'s' * (len(jobs) != 1)} {', '.join(told)}"
 
 
 def distinct(values: Iterable[str]) -> dict[str, int]:

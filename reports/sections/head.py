@@ -15,7 +15,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.measures import LOSS
-from reports.reading.origin import NOT_RECORDED, Environment, distinct
+from reports.reading.origin import NOT_RECORDED, SOURCE, Environment, distinct, short
 from reports.reading.study import Study, Target
 from reports.statistics.analysis import Analysis
 from reports.tables import DASH, instant, number, whole
@@ -241,7 +241,8 @@ def _devices(environment: Environment) -> str:
 def _code(environment: Environment) -> str:
     dirty = sum("true" in value for value in environment.made_by.get("git_dirty", {}).values())
     changed = f"; with uncommitted changes in {dirty} run{'s' * (dirty != 1)}" if dirty else ""
-    return f"commit {environment.all_of('git_commit')}{changed}"
+    source = f"source {short(environment.all_of(SOURCE))}, " if SOURCE in environment.made_by else ""
+    return f"{source}commit {environment.all_of('git_commit')}{changed}"
 
 
 def _packages(environment: Environment) -> str:
@@ -257,7 +258,8 @@ def _exactness(data: StudyData, environment: Environment) -> str:
     if data.done.empty:
         return DASH
     if loose := int((data.done["exact"] == 0).sum()):
-        return f"{loose} of {len(data.done)} results are not exact: resumed in another numeric environment"
+        why = "resumed in another numeric environment, or under other code"
+        return f"{loose} of {len(data.done)} results are not exact: {why}"
     return "every result is exact" + (", but the runs are mixed (see above)" if environment.mixed else "")
 
 

@@ -1,4 +1,4 @@
-"""`clean`: checkpoints and logs of finished jobs, by age or size. Results, attempts and events stay for ever.
+"""`clean`: what finished jobs left, by age or size. Results, attempts, events and the source they ran stay.
 
 First everything that would go is listed; nothing is removed without being asked for. Weights that were kept
 on purpose (`work --keep-weights`) are not touched, unless their job was deleted. Rows go before their files,
@@ -8,6 +8,7 @@ as in runner/queue/records.py.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,16 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from runner.queue.attempts import of_source
 from runner.queue.schema import attempts, checkpoints, jobs, workers
 from runner.queue.selection import study_id
 from runner.queue.store import Store, now
 from runner.view.console import ROWS, console, table
 from runner.view.text import duration, plain, size
+from runner.work import source
 
+UNUSED_SECONDS = 86400.0
+"""A worker may be about to use a copy of the source that no attempt has run yet."""
 OVER = ("done", "failed", "cancelled")
 
 
@@ -30,15 +35,15 @@ class File:
     """A file that may go."""
 
     kind: str
-    """checkpoint or log; other, for what else a deleted job left."""
+    """checkpoint or log; source, a copy that no attempt ran; other, for what else a deleted job left."""
     path: Path
     job_id: int | None
-    """None for the log of a worker."""
+    """None for what belongs to no job."""
     status: str
     """The job's; `deleted` where no row has its number any more, `stopped` for a worker."""
     size_bytes: int
     age_seconds: float
-    """Since the job was over, or the worker signed off; of a deleted job's file, since it was written."""
+    """Since the job was over, the worker signed off, or the source was used; else since it was written."""
 
 
 def removable(
@@ -58,7 +63,7 @@ def removable(
     folder = runs / store.database_id
     left = [] if study else left_by_deleted(store, runs)
     with store.read() as connection:
-        found = [*_of_jobs(connection, folder, study), *([] if study else _of_workers(connection, folder))]
+        found = [*_of_jobs(connection, folder, study), *([] if study else _of_nobody(connection, folder))]
     found += left
     chosen = [
         file for file in found if file.age_seconds >= older_than_seconds and file.size_bytes >= at_least_bytes
@@ -94,7 +99,10 @@ def remove(store: Store, runs: Path, files: Sequence[File]) -> int:
     for relative, file in wanted.items():
         if file.job_id is None or file.status == "deleted" or file.job_id in still_over:
             with contextlib.suppress(FileNotFoundError):
-                (folder / relative).unlink()
+                if file.kind == "source":
+                    shutil.rmtree(folder / relative)
+                else:
+                    (folder / relative).unlink()
                 freed += file.size_bytes
             _drop_empty(file.path.parent, folder)
     return freed
@@ -142,6 +150,21 @@ def _of_workers(connection: sa.Connection, folder: Path) -> Iterator[File]:
         age = signed.get(owner)
         if age is not None and owner not in holding and path.is_file():
             yield File("log", path, None, "stopped", path.stat().st_size, age)
+
+
+def _of_nobody(connection: sa.Connection, folder: Path) -> Iterator[File]:
+    yield from _of_workers(connection, folder)
+    yield from _of_sources(connection, folder)
+
+
+def _of_sources(connection: sa.Connection, folder: Path) -> Iterator[File]:
+    """Copies of the source that no attempt ran, and parts of copies; an attempt keeps its own for ever."""
+    for path in sorted((folder / source.FOLDER).glob("*")):
+        ran = sa.select(sa.literal(1)).where(of_source(path.name)).limit(1)
+        age = time.time() - path.stat().st_mtime  # set whenever a worker looks at it
+        if age >= UNUSED_SECONDS and connection.scalar(ran) is None:
+            held = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+            yield File("source", path, None, "unused", held, age)
 
 
 def _drop_empty(folder: Path, top: Path) -> None:

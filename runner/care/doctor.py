@@ -35,6 +35,7 @@ from runner.queue.store import (
 )
 from runner.view.gpus import gpus
 from runner.view.text import plain, size
+from runner.work import source
 from runner.work.process import TrainerProcess
 from runner.work.provenance import PROJECT
 
@@ -127,6 +128,7 @@ def database(db: str, runs: Path) -> Iterator[Finding]:
         yield from _results(store, db)
         yield _leases(store, db)
         yield from files(store, runs)
+        yield sources(runs / store.database_id)
     finally:
         store.close()
 
@@ -209,6 +211,18 @@ def files(store: Store, runs: Path) -> Iterator[Finding]:
         text = f"{len(left)} more files of deleted jobs ({size(sum(file.size_bytes for file in left))})"
         remedy = "left by a `delete` that was interrupted; --fix removes them"
         yield Finding("run folder", "warn", text, remedy, partial(clean.remove, store, runs, left))
+
+
+def sources(folder: Path) -> Finding:
+    """The copies of the source that attempts ran, by their hashes."""
+    found = source.copies(folder)
+    held = sum(file.stat().st_size for copy in found for file in copy.rglob("*") if file.is_file())
+    if wrong := [copy.name[:12] for copy in found if not source.is_whole(copy)]:
+        text = f"not what an attempt ran, or not all of it: {', '.join(wrong)} in {folder / source.FOLDER}"
+        return Finding(
+            "source", "warn", text, "its commit has it; work mends it before it runs that code again"
+        )
+    return Finding("source", "ok", f"{len(found)} copies of what ran, {size(held)}")
 
 
 def _of(path: str, running: set[int]) -> bool:

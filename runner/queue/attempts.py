@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.queue.schema import attempts, checkpoints, events, jobs
+from runner.queue.schema import attempts, checkpoints, events, jobs, results, studies
 from runner.queue.store import now
 
 FINAL_CAUSES = frozenset({"bad_config", "diverged"})
@@ -116,6 +116,20 @@ def end(
     )
     detail = {"cause": cause, "message": message, "charged": charged} if cause else None
     note(connection, outcome, job_id, number, detail=detail)
+
+
+def of_source(sha256: str) -> sa.ColumnElement[bool]:
+    """Whether an attempt ran the source of this SHA-256."""
+    return attempts.c.provenance.contains(f'"source_sha256": "{sha256}"', autoescape=True)
+
+
+def results_of_other_source(connection: sa.Connection, study: str, sha256: str) -> int:
+    """How many results of a study other code than this made, or code that was not recorded."""
+    known = sa.case((of_source(sha256), 1), else_=0)  # 0 also where nothing is recorded
+    made = sa.and_(attempts.c.job_id == results.c.job_id, attempts.c.number == results.c.attempt)
+    joined = results.join(attempts, made).join(jobs, jobs.c.id == results.c.job_id).join(studies)
+    counted = sa.select(sa.func.count()).select_from(joined).where(studies.c.name == study, known == 0)
+    return connection.scalar(counted) or 0
 
 
 def _storable(text: str | None) -> str | None:

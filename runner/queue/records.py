@@ -48,11 +48,10 @@ def rewind(connection: sa.Connection, claimed: Claim, event: Resumed) -> None:
     )
     detail = {"step": event.step, "exact": event.exact}
     attempt_log.note(connection, "started", claimed.job_id, claimed.attempt, claimed.owner, detail)
-    for reason in event.refused:
-        refused = {"reason": reason}
-        attempt_log.note(
-            connection, "checkpoint refused", claimed.job_id, claimed.attempt, claimed.owner, refused
-        )
+    notes = [("checkpoint refused", {"reason": reason}) for reason in event.refused]
+    notes += [("not exact", {"changed": text}) for text in event.changed]
+    for kind, why in notes:
+        attempt_log.note(connection, kind, claimed.job_id, claimed.attempt, claimed.owner, why)
 
 
 def record(connection: sa.Connection, claimed: Claim, event: Measured) -> None:

@@ -31,6 +31,8 @@ def job_screen(details: dict[str, Any], out: Console | None = None) -> None:
         _configuration(job["config"]),
         _attempts(details["attempts"]),
     ]
+    if details["sources"]:
+        parts.append(_sources(details["sources"]))
     if details["result"]:
         parts.append(_result(details["result"]))
     if details["load"]:
@@ -71,6 +73,18 @@ def _attempts(attempts: list[dict[str, Any]]) -> Table:
             plain(attempt["device"]),
             plain(attempt["message"] or ""),
         )
+    return made
+
+
+def _sources(sources: list[dict[str, Any]]) -> Table:
+    """What each attempt ran; the last part of a copy's path is the SHA-256 of its content."""
+    made = table(
+        "Code", "attempts", "commit", "modified", "copy, below --runs-dir", folds="copy, below --runs-dir"
+    )
+    for source in sources:
+        numbers, modified = ", ".join(map(str, source["attempts"])), source["git_dirty"]
+        told = "–" if modified is None else "yes" if modified else "no"
+        made.add_row(numbers, (source["git_commit"] or "–")[:12], told, plain(source["copy"]))
     return made
 
 

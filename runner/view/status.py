@@ -18,6 +18,7 @@ from runner.queue.schema import (
     events,
     expert_counts,
     jobs,
+    meta,
     metrics,
     results,
     studies,
@@ -130,7 +131,7 @@ def _latest(name: str) -> Any:
 
 
 def job_details(connection: sa.Connection, job_id: int) -> dict[str, Any]:
-    """Everything about one job: configuration, attempts, result, load, checkpoints, events.
+    """Everything about one job: configuration, attempts, their code, result, load, checkpoints, events.
 
     `load` is {layer: [tokens of each expert]} at the newest evaluation of the validation split.
 
@@ -149,15 +150,29 @@ def job_details(connection: sa.Connection, job_id: int) -> dict[str, Any]:
         found = connection.execute(sa.select(table).where(table.c.job_id == job_id).order_by(order))
         return [dict(row._mapping) for row in found]
 
-    found = rows(results, results.c.job_id)
+    found, tried = rows(results, results.c.job_id), rows(attempts, attempts.c.number)
     return {
         "job": {**job._mapping, "config": json.loads(job.config), "cell": json.loads(job.cell)},
-        "attempts": rows(attempts, attempts.c.number),
+        "attempts": tried,
+        "sources": _sources(connection, tried),
         "result": found[0] if found else None,
         "load": _load(connection, job_id),
         "checkpoints": rows(checkpoints, checkpoints.c.step),
         "events": rows(events, events.c.id),
     }
+
+
+def _sources(connection: sa.Connection, tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each code that the attempts ran; `copy` is below the folder that --runs-dir names."""
+    folder = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "database_id"))
+    found: dict[str, dict[str, Any]] = {}
+    for attempt in tried:
+        known = json.loads(attempt["provenance"] or "{}")
+        if sha256 := known.get("source_sha256"):
+            told = {"sha256": sha256, "copy": f"{folder}/source/{sha256}", "attempts": []}
+            told |= {name: known.get(name) for name in ("git_commit", "git_dirty")}
+            found.setdefault(sha256, told)["attempts"].append(attempt["number"])
+    return list(found.values())
 
 
 def _load(connection: sa.Connection, job_id: int) -> dict[int, list[int]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.events import Phase
+from runner.work.process import modules_from
+from runner.work.provenance import PROJECT
 from runner.work.running import PHASE_LIMIT_SECONDS
 
 COUNT = "import torch; print(torch.cuda.device_count())"
@@ -54,7 +56,8 @@ def slots(devices: str, each: int = 1, count: str = COUNT) -> tuple[str, ...]:
 
 
 def _cuda_devices(count: str) -> int:
-    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    command, modules = [sys.executable, "-c", count], os.environ | modules_from(PROJECT)
+    done = subprocess.run(command, env=modules, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not done.stdout.strip().isdigit():
         said = (done.stderr.strip() or "no output").splitlines()[-1]
         raise DevicesUnknown(f"--devices all: torch does not start ({said}); reinstall requirements.txt")

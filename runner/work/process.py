@@ -31,13 +31,36 @@ KILL_SECONDS = 10.0
 """A process that hangs in its device's driver dies when that lets go; other slots do not wait for it."""
 
 
+def modules_from(source: Path) -> dict[str, str]:
+    """The environment in which Python finds modules in `source` first, and none in the current folder.
+
+    That folder may be another checkout, or hold a file named as a module is; `python -m` and `-c` would look
+    there before anywhere else. Of the user's PYTHONPATH, the absolute entries elsewhere stay.
+    """
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join([str(source), *filter(_is_elsewhere, entries)])
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def _is_elsewhere(entry: str) -> bool:
+    try:
+        return os.path.isabs(entry) and not os.path.samefile(entry, os.curdir)
+    except OSError:
+        return False  # nothing is there
+
+
 class TrainerProcess:
     """One running trainer; replaced, never repaired."""
 
     def __init__(
-        self, device: str, threads: int, log_path: Path, command: Sequence[str] | None = None
+        self,
+        device: str,
+        threads: int,
+        log_path: Path,
+        command: Sequence[str] | None = None,
+        source: Path = PROJECT,
     ) -> None:
-        """Spawn it; its first message is `ready`. `command` is for tests of faults."""
+        """Spawn it from the code in `source`; it says `ready` first. `command` is for tests of faults."""
         events_in, events_out = os.pipe()
         program = [*(command or (sys.executable, "-m", "runner.work.trainer"))]
         environment = {
@@ -46,7 +69,7 @@ class TrainerProcess:
             "OMP_NUM_THREADS": str(threads),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS; read when CUDA starts
             "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            **modules_from(source),
         }
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(

@@ -72,7 +72,7 @@ class Display:
         for reason in event.refused:
             self.note(f"{claim.label}: checkpoint refused: {reason}")
         if event.step:
-            self.note(f"{claim.label}: resumes from step {event.step}{'' if event.exact else ' (not exact)'}")
+            self.note(f"{claim.label}: resumes from step {event.step}{event.not_exact}")
 
     def progress(self, claim: Claim, event: Progressed) -> None:
         loss = f" loss {event.loss:.3f}" if event.loss is not None else ""

@@ -6,6 +6,7 @@ Nothing secret goes in: no environment variables, no git remote, no path of the 
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 import subprocess
@@ -20,8 +21,7 @@ _PACKAGES = ("torch", "numpy", "transformers", "datasets", "tokenizers", "sqlalc
 def of_this_machine() -> dict[str, Any]:
     """Code version, package versions, host and processor."""
     return {
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **code(PROJECT),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -30,10 +30,26 @@ def of_this_machine() -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
+def code(project: Path) -> dict[str, Any]:
+    """The commit of a project's folder, and whether tracked files differ from it; None without git."""
+    commit = _git(project, "rev-parse", "HEAD")
+    changes = None if commit is None else _git(project, "status", "--porcelain", "--untracked-files=no")
+    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    # GIT_DIR and its like would answer for another repository, and a folder above may be one.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own = {"GIT_CEILING_DIRECTORIES": str(project.parent), "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True
+            ["git", *arguments],
+            cwd=project,
+            env=outside | own,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None  # a downloaded archive, or no git: unknown, and the report says so

@@ -96,6 +96,7 @@ class RunningJob:
 
     def start(self, cache: Path, checkpoint_seconds: float, keep_weights: bool = False) -> None:
         """Command the trainer to run the job from its newest checkpoint that verifies."""
+        assert self._provenance is not None
         self.trainer.jobs_run += 1
         self.trainer.send(
             command="run",
@@ -105,6 +106,7 @@ class RunningJob:
             resume_from=[[str(self.runs / path), sha256] for path, sha256 in self.claimed.checkpoints],
             checkpoint_seconds=checkpoint_seconds,
             keep_weights=keep_weights,
+            source=self._provenance["source_sha256"],
             log_path=str(self.workdir / "trainer.log"),
         )
 

@@ -26,6 +26,7 @@ from runner.work.process import TrainerProcess
 from runner.work.progress import Display
 from runner.work.running import Ending, RunningJob
 from runner.work.signals import awake_seconds
+from runner.work.source import Source
 
 UNHEALTHY = 70
 """Exit code; sysexits.h: internal."""
@@ -63,13 +64,14 @@ class Slot:
         display: Display,
         runs: Path,
         machine: dict[str, Any],
+        source: Source,
     ) -> None:
         self.device, self.store, self.options, self.display = device, store, options, display
         self.runs = runs
         self.owner = str(uuid.uuid4())
         self.running: RunningJob | None = None
         self.out = False
-        self._machine = machine
+        self._machine, self._source = machine, source
         self._trainer: TrainerProcess | None = None
         self._ready: dict[str, Any] = {}
         self._awaited: tuple[str, float] | None = None  # (event, until when)
@@ -116,13 +118,16 @@ class Slot:
         costs no job anything.
 
         Raises:
-            OSError: it cannot be started; `FULL` where its log has no room.
+            OSError: it cannot be started; `FULL` where its log or its source has no room.
         """
+        source = self._source.keep(self.runs)  # whole before each job: a trainer imports late, too
         if self._trainer is not None and not self.starting and self._worn(self._trainer):
             self.end_trainer()
         if self._trainer is None:
             log_path, options = self.runs / f"worker-{self.owner}.log", self.options
-            self._trainer = TrainerProcess(self.device, options.threads, log_path, options.trainer_command)
+            self._trainer = TrainerProcess(
+                self.device, options.threads, log_path, options.trainer_command, source
+            )
             self._await("ready")
         return not self.starting
 

@@ -127,6 +127,7 @@ class Trainer:
             asked=asked,
             checkpoint_seconds=message["checkpoint_seconds"],
             keep_weights=message["keep_weights"],
+            source=message["source"],
         ):
             self._send(**to_json(event))
             log(event)
@@ -172,7 +173,7 @@ def log(event: Event) -> None:
     text = ""
     if isinstance(event, Resumed):
         refused = [f"checkpoint refused: {reason}; " for reason in event.refused]
-        text = "".join(refused) + f"from step {event.step}{'' if event.exact else ' (not exact)'}"
+        text = "".join(refused) + f"from step {event.step}{event.not_exact}"
     elif isinstance(event, Measured) and event.split != "test":
         text = f"step {event.step} {event.split}: " + ", ".join(
             f"{name} {value:.6g}" for name, value in event.values.items()

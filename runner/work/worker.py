@@ -11,9 +11,10 @@ import select
 import signal
 from dataclasses import replace
 
+from runner.queue import attempts
 from runner.queue.backlog import Backlog, backlog
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
-from runner.work import provenance
+from runner.work import provenance, source
 from runner.work.options import Options
 from runner.work.progress import Display
 from runner.work.signals import Stop, awake_seconds
@@ -33,11 +34,15 @@ class Worker:
     def __init__(self, store: Store, options: Options, display: Display) -> None:
         self.store, self.options, self.display = store, options, display
         runs = (options.runs / store.database_id).resolve()
-        machine = provenance.of_this_machine()
-        self.slots = [Slot(name, store, options, display, runs, machine) for name in options.devices]
+        self._source = source.take()  # before anything else: the code that this process itself runs
+        machine = provenance.of_this_machine() | self._source.provenance()
+        self.slots = [
+            Slot(name, store, options, display, runs, machine, self._source) for name in options.devices
+        ]
         self.runs = runs
         self.jobs_done = 0
         self.studies: list[str] = []  # worked on, in order
+        self._compared: set[str] = set()  # studies whose results have been looked at
         self._handed_out = 0
         self._look_at = 0.0  # when to look for jobs again
         self._left: Backlog | None = None
@@ -54,9 +59,11 @@ class Worker:
         Raises:
             StoreUnreachable: the database went away.
             StoreRefused: it is damaged; the jobs in hand are back, as far as it could be written.
+            OSError: the run folder cannot be made, or the copy of the source in it.
         """
         self._stop.catch_signals()
         self.runs.mkdir(parents=True, exist_ok=True)
+        self._source.keep(self.runs)
         self.display.start()
         code = UNREACHABLE
         try:
@@ -142,7 +149,22 @@ class Worker:
         self._left = replace(left, due=left.due - 1, running=left.running + 1) if claimed and left else None
         if claimed is not None:
             self._handed_out += 1
+            self._say_other_code(claimed.study)
             slot.take(claimed)
+
+    def _say_other_code(self, study: str) -> None:
+        """Once a study: that it has results of other code than this worker's."""
+        if study in self._compared:
+            return
+        self._compared.add(study)
+        own = self._source.sha256
+        with self.store.read() as connection:
+            others = attempts.results_of_other_source(connection, study, own)
+        if others:
+            self.display.note(
+                f"{study}: {others} of its results are of other code than this worker's (source {own[:12]}): "
+                "its report will say so. For this code alone, queue it under another --study NAME"
+            )
 
     def _account(self, concluded: Concluded) -> None:
         """Count the job and say what became of it."""
