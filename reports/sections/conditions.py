@@ -49,6 +49,9 @@ MEASURES = (PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, LOAD, AUX_LOSS)
 
 RESULTS = "Results by condition"
 
+MOST_UNFINISHED = 30
+"""Runs without a result, in the whole study, that the tables by seed still show as rows of dashes."""
+
 
 def aggregate(analysis: Analysis) -> Section:
     """The table that answers first: a row a condition, means over its seeds."""
@@ -77,15 +80,22 @@ def aggregate(analysis: Analysis) -> Section:
 def per_seed(analysis: Analysis) -> Section:
     """A table a condition in the published form: seed, best perplexity, expert usage CV."""
     data = analysis.data
+    left_out = len(data.runs) - len(data.done)
+    if left_out <= MOST_UNFINISHED:
+        left_out = 0
     tables = []
-    for cell, runs in data.by_cell.items():
+    for cell, of_cell in data.by_cell.items():
+        runs = of_cell[of_cell["status"] == "done"] if left_out else of_cell
+        if runs.empty:
+            continue
         rows = tuple(
             (str(run["seed"]), number(run["best_val_perplexity"], 2), number(run["expert_usage_cv"], 4))
             for run in runs.to_dict("records")
         )
         columns = ("Seed", "Best Val PPL", "Expert Usage CV")
         tables.append(Table(columns, rows, heading=data.study.label(cell)))
-    return Section("Results by seed", tables=tuple(tables))
+    notes = (f"The {left_out:,} runs without a result are left out.",) if left_out else ()
+    return Section("Results by seed", tables=tuple(tables), notes=notes)
 
 
 def summary(data: StudyData, std: Std = "sample", width: int = 80) -> str:

@@ -17,8 +17,10 @@ import sqlalchemy as sa
 from reports.output.report import NotUniform
 from reports.reading.units import UnknownOption
 from reports.tables import instant
-from runner.design.grids import load_grid
-from runner.queue import schema
+from runner.design.enqueue import enqueue
+from runner.design.grids import load_grid, parse_grid
+from runner.queue import jobs, schema
+from runner.queue.store import Store
 from tests import report_fixtures as made
 from tests.report_reading import aggregate, fact, render, section, tables
 
@@ -99,6 +101,20 @@ def test_the_stability_table(connection: sa.Connection) -> None:
     assert row["Largest gradient norm"] == "9.00"
     assert row["Loss spikes"] == "1.0"
     assert row["Clipped updates (%)"] == "25.0"
+
+
+def test_a_report_of_many_cancelled_runs_is_short(store: Store) -> None:
+    """Each run that is missing is counted, and not given a line in every table."""
+    factors = {"noise_std": [0.0, 0.1], "top_k": [1, 2]}
+    grid = parse_grid({"name": "many", "factors": factors, "seeds": list(range(500))})
+    store.write(lambda c: enqueue(c, "many", grid))
+    store.write(lambda c: jobs.cancel_all(c, range(1, 2001)))
+    with store.read() as connection:
+        text = render(connection)
+    assert "2000 cancelled" in fact(text, "Runs")
+    assert "And 1970 more" in section(text, "Runs without a result")
+    assert "The 2,000 runs without a result are left out." in section(text, "Results by seed")
+    assert len(text.splitlines()) < 300
 
 
 def test_unfinished_studies_say_what_is_missing(connection: sa.Connection) -> None:
