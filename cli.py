@@ -114,6 +114,8 @@ def enqueue(
     study: Annotated[str | None, typer.Option("--study", help="Name; default: the grid's.")] = None,
     corpus: Annotated[str, typer.Option("--corpus", help="auto, smollm, bundled or a path.")] = "auto",
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="A folder or hub id.")] = None,
+    text_column: Annotated[str | None, typer.Option("--text-column", help="Default: text.")] = None,
+    lossy_tokenizer: Annotated[bool, typer.Option("--lossy-tokenizer", help="Let it lose text.")] = False,
     max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help=MAX_FAILURES)] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first; default 0.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
@@ -127,18 +129,24 @@ def enqueue(
     from runner.design import grids
     from runner.view import console
 
-    chosen = grids.adjust(grids.load_grid(grid), scale, assign or [], seeds)
+    assign = [*(assign or []), *([f"data.text_column={json.dumps(text_column)}"] if text_column else [])]
+    chosen = grids.adjust(grids.load_grid(grid), scale, assign, seeds)
     name = grids.checked_name(study) if study else chosen.study_name
+    if replaced := grids.replaced(grids.load_grid(grid), chosen, assign):
+        _say(replaced)
     small = scale is Scale.smoke
     chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, _say))
-    prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
+    data = prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
+    _say(data.summary(config for _, config in chosen.cells()))
+    if not lossy_tokenizer:
+        data.require_round_trip(chosen.base.data.tokenizer)
     if dry_run:
         console.jobs_screen(name, chosen)
         return
 
     def transaction(connection: Any) -> tuple[list[str], int]:
         said = queueing.not_done(connection, name, chosen, max_failures, priority)
-        return said, queueing.enqueue(connection, name, chosen, max_failures or 3, priority or 0)
+        return said, queueing.enqueue(connection, name, chosen, max_failures or 3, priority or 0, data.facts)
 
     with _open(db, create=True) as store:
         said, added = store.write(transaction)

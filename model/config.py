@@ -132,6 +132,8 @@ class RunConfig:
         for name in ("noise", "balance", "z_loss_weight", "bias_rate"):
             if routing[name] == getattr(RoutingConfig, name):
                 del routing[name]
+        if data["text_column"] == DataConfig.text_column:
+            del data["text_column"]
         if values["repeat"] == 0:  # the first run is the run: its hash is that of a grid without repeats
             del values["repeat"]
         return values

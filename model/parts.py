@@ -183,6 +183,8 @@ class DataConfig:
     """Documents taken from the start of the corpus, before deduplication and the split."""
     document_characters: int = whole(3_000, 1, 100_000_000)
     """Characters at which a document is cut."""
+    text_column: str = text("text")
+    """Of a row, what holds its text."""
     tokens: int = whole(500_000, 16, 100_000_000_000)
     """Training tokens at most; held-out text is on top."""
     held_out_tokens: int = whole(100_000, 16, 1_000_000_000)

@@ -1,7 +1,8 @@
 """Which text and which tokenizer: chosen once at enqueue, frozen by hash or revision, opened at each run.
 
 Reads the bundled corpus and the user's files; for SmolLM's corpus it asks model/text/hub.py, which alone uses
-the network. What is in the files: model/text/documents.py. What becomes of them: model/text/tokens.py.
+the network. Which files, and what is in them: model/text/files.py, model/text/documents.py. What becomes of
+them: model/text/tokens.py.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from model.config import ConfigError, DataConfig
 from model.text import hub
-from model.text.documents import KINDS, Document, fingerprint, read_documents
+from model.text.documents import Account, Document, read_documents
+from model.text.files import KINDS, corpus_files, fingerprint
 from model.text.tokenizer import (
     BUNDLED,
     CORPORA,
@@ -24,6 +25,8 @@ from model.text.tokenizer import (
 )
 
 BUNDLED_TEXT = CORPORA / "sotu.jsonl.xz"
+_NORMALISED = "+normalised"
+"""Ends what identifies SmolLM's text since the split goes by normalised text; begins a user's fingerprint."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -57,9 +60,9 @@ def resolve(
         if corpus == "smollm":
             return _resolve_smollm(tokenizer, data, cache_dir, hub.ATTEMPTS)
         path = BUNDLED_TEXT if corpus == "bundled" else _user_path(corpus)
-        _require_documents(path, data)
+        notify(_survey(path, data))
         name = corpus if corpus == "bundled" else str(path)
-        data = replace(data, corpus=name, corpus_id=fingerprint(path))
+        data = replace(data, corpus=name, corpus_id=_identity(path))
         if tokenizer is None:
             tokenizer = "bundled-4096" if small_vocabulary else "bundled-8192"
             if corpus != "bundled":
@@ -81,8 +84,15 @@ def verify(data: DataConfig) -> None:
         raise ConfigError(
             "data.corpus_id and data.tokenizer_id are empty: resolve the corpus first (enqueue)"
         )
-    if data.corpus != "smollm" and fingerprint(_text_path(data)) != data.corpus_id:
-        raise ConfigError(f"{data.corpus}: the text has changed since enqueue; put it back, or enqueue again")
+    if data.corpus == "smollm":
+        held = data.corpus_id.endswith(_NORMALISED)
+    else:
+        held = _identity(_text_path(data)) == data.corpus_id
+    if not held:
+        raise ConfigError(
+            f"{data.corpus}: the text has changed since enqueue, or the build that reads it; put it back, or "
+            "enqueue again under another --study"
+        )
     if not _from_hub(data) and tokenizer_fingerprint(data.tokenizer) != data.tokenizer_id:
         raise ConfigError(
             f"{data.tokenizer}: the tokenizer has changed since enqueue; put it back, or enqueue again"
@@ -97,10 +107,10 @@ def open_corpus(data: DataConfig, cache_dir: Path) -> Iterator[Document]:
         HubFailed: SmolLM's text is not stored and the hub did not give it.
     """
     if data.corpus == "smollm":
-        path = hub.corpus_file(cache_dir, data.corpus_id, data.documents)
+        path = hub.corpus_file(cache_dir, data.corpus_id.removesuffix(_NORMALISED), data.documents)
     else:
         path = _text_path(data)
-    return islice(read_documents(path, data.document_characters), data.documents)
+    return read_documents(path, data.document_characters, data.documents, data.text_column)
 
 
 def open_tokenizer(data: DataConfig, cache_dir: Path) -> Tokenizer:
@@ -125,7 +135,7 @@ def _resolve_smollm(
     """
     revision = hub.cached_corpus(cache_dir, data.documents) or hub.corpus_revision(attempts)
     hub.corpus_file(cache_dir, revision, data.documents)
-    data = replace(data, corpus="smollm", corpus_id=revision)
+    data = replace(data, corpus="smollm", corpus_id=f"{revision}{_NORMALISED}")
     return _with_tokenizer(data, tokenizer or hub.SMOLLM_TOKENIZER, cache_dir)
 
 
@@ -190,8 +200,43 @@ def _user_path(corpus: str) -> Path:
     return path
 
 
-def _require_documents(path: Path, data: DataConfig) -> None:
-    """Read what the runs will read, so that a broken line is found at enqueue and not at night."""
-    documents = islice(read_documents(path, data.document_characters), data.documents)
-    if not sum(1 for _ in documents):
+def _identity(path: Path) -> str:
+    # The bundled documents declare their split, and no two are alike: nothing of theirs has changed.
+    return fingerprint(path, b"" if path == BUNDLED_TEXT else f"{_NORMALISED}\n".encode())
+
+
+def _survey(path: Path, data: DataConfig) -> str:
+    """Read what the runs will read, and say it in one line: a broken line is found at enqueue.
+
+    Raises:
+        ConfigError: it cannot be read, or has no text.
+    """
+    account = Account(corpus_files(path))
+    for _ in read_documents(path, data.document_characters, data.documents, data.text_column, account):
+        pass
+    if not account.documents:
         raise ConfigError(f"{path}: an empty corpus, no document in it has any text; give {KINDS}")
+    files, used = account.files, f"{account.documents:,} documents, {account.characters:,} characters"
+    parts = [f"{used} from {_listed([file.name for file in files.read])}"]
+    parts += [f"{name}: one text, cut into {n:,} documents" for name, n in list(account.pieces.items())[:3]]
+    if files.by_name:
+        drawn = f", {' and '.join(files.drawn)} drawn from training" if files.drawn else ""
+        parts.append(f"split by the files' names{drawn}")
+    if files.skipped:
+        parts.append(f"left alone: {_listed([f'{name} ({why})' for name, why in files.skipped])}")
+    if account.without_text:
+        parts.append(f"skipped: {account.without_text:,} without text")
+    if account.further:
+        more = f"{account.further:,}{' or more' if account.further % 100_000 == 0 else ''} documents"
+        parts.append(f"left out: {more} past data.documents = {data.documents:,}")
+    if account.cut_characters:
+        limit = f"data.document_characters = {data.document_characters:,}"
+        parts.append(f"left out: {account.cut_characters:,} characters past {limit} a document")
+    if account.further or account.cut_characters:
+        parts.append("--set raises a limit")
+    return f"text: {'; '.join(parts)}"
+
+
+def _listed(names: list[str]) -> str:
+    first = ", ".join(names[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3:,} more"

@@ -5,7 +5,7 @@ Reads the memory-mapped arrays of model/text/tokens.py. The order of windows: mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,9 +16,16 @@ import numpy as np
 from model.config import ConfigError, RunConfig
 from model.text import cache
 from model.text.corpus import verify
-from model.text.documents import SPLITS
+from model.text.files import SPLITS
 from model.text.tokens import cached_or_built
 from model.text.windows import BatchOrder, PublishedOrder, SoundOrder
+
+MOST_LOST = 0.01
+"""Share of the text's characters that a tokenizer may lose before `enqueue` refuses it."""
+_SHORTEST_WINDOW = 32
+"""Tokens: below it, a shorter window is no remedy."""
+_PIECES = 200
+"""Documents that a .txt too small to be split should be cut into."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +130,71 @@ class Dataset:
         """Full windows of the split; each target is scored once, the first token and the rest never."""
         return max(0, len(self._arrays[split]) - 1) // self._seq_len
 
-    def _require_enough(self, config: RunConfig) -> None:
-        have, batch, length = self._order.windows, config.train.batch_size, self._seq_len
-        if have < batch:
+    def summary(self, configs: Iterable[RunConfig]) -> str:
+        """One line for whoever queues these runs: vocabulary, tokens by split, epochs, and what to doubt."""
+        arrays = {split: len(self._arrays[split]) for split in SPLITS if split in self._arrays}
+        epochs = sorted({config.tokens_seen / self.unique_tokens for config in configs})
+        told = " to ".join(f"{each:.3g}" for each in dict.fromkeys((epochs[0], epochs[-1])))
+        tokens = ", ".join(f"{count:,} {split}" for split, count in arrays.items())
+        parts = [f"vocabulary {self.facts['vocabulary']:,}", f"tokens {tokens}", f"epochs {told}"]
+        if duplicates := self.facts["duplicates"]:
+            parts.append(f"duplicates dropped {duplicates:,}")
+        if (overlap := self.facts.get("overlap")) is not None:
+            parts.append(f"n-gram overlap of validation with training: {percent(overlap)}")
+        parts.append(f"characters that the tokenizer loses: {percent(self.facts['lost'])}")
+        return "; ".join(parts)
+
+    def require_round_trip(self, tokenizer: str) -> None:
+        """Hold that the tokenizer gives the text back, or nearly: what it drops, no loss measures.
+
+        Raises:
+            ConfigError: more than 1 % of the characters are lost.
+        """
+        if self.facts["lost"] > MOST_LOST:
             raise ConfigError(
-                f"data.tokens: {self.unique_tokens} training tokens make {have} windows of train.seq_len = "
-                f"{length}, fewer than train.batch_size = {batch}; give more text (data.documents = "
-                f"{config.data.documents}, data.tokens = {config.data.tokens}) or shorten the window"
+                f"--tokenizer {tokenizer}: loses {percent(self.facts['lost'])} of the text's characters, so "
+                "that bits per byte would be too low; take a tokenizer with a byte fallback, or say "
+                "--lossy-tokenizer"
             )
-        for split in ("val", "test") if isinstance(self._order, SoundOrder) else ():
-            if not self._held_out_windows(split):
-                raise ConfigError(
-                    f"data.held_out_tokens: the {split} split has {len(self._arrays[split])} tokens, less "
-                    f"than one window of train.seq_len + 1 = {length + 1}; give more text (data.documents = "
-                    f"{config.data.documents}) or shorten the window"
-                )
+
+    def _require_enough(self, config: RunConfig) -> None:
+        """Hold that a batch and a window of each held-out split can be cut.
+
+        Raises:
+            ConfigError: what is short, of how much, and settings with which this text is enough.
+        """
+        have, batch, length = self._order.windows, config.train.batch_size, self._seq_len
+        held_out = {}
+        if isinstance(self._order, SoundOrder):
+            held_out = {split: len(self._arrays[split]) for split in ("val", "test")}
+        short = [f"{n:,} {split} tokens, less than a window" for split, n in held_out.items() if n <= length]
+        if have < batch:
+            short.insert(0, f"{self.unique_tokens:,} training tokens, {have} windows of a batch's {batch}")
+        if short:
+            raise ConfigError(
+                f"too little text for train.seq_len = {length}: {'; '.join(short)}; {self._remedy(config)}"
+            )
+
+    def _remedy(self, config: RunConfig) -> str:
+        """Settings that this text is enough for, if any are; else what text it takes."""
+        held_out = (len(self._arrays[split]) - 1 for split in ("val", "test") if split in self._arrays)
+        most = min([self.unique_tokens // (config.train.batch_size + 1), *held_out])
+        if self.unique_tokens == config.data.tokens:
+            return f"raise data.tokens = {config.data.tokens}"
+        if most >= _SHORTEST_WINDOW:
+            fits = 2 ** (most.bit_length() - 1)
+            return f"--set train.seq_len={fits} fits, or --scale smoke; or give more text"
+        documents, characters = sum(self.facts["documents"].values()), self.facts["characters"]
+        if documents == config.data.documents:
+            return f"there may be more: raise data.documents = {documents}"
+        piece = characters // _PIECES
+        if 0 < piece < config.data.document_characters:
+            return (
+                f"its {documents} documents are too few for a split: --set data.document_characters={piece} "
+                "cuts a .txt into more; else give more documents, or a `split` to each"
+            )
+        return f"its {documents} documents are too few; give more text"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

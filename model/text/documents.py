@@ -1,29 +1,28 @@
-"""Files → documents: reads .jsonl (.gz, .xz), .txt, .parquet or a folder of them, and decides the split.
+"""Rows → documents: what a text is, when two are the same, which side of the split each is on.
 
-Reads the user's files and nothing else; no pickle, ever. Every complaint names the file and the line.
-Which files make a corpus: model/text/corpus.py. Documents → tokens: model/text/tokens.py.
+Which files make a corpus: model/text/files.py. What is in them: model/text/rows.py. Documents → tokens:
+model/text/tokens.py.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import lzma
+import math
 import re
-import zlib
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError
+from model.text.files import SPLIT_NAMES, SPLITS, File, Files, corpus_files
+from model.text.rows import no_column, rows_of, text_of
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".txt", ".parquet")
-KINDS = "a .jsonl (also .jsonl.gz, .jsonl.xz), .txt or .parquet file, or a folder of them"
-SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+SEPARATOR = "<|endoftext|>"
+"""Between the documents of a .txt file; a file without it is one text."""
+_COUNTED = 100_000
+"""Documents past the limit that are still counted; then it is said that there are more."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,30 @@ class Document:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the text, 32 bytes: what makes two documents the same."""
-        return hashlib.sha256(self.text.encode()).digest()
+        """SHA-256 of the normalised text, 32 bytes: what makes two documents the same."""
+        return hashlib.sha256(normalised(self.text).encode()).digest()
+
+
+@dataclass
+class Account:
+    """What of a corpus was used, and what was left out."""
+
+    files: Files
+    documents: int = 0
+    characters: int = 0
+    without_text: int = 0
+    """Rows whose text is missing or blank."""
+    cut_characters: int = 0
+    """Of the documents used: past `document_characters`."""
+    further: int = 0
+    """Documents past the limit, counted up to 100,000."""
+    pieces: dict[str, int] = field(default_factory=dict)
+    """File → documents that its one text was cut into."""
+
+
+def normalised(text: str) -> str:
+    """Unicode NFC, every run of white space one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def split_of(document: Document, digest: bytes) -> str:
@@ -50,64 +71,51 @@ def split_of(document: Document, digest: bytes) -> str:
     return "test" if bucket < 10 else "val" if bucket < 20 else "train"
 
 
-def corpus_files(path: Path) -> list[Path]:
-    """The files of a corpus: the path itself, or a folder's readable files by name.
+def read_documents(
+    path: Path,
+    characters: int,
+    documents: int | None = None,
+    column: str = "text",
+    account: Account | None = None,
+) -> Iterator[Document]:
+    """The documents of a corpus in its order, each cut at `characters`, those without text left out.
 
-    Raises:
-        ConfigError: there is nothing readable at the path.
-    """
-    try:
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if _suffix(p) and p.is_file() and p.name[0] != ".")
-            if not files:
-                raise ConfigError(f"{path}: an empty corpus, no file in it is {KINDS}")
-            return files
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file or folder; give {KINDS}")
-        if not path.is_file() or not _suffix(path):
-            raise ConfigError(f"{path}: not a corpus; give {KINDS}")
-    except ConfigError:  # a ValueError too, and already worded
-        raise
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r}: cannot be read ({error}); give {KINDS}") from error
-    return [path]
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 over the kinds and contents of a corpus's files, in order; names do not count.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    whole = hashlib.sha256()
-    for file in corpus_files(path):
-        with _complaints(file), file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{_suffix(file)} {content}\n".encode())
-    return whole.hexdigest()
-
-
-def read_documents(path: Path, characters: int) -> Iterator[Document]:
-    """The documents of a corpus in its order, each cut at `characters`, blank ones left out.
+    Args:
+        documents: at most so many from the start. Where files' names tell the split, each held-out split has
+            a tenth of them at most, and training the rest.
+        column: the row's column that holds the text.
+        account: takes what was used and left out; then what is past the limit is read too, and counted.
 
     Raises:
         ConfigError: a file or a line cannot be read, or only some documents declare a split.
     """
+    files = corpus_files(path)
+    counting = account is not None
+    account = account or Account(files)
+    account.files = files
+    used = dict.fromkeys((None, *SPLITS), 0)
     first: tuple[bool, str] | None = None
-    for file in corpus_files(path):
-        for where, document in _documents_of(file, characters):
-            try:
-                document.text.encode()
-            except UnicodeEncodeError as error:
-                raise ConfigError(f"{where}: text holds half a surrogate pair; mend its encoding") from error
+    for file in files.read:
+        for where, document, cut in _documents_of(file, characters, column, account):
             declares = document.declared_split is not None
             first = first or (declares, where)
             if declares != first[0]:
                 raise ConfigError(
                     f"{where} and {first[1]}: only one has a `split`; give it to all or to none"
                 )
-            if document.text.strip():
-                yield document
+            room = math.inf if documents is None else documents - account.documents
+            if documents is not None and file.split in ("val", "test"):
+                room = max(1, documents // 10) - used[file.split]
+            if room <= 0:
+                account.further += 1
+                if not counting or account.further >= _COUNTED:
+                    break
+                continue
+            used[file.split] += 1
+            account.documents += 1
+            account.characters += len(document.text)
+            account.cut_characters += cut
+            yield _drawn(document, files)
 
 
 def cut_text(text: str, characters: int) -> Iterator[str]:
@@ -129,79 +137,64 @@ def cut_text(text: str, characters: int) -> Iterator[str]:
         yield text[start:]
 
 
-def _suffix(path: Path) -> str | None:
-    """The supported ending of a file's name, None when there is none; the longest wins."""
-    return max((s for s in SUFFIXES if path.name.lower().endswith(s)), key=len, default=None)
+def _drawn(document: Document, files: Files) -> Document:
+    """A training file's document, on a held-out side if its digest says so and no file is of that split."""
+    if not files.drawn or document.declared_split != "train":
+        return document
+    side = split_of(Document(document.text), document.digest)
+    return replace(document, declared_split=side) if side in files.drawn else document
 
 
-def _documents_of(file: Path, characters: int) -> Iterator[tuple[str, Document]]:
-    """Pairs of (where it stands, document) of one file."""
-    suffix = _suffix(file)
-    with _complaints(file):
-        if suffix == ".txt":
-            # One text a file: its pieces are contiguous, and each is split by its own digest.
-            text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-            yield from ((str(file), Document(piece)) for piece in cut_text(text, characters))
-        else:
-            rows = _parquet_rows(file) if suffix == ".parquet" else _json_rows(file)
-            yield from ((where, _document(where, row, characters)) for where, row in rows)
+def _documents_of(
+    file: File, characters: int, column: str, account: Account
+) -> Iterator[tuple[str, Document, int]]:
+    """(where it stands, document, characters cut off) of one file's documents that have text."""
+    found = _texts(file, characters, account) if file.kind == ".txt" else _rows(file, column)
+    any_text, columns = False, list[str]()
+    for where, text, split, names in found:
+        columns = names
+        if not text.strip():
+            account.without_text += 1
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{where}: text holds half a surrogate pair; mend its encoding") from error
+        any_text = True
+        yield where, Document(text[:characters], split), max(0, len(text) - characters)
+    if columns and not any_text and column not in columns:
+        raise no_column(file.path, columns, column)
 
 
-def _document(where: str, row: dict[str, Any], characters: int) -> Document:
-    text, split = row.get("text"), row.get("split")
-    if not isinstance(text, str):
-        found = "no `text`" if text is None else f"`text` is a {type(text).__name__}"
-        raise ConfigError(f"{where}: {found}; each document needs a `text` string")
-    if split is not None and (not isinstance(split, str) or split not in _SPLIT_NAMES):
+Found = Iterator[tuple[str, str, str | None, list[str]]]
+"""Where it stands, its text (empty where it has none), its split, and its row's columns."""
+
+
+def _texts(file: File, characters: int, account: Account) -> Found:
+    text = text_of(file.path)
+    if SEPARATOR in text:
+        pieces = [part.strip("\n") for part in text.split(SEPARATOR)]
+        pieces = [piece for piece in pieces if piece.strip()]  # the end of the file is no document
+    else:  # one text a file: its pieces are contiguous, and each is split by its own digest
+        pieces = list(cut_text(text, characters))
+        account.pieces[file.name] = len(pieces)
+    yield from ((str(file.path), piece, file.split, []) for piece in pieces)
+
+
+def _rows(file: File, column: str) -> Found:
+    for where, row in rows_of(file.path, file.kind, column):
+        text, split = row.get(column), row.get("split")
+        if text is not None and not isinstance(text, str):
+            kind = type(text).__name__
+            raise ConfigError(f"{where}: `{column}` is a {kind}; each document needs a text there")
+        yield where, text or "", _split(where, split, file), list(row)
+
+
+def _split(where: str, split: Any, file: File) -> str | None:
+    if split is None:
+        return file.split
+    if not isinstance(split, str) or split not in SPLIT_NAMES:
         raise ConfigError(f"{where}: split {split!r}; it must be train, val (or validation) or test")
-    return Document(text[:characters], None if split is None else _SPLIT_NAMES[split])
-
-
-def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    suffix = _suffix(file)
-    opener: Any = {".jsonl.gz": gzip.open, ".jsonl.xz": lzma.open}.get(suffix or "", open)
-    with opener(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{file}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                reason = str(error).splitlines()[0][:120]
-                raise ConfigError(f"{where}: not a JSON object ({reason}); mend or drop the line") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{where}: a JSON {type(row).__name__}, not an object with a `text`")
-            yield where, row
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow.parquet as parquet
-
-    with parquet.ParquetFile(file) as table:
-        columns = [name for name in ("text", "split") if name in table.schema_arrow.names]
-        if "text" not in columns:
-            raise ConfigError(f"{file}: no column `text`, only {', '.join(table.schema_arrow.names)[:200]}")
-        number = 0
-        for batch in table.iter_batches(columns=columns, batch_size=1_024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}, row {number}", row
-
-
-@contextmanager
-def _complaints(file: Path) -> Iterator[None]:
-    """Turn what a reader raises on a damaged or unreadable file into one line."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start}); convert it") from error
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{file}: damaged or not what its name says ({error}); copy it again") from error
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); check it") from error
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ConfigError(f"{file}: cannot be read ({reason}); check what it is") from error
+    if file.split not in (None, SPLIT_NAMES[split]):
+        raise ConfigError(f"{where}: split {split!r}, but the file is of {file.split} by its name; mend one")
+    return SPLIT_NAMES[split]

@@ -8,6 +8,8 @@ model/text/tokens.py.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,20 @@ class Tokenizer:
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
+    def lost_characters(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> int:
+        """Characters of the texts that decoding their tokens does not give back, in whatever order.
+
+        White space at a text's ends is not counted: many tokenizers add or drop it.
+        """
+        unknown = getattr(self.backend.model, "unk_token", None)
+        unknown_id = self.backend.token_to_id(unknown) if isinstance(unknown, str) else None
+        kept = [[token for token in each.tolist() if token != unknown_id] for each in ids]
+        decoded = self.backend.decode_batch(kept, skip_special_tokens=True)
+        return sum(
+            (Counter(text.strip()) - Counter(back)).total() if text.strip() != back.strip() else 0
+            for text, back in zip(texts, decoded, strict=True)
+        )
+
 
 def load_tokenizer(folder_or_name: str | Path) -> Tokenizer:
     """Load a bundled tokenizer by its name, or any other from its folder.
@@ -66,8 +82,15 @@ def load_tokenizer(folder_or_name: str | Path) -> Tokenizer:
         bundled = tokenizers.Tokenizer.from_file(str(BUNDLED[str(folder_or_name)]))
         return _wrap(bundled, END_OF_DOCUMENT, str(folder_or_name))
     folder = Path(folder_or_name)
-    from transformers import AutoTokenizer
+    has_json = (folder / "tokenizer.json").is_file()
+    if (folder / "tokenizer.model").is_file() and not has_json and not _can_import("sentencepiece"):
+        raise ConfigError(
+            f"{folder}: only a sentencepiece model, tokenizer.model; `pip install sentencepiece protobuf`, "
+            "or save the tokenizer with a tokenizer.json where they are installed"
+        )
+    from transformers import AutoTokenizer, logging
 
+    logging.set_verbosity_error()
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a foreign file provokes; the reason is passed on
@@ -110,10 +133,16 @@ def _wrap(backend: tokenizers.Tokenizer, eos: str | None, name: str) -> Tokenize
     # A document that spells `<|endoftext|>` out must not end there: its text is text.
     backend.encode_special_tokens = True
     ids = backend.get_vocab(with_added_tokens=True)
-    end = ids.get(END_OF_DOCUMENT, ids.get(eos or ""))
+    end = ids.get(eos or "", ids.get(END_OF_DOCUMENT))  # what the tokenizer declares goes before a name
     if end is None:
-        raise ConfigError(f"{name}: has neither {END_OF_DOCUMENT} nor an eos token; add one to the tokenizer")
+        raise ConfigError(
+            f"{name}: declares no eos token and has no {END_OF_DOCUMENT}; add one to the tokenizer"
+        )
     return Tokenizer(backend, max(len(ids), max(ids.values()) + 1), end)
+
+
+def _can_import(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _token_bytes(text: str, ends: Sequence[int]) -> np.ndarray:

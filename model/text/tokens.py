@@ -19,10 +19,12 @@ import numpy as np
 from model.config import RunConfig, canonical_json
 from model.text import cache
 from model.text.corpus import open_corpus, open_tokenizer
-from model.text.documents import SPLITS, Document, split_of
+from model.text.documents import Document, split_of
+from model.text.files import SPLITS
+from model.text.overlap import Sequences, share
 from model.text.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Goes into the cache's key: raise it when the same configuration would make other arrays."""
 DOCUMENTS_AT_ONCE = 256
 REBUILDS = 4
@@ -61,6 +63,7 @@ def cache_key(config: RunConfig) -> str:
                 "tokenizer": data.tokenizer_id,
                 "documents": data.documents,
                 "document_characters": data.document_characters,
+                "text_column": data.text_column,
                 "tokens": data.tokens,
                 "held_out_tokens": data.held_out_tokens,
             }
@@ -73,14 +76,18 @@ def build(
 ) -> tuple[cache.Arrays, dict[str, Any]]:
     """Tokenize documents into the arrays of the cache, and count them.
 
-    Sound: exact duplicates dropped, then split, then tokenized, the end-of-document token after each.
-    Published: all documents in one stream without a separator, and no split here.
+    Sound: documents of the same normalised text dropped but for the first, then split, then tokenized, the
+    end-of-document token after each. Published: all documents in one stream without a separator, and no
+    split here.
     Arrays: `SPLIT` tokens, `SPLIT-bytes` of each token's text, `SPLIT-documents` SHA-256 (documents, 32).
+    Facts: documents by split, duplicates, characters, vocabulary, `lost`, the share of the characters that
+    the tokenizer does not give back, and `overlap`, of validation's word sequences with training's.
     """
     data, sound = config.data, config.protocol == "sound"
     limits = {split: data.tokens if split == "train" else data.held_out_tokens for split in SPLITS}
     small = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
-    streams = {split: _Stream(limits[split], small) for split in (SPLITS if sound else ("train",))}
+    sequences = Sequences() if sound else None
+    streams = {split: _Stream(limits[split], small, sequences) for split in (SPLITS if sound else ("train",))}
     seen: set[bytes] = set()
     duplicates = 0
     for some in _at_once(documents):
@@ -103,8 +110,17 @@ def build(
             arrays[f"{split}-bytes"] = stream.joined(stream.widths, np.uint32)
         if sound:
             arrays[f"{split}-documents"] = np.frombuffer(b"".join(stream.digests), np.uint8).reshape(-1, 32)
-    counts = {split: len(stream.digests) for split, stream in streams.items()}
-    return arrays, {"documents": counts, "duplicates": duplicates, "vocabulary": tokenizer.vocabulary}
+    characters = sum(stream.characters for stream in streams.values())
+    facts = {
+        "documents": {split: len(stream.digests) for split, stream in streams.items()},
+        "duplicates": duplicates,
+        "characters": characters,
+        "vocabulary": tokenizer.vocabulary,
+        "lost": sum(stream.lost for stream in streams.values()) / max(1, characters),
+    }
+    if sound:
+        facts["overlap"] = share(streams["val"].sequences, streams["train"].sequences)
+    return arrays, facts
 
 
 @dataclass
@@ -113,15 +129,25 @@ class _Stream:
 
     limit: int
     dtype: type
+    words: Sequences | None
     count: int = 0
+    characters: int = 0
+    """Of the texts that were tokenized, and how many of them the tokenizer loses."""
+    lost: int = 0
     tokens: list[np.ndarray] = field(default_factory=list)
     widths: list[np.ndarray] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
+    sequences: list[np.ndarray] = field(default_factory=list)
 
     def add(self, texts: list[str], tokenizer: Tokenizer, end: int | None) -> None:
         if self.count >= self.limit:
             return
-        for ids, widths in tokenizer.encode(texts):
+        encoded = tokenizer.encode(texts)
+        self.characters += sum(map(len, texts))
+        self.lost += tokenizer.lost_characters(texts, [ids for ids, _ in encoded])
+        if self.words:
+            self.sequences += map(self.words.of, texts)
+        for ids, widths in encoded:
             if end is not None:
                 ids, widths = np.append(ids, end), np.append(widths, 0)
             self.tokens.append(ids.astype(self.dtype))  # an eighth to a quarter of the memory

@@ -21,6 +21,8 @@ from reports.statistics.analysis import Analysis
 from reports.tables import DASH, instant, number, whole
 
 Fact = tuple[str, str]
+MOST_LOST = 0.01
+"""Share of the text's characters above which the report warns, as `enqueue` refuses."""
 
 _CORPORA = {
     "bundled": "bundled: State of the Union addresses, 1790 to 2021, public domain. This is NOT Cosmopedia: "
@@ -52,6 +54,7 @@ def facts(analysis: Analysis) -> tuple[Fact, ...]:
         ("Declared before the runs", _declared(study)),
         ("Runs", _progress(data)),
         ("Corpus", corpus_line(study)),
+        *_text(study),
         ("Protocol", protocol_line(study)),
         ("Model and training", _shape(environment)),
         ("Parameters", _parameters(data)),
@@ -78,6 +81,11 @@ def warnings(analysis: Analysis) -> tuple[str, ...]:
         lines.append(f"Scaled down ({scale}): model and training far smaller than the question is about.")
     if missing := len(data.runs) - len(data.done):
         lines.append(f"Unfinished: {missing} of {len(data.runs)} runs have no result; n is shown everywhere.")
+    if (lost := study.grid.get("text", {}).get("lost", 0.0)) > MOST_LOST:
+        lines.append(
+            f"The tokenizer loses {_percent(lost)} of the text's characters: bits per byte is too low, since "
+            "what is lost costs nothing and its bytes are counted."
+        )
     if study.held:
         lines.append("The study is paused.")
     lines += [f"Mixed: {line}." for line in environment.mixed]
@@ -178,6 +186,23 @@ def corpus_line(study: Study) -> str:
     text = _CORPORA.get(study.corpus, f"{study.corpus}")
     short = study.corpus_id if len(study.corpus_id) <= 16 else f"{study.corpus_id[:16]}…"
     return f"{text} (id {short or NOT_RECORDED})"
+
+
+def _text(study: Study) -> tuple[Fact, ...]:
+    """What `enqueue` found of the text; studies of earlier builds have none of it."""
+    text = study.grid.get("text")
+    if not text:
+        return ()
+    counts = ", ".join(f"{whole(n)} {split}" for split, n in text["documents"].items())
+    told = [f"documents {counts}"]
+    if text.get("overlap") is not None:
+        told.append(f"n-gram overlap of validation with training {_percent(text['overlap'])}")
+    told.append(f"the tokenizer loses {_percent(text['lost'])} of the text's characters")
+    return (("Text", "; ".join(told)),)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def _shape(environment: Environment) -> str:

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,15 +24,23 @@ from runner.queue.schema import studies
 
 
 def enqueue(
-    connection: sa.Connection, name: str, grid: Grid, max_failures: int = 3, priority: int = 0
+    connection: sa.Connection,
+    name: str,
+    grid: Grid,
+    max_failures: int = 3,
+    priority: int = 0,
+    text: Mapping[str, Any] | None = None,
 ) -> int:
     """Queue the grid's runs that the study does not hold yet; returns how many were added.
+
+    Args:
+        text: what was found of the corpus, for the report: model/text/tokens.py `build`.
 
     Raises:
         ConfigError: the study holds another design; nothing is written.
     """
     one_at_a_time(connection, jobs.SUBMISSION)  # two of the same name at once make one study
-    wanted = grid.describe()
+    wanted = grid.describe() | ({"text": dict(text)} if text else {})
     study = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
     if study is None:
         study_id = _create(connection, name, grid, wanted)
@@ -117,6 +126,8 @@ def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | 
     words += ["--corpus", row.corpus]
     if row.corpus not in ("bundled", "smollm") and data.get("tokenizer"):
         words += ["--tokenizer", data["tokenizer"]]
+    if held.get("text", {}).get("lost", 0.0) > 0.01:
+        words.append("--lossy-tokenizer")
     had, has = flatten(held["base"]), flatten(grid.base.identity())
     own = {"seed", "model.vocab_size", *keys_set(held["factors"], held.get("levels", {}))}
     for key in sorted(had.keys() - own):

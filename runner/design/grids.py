@@ -100,6 +100,8 @@ class Grid:
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the file swaps at a scale, as it stands there."""
     scale: str = "full"
+    stated: tuple[str, ...] = ()
+    """Dotted keys that the file's [base] sets."""
     source: str = ""
     """What --grid named: a shipped grid or a file."""
 
@@ -198,7 +200,8 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
     content = _unsigned_zeros(content)
     for key in content.keys() - _KEYS:
         raise ConfigError(f"{key!r}: no such key in a grid; keys: {', '.join(sorted(_KEYS))}")
-    base = RunConfig().with_values(flatten(_table(content, "base")))
+    stated = flatten(_table(content, "base"))
+    base = RunConfig().with_values(stated)
     if "protocol" in content:
         base = base.with_values({"protocol": content["protocol"]})
     named = parse_named(_table(content, "levels"))
@@ -220,6 +223,7 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid") -> Grid:
         claims=parse_claims(content.get("claims", []), factors, baseline, margins, primary),
         levels=named,
         scales=parse_scales(_table(content, "scales"), SCALES),
+        stated=tuple(map(full_key, stated)),
     )
     return _checked(grid)
 
@@ -257,6 +261,24 @@ def adjust(
             scale=scale,
             seeds=parse_seeds(seeds) if seeds else grid.seeds,
         )
+    )
+
+
+def replaced(grid: Grid, adjusted: Grid, assignments: Sequence[str] = ()) -> str:
+    """A line that names the values of a user's [base] in whose place the scale has put others, or nothing."""
+    scale = adjusted.scale
+    own = {full_key(key) for key in flatten(grid.scales.get(scale, {}).get("base", {}))}
+    own |= {full_key(assignment.partition("=")[0]) for assignment in assignments}
+    changed = [
+        f"{key} {grid.base.value(key)} → {adjusted.base.value(key)}"
+        for key in grid.stated
+        if key in SCALES[scale] and key not in own and grid.base.value(key) != adjusted.base.value(key)
+    ]
+    if not changed or (SHIPPED / f"{grid.source}.toml").exists():  # those that ship are made for it
+        return ""
+    return (
+        f"--scale {scale} replaces what the grid's [base] sets: {', '.join(changed)}; [scales.{scale}.base] "
+        "in the file, or --set, keeps a value"
     )
 
 

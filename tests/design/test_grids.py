@@ -10,7 +10,7 @@ import pytest
 
 from model.config import ConfigError
 from runner.design import grids
-from runner.design.grids import SHIPPED, adjust, load_grid, parse_grid, parse_seeds
+from runner.design.grids import SHIPPED, adjust, load_grid, parse_grid, parse_seeds, replaced
 from tests.conftest import PROJECT
 
 
@@ -274,3 +274,17 @@ def test_grid_file_of_ones_own_is_named_after_its_file(tmp_path: Path) -> None:
     path.write_text('[factors]\nnoise_std = [0.0]\n[base]\n"train.steps" = 8\n')
     grid = load_grid(str(path))
     assert (grid.study_name, grid.size, grid.base.train.steps) == ("mine", 1, 8)
+
+
+def test_values_of_the_base_that_a_scale_replaces_are_named() -> None:
+    content = {"factors": {"noise_std": [0.0, 0.1]}, "base": {"train": {"steps": 800, "muon_lr": 0.02}}}
+    content["scales"] = {"small": {"base": {"train.steps": 400}}}
+    grid = parse_grid(content)
+    said = replaced(grid, adjust(grid, "smoke"))
+    assert "--scale smoke replaces what the grid's [base] sets: train.steps 800 → 120;" in said
+    assert "muon_lr" not in said  # no scale touches it
+    assert replaced(grid, adjust(grid, "smoke", ["steps=800"]), ["steps=800"]) == ""
+    assert replaced(grid, adjust(grid, "small")) == ""  # the file says itself what it wants there
+    assert replaced(grid, adjust(grid, "full")) == ""
+    shipped = load_grid("factorial")
+    assert replaced(shipped, adjust(shipped, "smoke")) == ""

@@ -20,7 +20,8 @@ import pytest
 from model.config import ConfigError, DataConfig, RunConfig
 from model.text.corpus import BUNDLED_TEXT, open_corpus, resolve, verify
 from model.text.dataset import prepare
-from model.text.documents import Document, cut_text, fingerprint, read_documents, split_of
+from model.text.documents import Document, cut_text, read_documents, split_of
+from model.text.files import fingerprint
 from model.text.tokenizer import BUNDLED, CORPORA, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,11 @@ def test_bundled_tokenizer_has_its_size_and_gives_every_text_back(name: str, siz
 
 @pytest.mark.parametrize(("small", "name"), [(True, "bundled-4096"), (False, "bundled-8192")])
 def test_small_vocabulary_picks_the_bundled_tokenizer(tmp_path: Path, small: bool, name: str) -> None:
-    data, vocabulary = resolve("bundled", None, small, DataConfig(), tmp_path, pytest.fail)
+    notices: list[str] = []
+    data, vocabulary = resolve("bundled", None, small, DataConfig(), tmp_path, notices.append)
+    (notice,) = notices
+    assert notice.startswith("text: 2,000 documents, ")
+    assert "left out: 1,731 documents past data.documents = 2,000" in notice
     assert (data.corpus, data.tokenizer, vocabulary) == ("bundled", name, int(name[-4:]))
     assert data.tokenizer_id == hashlib.sha256(BUNDLED[name].read_bytes()).hexdigest()
     assert data.corpus_id == fingerprint(BUNDLED_TEXT)
@@ -144,7 +149,7 @@ def test_text_that_changed_since_enqueue_is_refused(tmp_path: Path) -> None:
     data = choose(path, tmp_path / "cache")
     verify(data)
     write_lines(path, [{"text": text} for text in TEXTS[:-1]])
-    with pytest.raises(ConfigError, match=r"own\.jsonl: the text has changed since enqueue; put it back"):
+    with pytest.raises(ConfigError, match=r"own\.jsonl: the text has changed since enqueue, .*; put it back"):
         prepare(RunConfig(data=data), tmp_path / "cache")
 
 
@@ -156,7 +161,10 @@ def test_user_corpus_is_frozen_as_an_absolute_path_with_a_notice(
     notices: list[str] = []
     data, _ = resolve("own.jsonl", None, False, DataConfig(documents=7), tmp_path, notices.append)
     assert data.corpus == str(tmp_path / "own.jsonl")
-    assert [line.split(",")[0] for line in notices] == ["tokenizer: bundled-8192"]
+    assert [line.split(",")[0] for line in notices] == [
+        "text: 7 documents",
+        "tokenizer: bundled-8192",
+    ]
     assert len(list(open_corpus(data, tmp_path))) == 7
 
 
@@ -167,8 +175,11 @@ HOSTILE = {
     "broken.jsonl": (b'{"text": "a"}\n{"text": \n', r"broken\.jsonl, line 2: not a JSON object"),
     "list.jsonl": (b'{"text": "a"}\n[1]\n', r"line 2: a JSON list, not an object"),
     "number.jsonl": (b'{"text": 3}\n', r"line 1: `text` is a int"),
-    "no_text.jsonl": (b'\n{"content": "a"}\n', r"line 2: no `text`"),
-    "split.jsonl": (b'{"text": "a", "split": "dev"}\n', r"line 1: split 'dev'; it must be train"),
+    "no_text.jsonl": (
+        b'\n{"content": "a"}\n',
+        r"no column `text`, only content; --text-column",
+    ),
+    "split.jsonl": (b'{"text": "a", "split": "x"}\n', r"line 1: split 'x'; it must be train"),
     "some.jsonl": (b'{"text": "a", "split": "val"}\n{"text": "b"}\n', r"line 2 and .*line 1: only one has"),
     "latin.jsonl": ('{"text": "é"}\n'.encode("latin-1"), r"line 1: not a JSON object \(.*utf-8"),
     "surrogate.jsonl": (b'{"text": "\\ud800"}\n', r"line 1: text holds half a surrogate pair"),

@@ -240,15 +240,18 @@ def test_what_makes_the_arrays_makes_the_key(change: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"documents": 3}, r"data\.held_out_tokens: the val split has 0 tokens"),
+        (
+            {"documents": 3},
+            r"0 test tokens, less than a window; .* raise data\.documents = 3",
+        ),
         (
             {"batch_size": 5_000},
-            r"20000 training tokens make 624 windows of .*fewer than train\.batch_size = 5000",
+            r"20,000 training tokens, 624 windows of a batch's 5000; raise data\.tokens = 20000",
         ),
         ({"vocab_size": 4_095}, r"model\.vocab_size = 4095: the tokenizer bundled-4096 has 4096 entries"),
         (
             {"documents": 40, "seq_len": 2_999, "batch_size": 1},
-            r"the val split has 2738 tokens, less than one window of train\.seq_len \+ 1 = 3000",
+            r"train\.seq_len = 2999: .*2,738 val tokens, less than a window; --set train\.seq_len=2048 fits",
         ),
     ],
 )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tokenizers
 
-from model.config import ConfigError
+from model.config import ConfigError, RunConfig
 from model.text.corpus import verify
-from model.text.documents import fingerprint
+from model.text.dataset import prepare
+from model.text.files import fingerprint
 from model.text.tokenizer import BUNDLED, load_tokenizer, tokenizer_fingerprint
+from tests.conftest import PROJECT
 from tests.text.test_corpora import TEXTS, choose, write_lines
 
 
@@ -60,7 +66,7 @@ def test_tokenizer_that_changed_since_enqueue_is_refused(tmp_path: Path, tokeniz
 def test_tokenizer_without_an_end_of_document_is_refused(tmp_path: Path, tokenizer_folder: Path) -> None:
     config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (tokenizer_folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"has neither <\|endoftext\|> nor an eos token"):
+    with pytest.raises(ConfigError, match=r"declares no eos token and has no <\|endoftext\|>"):
         choose("bundled", tmp_path, tokenizer_folder, documents=30)
 
 
@@ -96,3 +102,86 @@ def test_fingerprints_depend_on_content_and_kind_alone(tmp_path: Path) -> None:
         == fingerprint(tmp_path / "b.jsonl")
         != fingerprint(tmp_path / "b.txt")
     )
+
+
+def word_pieces(folder: Path, alphabet: str, special: list[str], eos: str | None) -> Path:
+    """A tokenizer of single characters that passes over what is not in its alphabet."""
+    vocabulary = {piece: n for n, piece in enumerate([*special, *alphabet])}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    made.decoder = tokenizers.decoders.Fuse()
+    made.add_special_tokens(special)
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **({"eos_token": eos} if eos else {})}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_characters_that_are_dropped_are_counted(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(word_pieces(tmp_path / "t", "abcde ", ["</s>"], "</s>"))
+    texts = ["abc xyz", "  ed  ", "zz"]
+    encoded = tokenizer.encode(texts)
+    assert tokenizer.lost_characters(texts, [ids for ids, _ in encoded]) == 3 + 0 + 2
+    whole = load_tokenizer("bundled-4096")
+    texts = ["naïve 😀 汉字 <|endoftext|>", " \n\n x\t"]
+    assert whole.lost_characters(texts, [ids for ids, _ in whole.encode(texts)]) == 0
+
+
+def test_unknown_words_are_lost_and_not_read_back_as_their_name(tmp_path: Path) -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "</s>": 2}, "[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    (tmp_path / "t").mkdir()
+    made.save(str(tmp_path / "t" / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path / "t")
+    (ids, _), *_ = tokenizer.encode(["a KNU a"])
+    assert tokenizer.lost_characters(["a KNU a"], [ids]) == 4  # the word and one of the two spaces
+
+
+def test_declared_end_goes_before_a_name(tmp_path: Path) -> None:
+    both = ["<|endoftext|>", "<|im_end|>"]
+    assert load_tokenizer(word_pieces(tmp_path / "a", "ab", both, "<|im_end|>")).end_id == 1
+    assert load_tokenizer(word_pieces(tmp_path / "b", "ab", both, None)).end_id == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="it can be read here")
+def test_sentencepiece_alone_is_one_line_with_its_remedy(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    (tmp_path / "t" / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(ConfigError, match=r"sentencepiece model.*pip install sentencepiece") as refusal:
+        choose("bundled", tmp_path, tmp_path / "t")
+    assert "\n" not in str(refusal.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lossy_tokenizer_is_refused_at_enqueue_unless_it_is_wanted(tmp_path: Path) -> None:
+    """Its share is said, kept with the study and shown in the report."""
+    alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789., "
+    folder = word_pieces(tmp_path / "lossy", alphabet, ["</s>"], "</s>")
+    texts = [f"Text {n}: {n * n}: of «eleven» words" for n in range(200)]
+    path = write_lines(tmp_path / "own.jsonl", [{"text": text} for text in texts])
+    lost = sum(text.count("«") + text.count("»") + text.count(":") for text in texts)
+    share = f"{100 * lost / sum(map(len, texts)):.2g} %"
+    config = RunConfig().with_values({"seq_len": 16, "batch_size": 2, "vocab_size": 100})
+    data = prepare(replace(config, data=choose(path, tmp_path / "cache", folder)), tmp_path / "cache")
+    with pytest.raises(ConfigError, match=f"loses {share} of the text's characters.*--lossy-tokenizer"):
+        data.require_round_trip("lossy")
+    arguments = ["--grid", "factorial", "--scale", "smoke", "--corpus", str(path), "--tokenizer", str(folder)]
+    arguments += ["--db", str(tmp_path / "jobs.db"), "--cache-dir", str(tmp_path / "cache")]
+    arguments += ["--set", "train.seq_len=16"]
+    refused = command("enqueue", *arguments)
+    assert refused.returncode == 65
+    assert f"characters that the tokenizer loses: {share}" in refused.stderr
+    assert not (tmp_path / "jobs.db").exists()
+    assert command("enqueue", *arguments, "--lossy-tokenizer").returncode == 0
+    report = command("report", "--db", str(tmp_path / "jobs.db")).stdout
+    assert f"the tokenizer loses {share} of the text's characters" in report
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "cli.py", *words]
+    return subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=False)
