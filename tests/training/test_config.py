@@ -241,7 +241,7 @@ def test_every_value_that_defines_the_result_changes_the_hash() -> None:
         "corpus": "smollm", "corpus_id": "a", "tokenizer": "b", "tokenizer_id": "c", "documents": 1_999,
         "document_characters": 2_999, "tokens": 499_999, "held_out_tokens": 99_999,
         "protocol": "published", "seed": 43, "repeat": 1, "noise": "gumbel", "balance": "batch",
-        "z_loss_weight": 0.001, "bias_rate": 0.001, "micro_batch": 12,
+        "z_loss_weight": 0.001, "bias_rate": 0.001, "micro_batch": 12, "text_column": "body",
     }  # fmt: skip
     assert {full_key(key) for key in other} | {"train.engine"} == set(all_keys())
     hashes = {RunConfig().with_values({key: value}).hash for key, value in other.items()}
