@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.work import source
 from tests.conftest import PROJECT
 
 FOLDERS = ("model", "runner", "reports")
@@ -45,7 +46,7 @@ ACROSS = {
 }
 """What a folder may take from another."""
 TRAINER = {"model.training"}
-"""What runner/work/trainer.py alone takes besides: it is the process that trains."""
+"""What the trainer's files alone take besides: theirs is the process that trains."""
 TORCH = ("torch", "transformers", "datasets")
 MOST_FILES = 15
 
@@ -60,17 +61,25 @@ def test_imports_go_one_way() -> None:
         folder, own = path.relative_to(PROJECT).with_suffix("").parts[:2]
         row = WINGS[folder]
         allowed = {f"{folder}.{name}" for name in row[: row.index(own) + 1]} | ACROSS[folder]
-        if path.name == "trainer.py":
+        if str(path.relative_to(PROJECT)) in source.FILES:
             allowed |= TRAINER
         found = {wing(name) for name in reaches(path, *WINGS) if "." in name}
         wrong += [f"{path.relative_to(PROJECT)} imports {name}" for name in sorted(found - allowed)]
     assert not wrong
 
 
+def test_copy_of_the_source_has_all_that_the_trainer_imports() -> None:
+    for name in source.FILES:
+        for module in reaches(PROJECT / name, "runner"):
+            path = f"{module.replace('.', '/')}.py"
+            assert path in source.FILES or not (PROJECT / path).exists(), (name, module)
+
+
 def test_without_torch() -> None:
     """The queue, the command line and the report start without paying for it."""
     free = [PROJECT / "cli.py", *(PROJECT / "model").glob("*.py")]
-    free += [path for path in FILES if "model" not in path.parts and path.name != "trainer.py"]
+    trainers = {PROJECT / name for name in source.FILES}
+    free += [path for path in FILES if "model" not in path.parts and path not in trainers]
     assert not [path for path in free if reaches(path, *TORCH)]
 
 

@@ -11,10 +11,18 @@ from pathlib import Path
 from model.events import Phase
 from runner.work.process import modules_from
 from runner.work.provenance import PROJECT
-from runner.work.running import PHASE_LIMIT_SECONDS
 
 COUNT = "import torch; print(torch.cuda.device_count())"
 """For a child: nvidia-smi would not do, which knows no CUDA_VISIBLE_DEVICES and no torch without CUDA."""
+
+PHASE_LIMIT_SECONDS: dict[Phase, float] = {
+    Phase.START: 1800.0,  # a corpus may have to be prepared
+    Phase.COMPILE: 1800.0,
+    Phase.STEP: 900.0,  # full scale on two cores takes about half a minute
+    Phase.EVALUATE: 900.0,
+    Phase.SAVE: 600.0,
+}
+"""A phase that sends no event for so long is stalled."""
 
 
 @dataclass(frozen=True)

@@ -40,15 +40,6 @@ HEARTBEAT_SHARE = 1 / 6
 FENCE_SHARE = 2 / 3
 """Of the lease: without an answer from the database for so long, the attempt fences itself."""
 
-PHASE_LIMIT_SECONDS: dict[Phase, float] = {
-    Phase.START: 1800.0,  # a corpus may have to be prepared
-    Phase.COMPILE: 1800.0,
-    Phase.STEP: 900.0,  # full scale on two cores takes about half a minute
-    Phase.EVALUATE: 900.0,
-    Phase.SAVE: 600.0,
-}
-"""A phase that sends no event for so long is stalled."""
-
 
 @dataclass(frozen=True)
 class Ending:

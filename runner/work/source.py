@@ -25,7 +25,10 @@ from runner.work.provenance import PROJECT, code
 FOLDER = "source"
 TREE = "model"
 """Copied whole, with the bundled corpus and its tokenizers: 3 MB."""
-FILES = ("runner/__init__.py", "runner/work/__init__.py", "runner/work/trainer.py")
+FILES = (
+    "runner/__init__.py",
+    *(f"runner/work/{name}.py" for name in ("__init__", "trainer", "attempt_log", "canary", "causes")),
+)
 """Copied besides: what the trainer process imports of runner/."""
 COMPILED = "__pycache__"
 """An empty file of this name in each folder of a copy: no compiled module, which nobody compares, is kept."""

@@ -1,39 +1,28 @@
-"""The child: a RunConfig in, events out over a pipe. The only module of runner/ that imports torch.
+"""The child: a RunConfig in, events out over a pipe. Torch is imported in this process alone.
 
 It owns no database and makes no decision: it runs one job after another as the supervisor commands
-(runner/work/worker.py), and ends when its supervisor does. Errors are sorted into causes here, at the one
-broad `except` of a job, where the exception is still whole.
+(runner/work/worker.py), and ends when its supervisor does. An error is sorted into a cause (causes.py) at the
+one broad `except` of a job, where it is still whole. What it imports: runner/work/source.py, FILES.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import errno
-import io
 import json
 import os
 import queue
 import signal
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, RunConfig
-from model.events import (
-    Asked,
-    Checkpointed,
-    Event,
-    Finished,
-    Measured,
-    NotSaved,
-    Request,
-    Resumed,
-    to_json,
-)
+from model.config import RunConfig
+from model.events import Asked, Event, Finished, Request, to_json
+from runner.work.attempt_log import log, log_to
+from runner.work.canary import known_answer
+from runner.work.causes import cause_of
 
 _PR_SET_PDEATHSIG = 1
 
@@ -140,103 +129,12 @@ class Trainer:
             data = data[self._events.write(data) :]
 
 
-class Log(io.RawIOBase):
-    """Standard output on a full disk: the lines are lost, and the job goes on."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        with contextlib.suppress(OSError):
-            os.write(1, data)
-        return len(data)
-
-
-def log_to(path: Path) -> None:
-    """Send everything that is printed from here on to this attempt's log, as far as the disk has room."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
-    sys.stdout = sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(Log()), errors="replace", line_buffering=True
-    )
-
-
-def log(event: Event) -> None:
-    """Print what a reader of the attempt's log wants to see; never a value of the sealed test split."""
-    text = ""
-    if isinstance(event, Resumed):
-        refused = [f"checkpoint refused: {reason}; " for reason in event.refused]
-        text = "".join(refused) + f"from step {event.step}{event.not_exact}"
-    elif isinstance(event, Measured) and event.split != "test":
-        text = f"step {event.step} {event.split}: " + ", ".join(
-            f"{name} {value:.6g}" for name, value in event.values.items()
-        )
-    elif isinstance(event, Checkpointed):
-        text = f"step {event.step} checkpoint: {Path(event.path).name}, {event.size_bytes:,} bytes"
-    elif isinstance(event, NotSaved):
-        text = f"step {event.step} checkpoint not saved: {event.reason}"
-    elif isinstance(event, Finished):
-        text = f"step {event.step} finished"
-    if text:
-        print(time.strftime("%m-%d %H:%M:%S"), text, flush=True)
-
-
 def driver_version() -> str | None:
     """NVIDIA's driver, as the kernel names it."""
     try:
         return Path("/proc/driver/nvidia/version").read_text().splitlines()[0].split("  ")[1]
     except (OSError, IndexError):
         return None
-
-
-def cause_of(error: BaseException, device: str) -> tuple[str, str]:
-    """(cause, one line) of what ended a job; the causes are runner.queue.schema.CAUSES."""
-    import torch
-
-    from model.training.loop import Diverged
-    from model.training.memory import peak_memory_bytes
-
-    line = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, (ConfigError, json.JSONDecodeError)):
-        return "bad_config", str(error)
-    if isinstance(error, Diverged):
-        return "diverged", str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        peak = peak_memory_bytes(torch.device(device)) / 1e9
-        remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
-        return "oom", f"{line}; peak {peak:.2f} GB on {device}; {remedy}"
-    if "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError":
-        return "device", line
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        return "infrastructure", f"{line}; free some room on the disk"
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return "infrastructure", line
-    return "bug", line
-
-
-def known_answer(device: str) -> dict[str, Any]:
-    """The canary: a matrix product of whole numbers, exact in fp32 on a sound device, and its gradient."""
-    import torch
-
-    try:
-        left = (torch.arange(256 * 256, device=device) % 7 - 3).float().view(256, 256).requires_grad_()
-        right = (torch.arange(256 * 256, device=device) % 5 - 2).float().view(256, 256)
-        product = left @ right
-        (found,) = torch.autograd.grad(product.sum(), left)
-        expected = left.detach().cpu().double() @ right.cpu().double()
-        gradient = right.sum(dim=1).expand(256, 256)
-        exact = torch.equal(product.detach().cpu().double(), expected)
-        ok = exact and torch.equal(found, gradient)
-    except Exception as error:  # whatever a broken device raises is the answer
-        return {"ok": False, "message": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"ok": ok, "message": "" if ok else "a product of whole numbers came out wrong"}
 
 
 if __name__ == "__main__":
