@@ -30,6 +30,7 @@ from model.events import (
 from runner.queue import jobs, records
 from runner.queue.jobs import Claim, LeaseLost
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
+from runner.work.options import Options
 from runner.work.process import TrainerProcess
 from runner.work.progress import Display
 from runner.work.signals import awake_seconds
@@ -62,15 +63,12 @@ class RunningJob:
         claimed: Claim,
         trainer: TrainerProcess,
         display: Display,
-        lease_seconds: float,
+        options: Options,
         runs: Path,
-        phase_limits: dict[Phase, float],
         provenance: dict[str, Any],
-        keep_checkpoints: bool = False,
     ) -> None:
         self.store, self.claimed, self.trainer, self.display = store, claimed, trainer, display
-        self.lease_seconds, self.runs, self.phase_limits = lease_seconds, runs, phase_limits
-        self.keep_checkpoints = keep_checkpoints
+        self.options, self.runs = options, runs
         self.workdir = runs / str(claimed.job_id) / f"a{claimed.attempt}"
         self._provenance: dict[str, Any] | None = provenance  # until it is written
         self.ending: Ending | None = None
@@ -85,7 +83,7 @@ class RunningJob:
         self._asked: Request | None = None
         self._flushed_at = self._confirmed_at = awake_seconds()
 
-    def start(self, cache: Path, checkpoint_seconds: float, keep_weights: bool = False) -> None:
+    def start(self) -> None:
         """Command the trainer to run the job from its newest checkpoint that verifies."""
         assert self._provenance is not None
         self.trainer.jobs_run += 1
@@ -93,10 +91,10 @@ class RunningJob:
             command="run",
             config_json=self.claimed.config_json,
             workdir=str(self.workdir),
-            cache_dir=str(cache.resolve()),
+            cache_dir=str(self.options.cache.resolve()),
             resume_from=[[str(self.runs / path), sha256] for path, sha256 in self.claimed.checkpoints],
-            checkpoint_seconds=checkpoint_seconds,
-            keep_weights=keep_weights,
+            checkpoint_seconds=self.options.checkpoint_seconds,
+            keep_weights=self.options.keep_weights,
             source=self._provenance["source_sha256"],
             log_path=str(self.workdir / "trainer.log"),
         )
@@ -157,7 +155,7 @@ class RunningJob:
     def watch(self) -> None:
         """End an attempt whose phase has been silent past its limit; its heartbeat does not excuse it."""
         silent = time.monotonic() - self._phase_at
-        if self.ending is None and silent > self.phase_limits[self._phase]:
+        if self.ending is None and silent > self.options.phase_limits[self._phase]:
             code = self.trainer.kill()
             message = f"no sign of life for {silent:.0f} s in phase {self._phase} after step {self.step}"
             self.ending = Ending("failed", None, "stalled", message, None, code)
@@ -171,13 +169,13 @@ class RunningJob:
             StoreUnreachable: the database file is not the one that was opened.
         """
         now = awake_seconds()
-        due = FLUSH_SECONDS if self._outbox else self.lease_seconds * HEARTBEAT_SHARE
-        if now - self._flushed_at < min(due, self.lease_seconds * HEARTBEAT_SHARE):
+        due = FLUSH_SECONDS if self._outbox else self.options.lease_seconds * HEARTBEAT_SHARE
+        if now - self._flushed_at < min(due, self.options.lease_seconds * HEARTBEAT_SHARE):
             return
         self._flushed_at = now
         self.store.check_identity()
         self._try(self._write_outbox)
-        if not self.lost and awake_seconds() - self._confirmed_at > self.lease_seconds * FENCE_SHARE:
+        if not self.lost and awake_seconds() - self._confirmed_at > self.options.lease_seconds * FENCE_SHARE:
             self.ask(Request.STOP)
 
     def _try(self, transaction: Any) -> bool:
@@ -205,7 +203,9 @@ class RunningJob:
 
     def _write_outbox(self, connection: sa.Connection) -> tuple[list[str], bool]:
         silent_seconds = time.monotonic() - self._phase_at
-        cancel = jobs.heartbeat(connection, self.claimed, self.lease_seconds, self.step, silent_seconds)
+        cancel = jobs.heartbeat(
+            connection, self.claimed, self.options.lease_seconds, self.step, silent_seconds
+        )
         if self._provenance is not None:
             log_path = str(self.workdir.relative_to(self.runs) / "trainer.log")
             records.describe(connection, self.claimed, self._provenance, log_path, self.trainer.pid)
@@ -258,7 +258,7 @@ class RunningJob:
         assert ending is not None
         if ending.outcome == "done":
             jobs.finish(connection, self.claimed, ending.results or {})
-            if not self.keep_checkpoints:
+            if not self.options.keep_checkpoints:
                 superfluous += records.forget_checkpoints(connection, self.claimed.job_id)
             self._became = "done"
         elif ending.outcome == "preempted":

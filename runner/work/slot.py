@@ -144,20 +144,13 @@ class Slot:
     def take(self, claimed: jobs.Claim) -> None:
         """Start on a job that `claim` has brought."""
         assert self._trainer is not None
-        options, self._began_at = self.options, awake_seconds()
+        self._began_at = awake_seconds()
         self.display.claimed(claimed)
+        provenance = {**self._machine, **self._ready}
         self.running = RunningJob(
-            self.store,
-            claimed,
-            self._trainer,
-            self.display,
-            options.lease_seconds,
-            self.runs,
-            options.phase_limits,
-            {**self._machine, **self._ready},
-            options.keep_checkpoints,
+            self.store, claimed, self._trainer, self.display, self.options, self.runs, provenance
         )
-        self.running.start(options.cache, options.checkpoint_seconds, options.keep_weights)
+        self.running.start()
 
     def step(self) -> Concluded | None:
         """Take what the trainer has said and do what is due, without waiting; a job that is over is returned.
