@@ -20,6 +20,7 @@ from reports.reading.study import Cell, Study
 from runner.queue.attempts import wasted
 from runner.queue.schema import attempts as attempts_table
 from runner.queue.schema import jobs, meta, results, studies
+from runner.queue.studies import named
 
 
 class NoSuchStudy(Exception):
@@ -74,16 +75,14 @@ def choose_study(connection: sa.Connection, name: str | None = None) -> tuple[St
     """The study of that name, or the newest; and the names of the others, newest first.
 
     Raises:
-        NoSuchStudy: none has that name, or there is none.
+        ConfigError: none has that name.
+        NoSuchStudy: there is none at all.
     """
     statement = sa.select(studies).order_by(studies.c.created_at.desc(), studies.c.id.desc())
     rows = connection.execute(statement).mappings().all()
     if not rows:
         raise NoSuchStudy("no study yet: add one with `python cli.py enqueue --grid factorial`")
-    chosen = rows[0] if name is None else next((row for row in rows if row["name"] == name), None)
-    if chosen is None:
-        known = [row["name"] for row in rows]
-        raise NoSuchStudy(f"{name!r}: no such study; known: {', '.join(known)}; try --study {known[0]}")
+    chosen = rows[0] if name is None else named(connection, name)._mapping
     values = {**chosen, "grid": json.loads(chosen["grid"]), "held": bool(chosen["held"])}
     return Study(**values), [row["name"] for row in rows if row["name"] != chosen["name"]]
 

@@ -33,7 +33,7 @@ def revealed(connection: sa.Connection, study: str) -> str:
     """The section alone, as markdown, for the command that reveals.
 
     Raises:
-        NoSuchStudy: there is none of that name.
+        ConfigError: there is none of that name.
     """
     section = held_out(analyse(load(connection, choose_study(connection, study)[0]), Options()))
     return f"{markdown_section(section)}\n" if section else ""

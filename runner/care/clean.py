@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from runner.queue.attempts import of_source
 from runner.queue.schema import attempts, checkpoints, jobs, workers
-from runner.queue.selection import study_id
 from runner.queue.store import Store, now
+from runner.queue.studies import named
 from runner.view.console import ROWS, console, table
 from runner.view.text import duration, plain, size
 from runner.work import source
@@ -121,7 +121,7 @@ def _of_jobs(connection: sa.Connection, folder: Path, study: str | None) -> Iter
     age = (now() - jobs.c.finished_at).label("age_seconds")
     finished = sa.select(jobs.c.id, jobs.c.status, age).where(jobs.c.status.in_(OVER))
     if study is not None:
-        finished = finished.where(jobs.c.study_id == study_id(connection, study))
+        finished = finished.where(jobs.c.study_id == named(connection, study).id)
     for job in connection.execute(finished):
         for path in sorted((folder / str(job.id)).glob("a*/*")):
             kind = _kind(path)

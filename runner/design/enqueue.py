@@ -21,6 +21,7 @@ from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import jobs as jobs_table
 from runner.queue.schema import studies
+from runner.queue.studies import named
 
 
 def enqueue(
@@ -111,9 +112,7 @@ def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | 
     Raises:
         ConfigError: no study of that name.
     """
-    row = connection.execute(sa.select(studies).where(studies.c.name == study)).first()
-    if row is None:
-        raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
+    row = named(connection, study)
     held = json.loads(row.grid)
     source, scale = held.get("source") or held["name"], held.get("scale", "full")
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError, DataConfig, RunConfig, full_key
-from runner.design.hypotheses import Claim, parse_claims, parse_margins
+from runner.design.hypotheses import Hypothesis, parse_claims, parse_margins
 from runner.design.levels import (
     Factors,
     Named,
@@ -94,7 +94,7 @@ class Grid:
     primary: str = "val_loss"
     baseline: tuple[tuple[str, Any], ...] = ()
     margins: tuple[tuple[str, float], ...] = ()
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Hypothesis, ...] = ()
     levels: Named = field(default_factory=dict)
     """What the levels of the factors that are no key set."""
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Claims: what a study expects, declared in its grid file before the first run.
+"""Hypotheses: what a study expects, declared as [[claims]] in its grid file before the first run.
 
 A `[[claims]]` entry compares the runs at some levels with the runs at others; factors that it does not
 name are averaged over, seed by seed. Checked here, kept in the study's row, judged by
@@ -31,7 +31,7 @@ Levels = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Claim:
+class Hypothesis:
     """One expectation: `metric` at `compare` minus at `against`; how that difference should be."""
 
     name: str
@@ -55,7 +55,7 @@ def parse_claims(
     baseline: Mapping[str, Any],
     margins: Mapping[str, float],
     primary: str,
-) -> tuple[Claim, ...]:
+) -> tuple[Hypothesis, ...]:
     """The claims of a grid file, held to its factors.
 
     Raises:
@@ -65,7 +65,7 @@ def parse_claims(
         raise ConfigError("claims: must be a list of tables, [[claims]]")
     if len(entries) > MAX_CLAIMS:
         raise ConfigError(f"claims: {len(entries)}, more than {MAX_CLAIMS}; keep those that matter")
-    claims: list[Claim] = []
+    claims: list[Hypothesis] = []
     for number, entry in enumerate(entries, start=1):
         claim = _claim(f"claims {number}", entry, factors, baseline, primary)
         _need_margin(f"claims {number}", claim, margins)
@@ -94,7 +94,7 @@ def _claim(
     factors: Mapping[str, Sequence[Any]],
     baseline: Mapping[str, Any],
     primary: str,
-) -> Claim:
+) -> Hypothesis:
     for key in sorted(entry.keys() - set(_KEYS)):
         raise ConfigError(f"{where}: {key!r}: no such key; keys: {', '.join(_KEYS)}")
     name = entry.get("name")
@@ -110,7 +110,7 @@ def _claim(
         )
     if compare == against:
         raise ConfigError(f"{where}: compare and against are the same; change a level")
-    return Claim(
+    return Hypothesis(
         name=name,
         kind=_one_of(f"{where}: kind", entry.get("kind"), KINDS),
         metric=metric,
@@ -168,7 +168,7 @@ def _margin(where: str, value: Any) -> float | None:
     return float(value)
 
 
-def _need_margin(where: str, claim: Claim, margins: Mapping[str, float]) -> None:
+def _need_margin(where: str, claim: Hypothesis, margins: Mapping[str, float]) -> None:
     # val_loss has a margin by default: ln 1.005 nats, half a percent of the perplexity.
     if claim.kind in ("equivalent", "not_worse") and claim.margin is None:
         if claim.metric in margins or claim.metric == "val_loss":

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.config import ConfigError, all_keys, full_key
-from runner.design.hypotheses import Claim
+from runner.design.hypotheses import Hypothesis
 from runner.queue.where import columns
 
 Factors = dict[str, tuple[Any, ...]]
@@ -92,7 +92,7 @@ def parse_scales(table: Mapping[str, Any], known: Iterable[str]) -> dict[str, di
 
 
 def keys_set(factors: Iterable[str], named: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The dotted keys that the factors set, a key as often as there are factors that set it."""
+    """Every dotted key that a factor sets, once per factor, so that a duplicate reveals a conflict."""
     found: list[str] = []
     for factor in factors:
         inner = named.get(factor)
@@ -141,7 +141,7 @@ def swap_named(named: Named, table: Mapping[str, Any], where: str) -> Named:
     }
 
 
-def follow(claim: Claim, before: Factors, after: Factors) -> Claim:
+def follow(claim: Hypothesis, before: Factors, after: Factors) -> Hypothesis:
     """A claim about the levels that stand where the old ones stood."""
     return replace(
         claim,

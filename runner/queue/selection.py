@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from model.config import ConfigError
 from runner.queue.jobs import UnknownJob
 from runner.queue.schema import jobs, studies
+from runner.queue.studies import named
 from runner.queue.where import condition
 
 FEWEST_HEX = 4
@@ -87,7 +88,7 @@ def jobs_meant(
         return _named(connection, names, statuses)
     conditions: list[sa.ColumnElement[bool]] = [jobs.c.status.in_(statuses)]
     if study is not None:
-        conditions.append(jobs.c.study_id == study_id(connection, study))
+        conditions.append(jobs.c.study_id == named(connection, study).id)
     if where is not None:
         conditions.append(condition(where, named_factors(connection)))
     if len(conditions) == 1:
@@ -99,19 +100,6 @@ def named_factors(connection: sa.Connection) -> list[str]:
     """The factors of the studies here whose levels are names, not values of a key."""
     grids = connection.scalars(sa.select(studies.c.grid))
     return sorted({factor for text in grids for factor in json.loads(text).get("levels", {})})
-
-
-def study_id(connection: sa.Connection, name: str) -> int:
-    """The row of a study.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    found = connection.scalar(sa.select(studies.c.id).where(studies.c.name == name))
-    if found is None:
-        known = connection.scalars(sa.select(studies.c.name).order_by(studies.c.id.desc()).limit(5)).all()
-        raise ConfigError(f"study {name!r}: not in this database; known: {', '.join(known) or 'none'}")
-    return int(found)
 
 
 def _named(connection: sa.Connection, names: Sequence[str], statuses: Sequence[str]) -> list[Meant]:

@@ -24,6 +24,20 @@ _CHUNK = 500
 """Jobs in one statement, below every database's limit of bound values."""
 
 
+def named(connection: sa.Connection, name: str, lock: bool = False) -> sa.Row[Any]:
+    """The row of a study, held for the rest of the transaction if `lock`.
+
+    Raises:
+        ConfigError: there is none of that name; five that are there are named.
+    """
+    statement = sa.select(studies).where(studies.c.name == name)
+    row = connection.execute(statement.with_for_update() if lock else statement).first()
+    if row is None:
+        known = connection.scalars(sa.select(studies.c.name).order_by(studies.c.id.desc()).limit(5)).all()
+        raise ConfigError(f"study {name!r}: not in this database; known: {', '.join(known) or 'none'}")
+    return row
+
+
 def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py test") -> bool:
     """Open a study's sealed test split for good; True the first time, False when it was open already.
 
@@ -32,10 +46,7 @@ def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py te
     Raises:
         ConfigError: no study of that name, or one whose results were not computed here.
     """
-    named = sa.select(studies).where(studies.c.name == study)
-    row = connection.execute(named.with_for_update()).first()
-    if row is None:
-        raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
+    row = named(connection, study, lock=True)
     if row.imported_from:
         raise ConfigError(f"study {study!r}: imported results; they have no test split")
     if row.test_revealed_at is not None:
@@ -51,9 +62,7 @@ def hold(connection: sa.Connection, study: str, held: bool) -> None:
     Raises:
         ConfigError: no study of that name.
     """
-    row = connection.execute(sa.select(studies).where(studies.c.name == study)).first()
-    if row is None:
-        raise ConfigError(f"study {study!r}: not in this database; `python cli.py status` lists the studies")
+    row = named(connection, study)
     connection.execute(sa.update(studies).where(studies.c.id == row.id).values(held=int(held)))
     attempt_log.note(connection, "study paused" if held else "study resumed", detail={"study_id": row.id})
     if not held:
@@ -69,10 +78,11 @@ def delete(connection: sa.Connection, job_ids: Sequence[int], study: str | None 
 
     Raises:
         UnknownJob: some of the jobs are running; nothing is deleted.
+        ConfigError: no study of that name.
     """
     jobs.requeue_lost(connection)  # a worker that died holds nothing
     of_study = _held(connection, sorted(job_ids))
-    named = connection.scalar(sa.select(studies.c.id).where(studies.c.name == study))
+    empty = set() if study is None else {named(connection, study).id}
     spend_ids(connection, jobs_table, of_study)
     for part in _parts(of_study):
         for table in reversed(schema.metadata.sorted_tables):  # a row goes before those that it refers to
@@ -80,7 +90,7 @@ def delete(connection: sa.Connection, job_ids: Sequence[int], study: str | None 
                 connection.execute(sa.delete(table).where(table.c.job_id.in_(part)))
         connection.execute(sa.delete(jobs_table).where(jobs_table.c.id.in_(part)))
     gone = []
-    for study_id in sorted({*of_study.values(), *([] if named is None else [named])}):
+    for study_id in sorted({*of_study.values(), *empty}):
         row = connection.execute(sa.select(studies).where(studies.c.id == study_id)).one()
         count = sum(owner == study_id for owner in of_study.values())
         whole = not _shrink(connection, row)

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.live import Live
 
 from runner.queue.schema import events, jobs, metrics, studies, workers
-from runner.queue.selection import study_id
 from runner.queue.store import Store, StoreUnavailable, now
+from runner.queue.studies import named
 from runner.view.frame import frame
 from runner.view.gpus import Gpu, gpus
 from runner.view.status import running_jobs, studies_overview
@@ -98,7 +98,7 @@ def snapshot(connection: sa.Connection, study: str | None, cards: list[Gpu]) -> 
     overview, running = studies_overview(connection), running_jobs(connection)
     if study is None:
         study = _interesting(overview, running)
-    number = study_id(connection, study) if study is not None else None
+    number = named(connection, study).id if study is not None else None
     size = next((each["jobs"] for each in overview if each["name"] == study), 0)
     small = size <= MOST_GLYPHS
     for job in running[:MOST_RUNNING]:

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from scipy import stats
 
+from model.config import ConfigError
 from reports.output.compare import compare_studies, welch
-from reports.reading.frames import NoSuchStudy
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
 
@@ -80,7 +80,7 @@ def test_nothing_in_common_is_said(connection: sa.Connection) -> None:
     made.finished_study(connection, "one")
     made.add_study(connection, "two", grid={"factors": {"top_k": [1, 2]}, "baseline": {}})
     assert "No condition of one has the same" in compare_studies(connection, "one", "two")
-    with pytest.raises(NoSuchStudy, match="'three'"):
+    with pytest.raises(ConfigError, match="'three'"):
         compare_studies(connection, "one", "three")
 
 
