@@ -13,9 +13,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
-from model.fields import ConfigError, check_fields, choice, whole
+from model.fields import Annotated, ConfigError, Interval, check_fields
 from model.parts import DataConfig, ModelConfig, RoutingConfig, TrainConfig
 
 __all__ = [
@@ -32,11 +32,11 @@ class RunConfig:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    protocol: str = choice("sound", "sound", "published")
+    protocol: Literal["sound", "published"] = "sound"
     """sound, or the published study's with its known defects; docs/method.md lists them."""
-    seed: int = whole(42, 0, 2**31 - 1)
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 42
     """From which every random stream of the run is derived."""
-    repeat: int = whole(0, 0, 1_000_000)
+    repeat: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """Which of several runs of the same configuration and seed: tells them apart, and changes no stream."""
 
     def __post_init__(self) -> None:

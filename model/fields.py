@@ -1,13 +1,23 @@
-"""How a configuration's fields are declared and held to their rules. Imports no torch.
+"""How a configuration's fields are held to what their annotations say, with pydantic. Imports no torch.
 
-What is declared with it: model/config.py.
+A field is an int, a float or a text, `Annotated` with the `Interval` it must lie in, or a `Literal` of its
+choices. What is declared so: model/parts.py and model/config.py.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import field, fields, is_dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval
+from pydantic_core import ValidationError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["Annotated", "ConfigError", "Interval", "check_fields"]
+
+_KINDS = {"int_type": "a whole number", "float_type": "a number", "string_type": "text"}
 
 
 class ConfigError(ValueError):
@@ -16,47 +26,49 @@ class ConfigError(ValueError):
     exit_code = 65
 
 
-def whole(default: int, low: int, high: int) -> Any:
-    return field(default=default, metadata={"type": int, "low": low, "high": high})
-
-
-def real(default: float, low: float, high: float) -> Any:
-    return field(default=default, metadata={"type": float, "low": low, "high": high})
-
-
-def choice(default: str, *options: str) -> Any:
-    return field(default=default, metadata={"type": str, "options": options})
-
-
-def text(default: str) -> Any:
-    return field(default=default, metadata={"type": str})
-
-
 def check_fields(config: Any, part: str) -> None:
-    """Hold every field to its declared type and range; widen int to float where a float is due."""
-    for spec in fields(config):
-        if is_dataclass(getattr(config, spec.name)):
-            continue
-        name = f"{part}.{spec.name}" if part else spec.name
-        value = _checked(name, getattr(config, spec.name), dict(spec.metadata))
-        object.__setattr__(config, spec.name, value)
+    """Hold every field to its annotation; a float's whole number is widened, and its -0.0 is 0.0.
+
+    Raises:
+        ConfigError: names the first field that is wrong, its value and the remedy.
+    """
+    try:
+        values = _adapter(config.__class__).validate_python(vars(config))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name, value = str(first["loc"][0]), first["input"]
+        remedy = _remedy(first["type"], _hints(config.__class__)[name])
+        raise ConfigError(f"{part}.{name} = {value!r}: {remedy}".removeprefix(".")) from None
+    for name, value in values.items():
+        # A frozen dataclass; + 0.0 makes -0.0, which would have another hash, the number that it is.
+        object.__setattr__(config, name, value + 0.0 if isinstance(value, float) else value)
 
 
-def _checked(name: str, value: Any, rule: dict[str, Any]) -> Any:
-    expected = rule.get("type")
-    if expected is None:
-        raise ConfigError(f"{name} = {value!r}: a part of the configuration; set its keys instead")
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, expected) or isinstance(value, bool):
-        kind = {int: "a whole number", float: "a number", str: "text"}[expected]
-        raise ConfigError(f"{name} = {value!r}: must be {kind}")
-    if "options" in rule and value not in rule["options"]:
-        raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(rule['options'])}")
-    if "low" in rule:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name} = {value}: must be a finite number")
-        value += type(value)(0)  # -0.0 becomes 0.0: one number, one hash
-        if not rule["low"] <= value <= rule["high"]:
-            raise ConfigError(f"{name} = {value}: must lie between {rule['low']} and {rule['high']}")
-    return value
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[dict[str, Any]]:
+    """Of the fields as a mapping: validated as a dataclass it would call __post_init__, which calls this."""
+    # Only where a configuration is made: `status` makes none, and need not wait for these.
+    from pydantic import ConfigDict, TypeAdapter, with_config
+    from typing_extensions import TypedDict
+
+    strict = with_config(ConfigDict(strict=True, allow_inf_nan=False))
+    return TypeAdapter(strict(TypedDict(cls.__name__, _hints(cls))))  # type: ignore[operator]
+
+
+def _remedy(kind: str, hint: Any) -> str:
+    """What a value must be, by pydantic's name for what is wrong with it."""
+    if kind == "literal_error":
+        return f"choose one of {', '.join(get_args(hint))}"
+    if kind == "finite_number":
+        return "must be a finite number"
+    if kind in _KINDS:
+        return f"must be {_KINDS[kind]}"
+    if get_origin(hint) is Annotated:
+        interval = hint.__metadata__[0]
+        return f"must lie between {interval.ge} and {interval.le}"
+    return "a part of the configuration; set its keys instead"

@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from model.fields import ConfigError, check_fields, choice, real, text, whole
+from model.fields import Annotated, ConfigError, Interval, check_fields
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    d_model: int = whole(384, 2, 65_536)
+    d_model: Annotated[int, Interval(ge=2, le=65_536)] = 384
     """Width of the residual stream."""
-    n_layers: int = whole(6, 1, 1_000)
+    n_layers: Annotated[int, Interval(ge=1, le=1_000)] = 6
     """Transformer blocks."""
-    n_heads: int = whole(8, 1, 1_024)
+    n_heads: Annotated[int, Interval(ge=1, le=1_024)] = 8
     """Attention heads; each has d_model / n_heads channels, an even number (rotary pairs)."""
-    d_ff: int = whole(1536, 1, 1_048_576)
+    d_ff: Annotated[int, Interval(ge=1, le=1_048_576)] = 1536
     """Width inside an expert."""
-    n_experts: int = whole(8, 1, 4_096)
+    n_experts: Annotated[int, Interval(ge=1, le=4_096)] = 8
     """Experts in each MoE layer."""
-    top_k: int = whole(2, 1, 4_096)
+    top_k: Annotated[int, Interval(ge=1, le=4_096)] = 2
     """Experts that each token is sent to."""
-    dropout: float = real(0.1, 0.0, 0.99)
+    dropout: Annotated[float, Interval(ge=0.0, le=0.99)] = 0.1
     """Probability of zeroing, everywhere that dropout appears."""
-    vocab_size: int = whole(49_152, 2, 1_048_576)
+    vocab_size: Annotated[int, Interval(ge=2, le=1_048_576)] = 49_152
     """Follows the tokenizer; set when the corpus is chosen."""
 
     def __post_init__(self) -> None:
@@ -90,17 +91,17 @@ class ModelConfig:
 class RoutingConfig:
     """What a router adds to its logits and to the loss; formulas and sources: model/network/moe.py."""
 
-    noise: str = choice("gaussian", "gaussian", "annealed", "jitter", "learned", "gumbel")
+    noise: Literal["gaussian", "annealed", "jitter", "learned", "gumbel"] = "gaussian"
     """What `noise_std` is the strength of; annealed is Gaussian and falls to 0 at the last update."""
-    noise_std: float = real(0.1, 0.0, 100.0)
+    noise_std: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.1
     """Standard deviation of the noise on the router's logits, in training only; jitter: of its factor."""
-    load_balancing_weight: float = real(0.01, 0.0, 100.0)
+    load_balancing_weight: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.01
     """Weight of the load-balancing loss (Switch Transformer, eq. 4-6), per layer."""
-    balance: str = choice("micro-batch", "micro-batch", "batch")
+    balance: Literal["micro-batch", "batch"] = "micro-batch"
     """Whose load the load-balancing loss sees: a micro-batch's, or all of the update's so far."""
-    z_loss_weight: float = real(0.0, 0.0, 100.0)
+    z_loss_weight: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.0
     """Weight of the router z-loss (ST-MoE, eq. 5), per layer."""
-    bias_rate: float = real(0.0, 0.0, 100.0)
+    bias_rate: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.0
     """What an expert's bias moves by after an update (Wang et al. 2024); 0: there is no bias."""
 
     def __post_init__(self) -> None:
@@ -115,32 +116,32 @@ class RoutingConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: int = whole(400, 1, 10_000_000)
+    steps: Annotated[int, Interval(ge=1, le=10_000_000)] = 400
     """Forward and backward passes of one batch; an update follows each `accumulate` of them."""
-    batch_size: int = whole(24, 1, 65_536)
+    batch_size: Annotated[int, Interval(ge=1, le=65_536)] = 24
     """Windows a step."""
-    micro_batch: int = whole(0, 0, 65_536)
+    micro_batch: Annotated[int, Interval(ge=0, le=65_536)] = 0
     """Windows at a time within a step, to save memory; 0: all. It changes the result: see the hash."""
-    seq_len: int = whole(512, 2, 65_536)
+    seq_len: Annotated[int, Interval(ge=2, le=65_536)] = 512
     """Tokens a window."""
-    accumulate: int = whole(4, 1, 4_096)
+    accumulate: Annotated[int, Interval(ge=1, le=4_096)] = 4
     """Steps whose gradients make one optimizer update."""
-    eval_every: int = whole(100, 0, 10_000_000)
+    eval_every: Annotated[int, Interval(ge=0, le=10_000_000)] = 100
     """Steps between evaluations; 0 evaluates at the end only. The end is always evaluated."""
-    muon_lr: float = real(0.01, 0.0, 10.0)
+    muon_lr: Annotated[float, Interval(ge=0.0, le=10.0)] = 0.01
     """Peak rate of Muon; AdamW's is a tenth of it."""
-    muon_momentum: float = real(0.95, 0.0, 0.9999)
+    muon_momentum: Annotated[float, Interval(ge=0.0, le=0.9999)] = 0.95
     """Momentum of Muon, as an exponential moving average."""
-    weight_decay: float = real(0.1, 0.0, 10.0)
+    weight_decay: Annotated[float, Interval(ge=0.0, le=10.0)] = 0.1
     """Decoupled weight decay of AdamW; Muon has none."""
-    grad_clip: float = real(1.0, 1e-6, 1e6)
+    grad_clip: Annotated[float, Interval(ge=1e-6, le=1e6)] = 1.0
     """Global gradient norm above which the gradient is scaled down."""
-    precision: str = choice("auto", "auto", "fp32", "bf16")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU, and not in the hash; a fixed choice is."""
-    engine: str = choice("auto", "auto", "plain", "compiled")
+    engine: Literal["auto", "plain", "compiled"] = "auto"
     """auto: the fastest for the device; plain: the reference; compiled: torch.compile. Not in the hash: the
     same mathematics."""
-    target_loss: float = real(0.0, 0.0, 1e6)
+    target_loss: Annotated[float, Interval(ge=0.0, le=1e6)] = 0.0
     """Nats per token; results count the steps to get below it. 0 declares none and is not in the hash."""
 
     def __post_init__(self) -> None:
@@ -171,23 +172,23 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: str = text("bundled")
+    corpus: str = "bundled"
     """bundled, smollm, or a path; resolved at enqueue, for people. `corpus_id` is what counts."""
-    corpus_id: str = text("")
+    corpus_id: str = ""
     """What the text is, exactly: a revision or a SHA-256; empty until the corpus is resolved."""
-    tokenizer: str = text("")
+    tokenizer: str = ""
     """A bundled tokenizer's name, a folder, or a hub id, for people."""
-    tokenizer_id: str = text("")
+    tokenizer_id: str = ""
     """What the tokenizer is, exactly: a revision or a SHA-256; empty until it is resolved."""
-    documents: int = whole(2_000, 3, 100_000_000)
+    documents: Annotated[int, Interval(ge=3, le=100_000_000)] = 2_000
     """Documents taken from the start of the corpus, before deduplication and the split."""
-    document_characters: int = whole(3_000, 1, 100_000_000)
+    document_characters: Annotated[int, Interval(ge=1, le=100_000_000)] = 3_000
     """Characters at which a document is cut."""
-    text_column: str = text("text")
+    text_column: str = "text"
     """Of a row, what holds its text."""
-    tokens: int = whole(500_000, 16, 100_000_000_000)
+    tokens: Annotated[int, Interval(ge=16, le=100_000_000_000)] = 500_000
     """Training tokens at most; held-out text is on top."""
-    held_out_tokens: int = whole(100_000, 16, 1_000_000_000)
+    held_out_tokens: Annotated[int, Interval(ge=16, le=1_000_000_000)] = 100_000
     """Tokens of each held-out split that are scored, at most."""
 
     def __post_init__(self) -> None:

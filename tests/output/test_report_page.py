@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from markdown_it import MarkdownIt
 
+from model.config import ConfigError
 from reports.output.export import export
 from reports.output.report import summary
-from reports.reading.frames import NoSuchStudy
 from reports.tables import (
     Table,
     escape,
@@ -162,7 +162,7 @@ def test_markdown_is_read_by_a_renderer(connection: sa.Connection) -> None:
 
 def test_unknown_names_are_one_line(connection: sa.Connection) -> None:
     made.add_study(connection)
-    with pytest.raises(NoSuchStudy):
+    with pytest.raises(ConfigError, match="known: "):
         render(connection, "other")
 
 
