@@ -248,12 +248,17 @@ def power(
 ) -> None:
     """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
     from reports.output.seeds import plan
+    from reports.reading.plans import PLANNED
     from runner.design.enqueue import enqueue_command
+    from runner.queue.attempts import note
 
     with _open(db) as store, store.read() as connection:
         planned = plan(connection, study, difference, half_width, metric)
         line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
         where = f" --db {shlex.quote(store.name)}" if store.name != "jobs.db" else ""
+    if planned.event:
+        with _open(db) as store:
+            store.write(lambda c: note(c, PLANNED, detail=planned.event))
     print(planned.text)
     if planned.seeds:
         print(f"{line}{where}" if line else f"seeds {planned.seeds} (its grid file is not here)")

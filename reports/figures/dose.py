@@ -28,7 +28,7 @@ def _picture(found: Response, metric: str) -> Picture:
 
     def draw() -> Figure:
         figure, [[axes]] = panel_grid(1, 3.4)
-        style.response(axes, found.levels, found.unit, found.values, found.grid, found.curve)
+        style.response(axes, found.levels, found.unit, found.values, *found.curve())
         axes.set_xlabel(f"{factor} (scale: ln(1 + {factor} / {found.unit:g}))")
         axes.set_ylabel(axis)
         return figure

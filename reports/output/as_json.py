@@ -14,6 +14,7 @@ from reports.reading.measures import measured
 from reports.reading.study import Cell
 from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import TestedFamily
+from reports.statistics.failures import Failures
 from reports.statistics.inference import Contrast, finite, mean_interval, spread
 from reports.tables import Section
 
@@ -33,10 +34,13 @@ def as_json(report: Report, analysis: Analysis) -> str:
                 "kind": j.kind,
                 "metric": j.metric,
                 "margin": j.margin,
-                "p": j.p,
-                "holm_p": j.holm_p,
+                "ratio": j.ratio,
+                "equivalence_p": j.equivalence_p,
+                "is": j.word,
                 "verdict": j.verdict,
+                "to_come": j.to_come,
                 **_contrast(j.contrast),
+                "diverged": _failures(j.failures),
             }
             for j in analysis.judged
         ],
@@ -75,9 +79,10 @@ def _family(family: TestedFamily) -> dict[str, Any]:
             {
                 "contrast": t.comparison.label,
                 **_contrast(t.contrast),
-                "holm_p": t.holm_p,
                 "equivalence_p": t.equivalence_p,
-                "verdict": t.verdict,
+                "is": t.word,
+                "to_come": t.to_come,
+                "diverged": _failures(t.failures),
             }
             for t in family.tested
         ],
@@ -91,7 +96,19 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
         "sd": contrast.sd,
         "low": contrast.low,
         "high": contrast.high,
-        "t_p": contrast.p,
+        "p": contrast.p,
+        "tests": contrast.tests,
+    }
+
+
+def _failures(failures: Failures) -> dict[str, Any]:
+    """Diverged runs of either side, of those that ended; exact McNemar p, uncorrected."""
+    return {
+        "first": failures.first,
+        "first_of": failures.first_of,
+        "second": failures.second,
+        "second_of": failures.second_of,
+        "p": failures.p,
     }
 
 

@@ -11,10 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
-from scipy import stats
 
 from reports.output.report import Report, markdown
 from reports.reading.frames import StudyData, choose_study, load
@@ -25,7 +22,7 @@ from reports.sections.head import corpus_line, protocol_line
 from reports.statistics.analysis import DEFAULT_DB
 from reports.statistics.blocks import blocks
 from reports.statistics.families import baseline_cell
-from reports.statistics.inference import Contrast, finite, unrounded, varies
+from reports.statistics.inference import Contrast, unpaired
 from reports.tables import (
     DASH,
     Section,
@@ -90,22 +87,6 @@ def matches(first: StudyData, second: StudyData) -> list[Match]:
     ]
 
 
-def welch(first: npt.ArrayLike, second: npt.ArrayLike) -> Contrast:
-    """Difference of means (first - second), unpaired, with Welch's t interval and p. Shapes: (S1,), (S2,).
-
-    n is the smaller of the two; NaN below two values on a side, or without spread.
-    """
-    one, two = finite(first), finite(second)
-    n = min(one.size, two.size)
-    both = np.concatenate([one, two])
-    mean = unrounded(float(one.mean() - two.mean()), both) if n else math.nan
-    if n < 2 or not (varies(one, both) or varies(two, both)):
-        return Contrast(n, mean, *[math.nan] * 4)
-    test = stats.ttest_ind(one, two, equal_var=False)
-    reach = test.confidence_interval(0.95)
-    return Contrast(n, mean, math.nan, float(reach.low), float(reach.high), float(test.pvalue))
-
-
 def _key(data: StudyData, cell: Cell) -> frozenset[tuple[str, Any]]:
     return frozenset((name.rsplit(".", 1)[-1], value) for name, value in data.study.values(cell).items())
 
@@ -163,7 +144,7 @@ def _side_by_side(first: StudyData, second: StudyData, found: list[Match]) -> Se
         pair = (first.by_cell[match.first], second.by_cell[match.second])
         done = [runs[runs["status"] == "done"] for runs in pair]
         shown = [_shown(runs, measure) for measure in _MEASURES for runs in done]
-        apart = welch(done[0][LOSS.column], done[1][LOSS.column])
+        apart = unpaired(done[0][LOSS.column], done[1][LOSS.column])
         difference = signed(apart.difference, 4), interval(apart.low, apart.high, 4)
         rows.append((match.label, *map(done_of_all, pair), *shown, *difference))
     return Section(

@@ -17,7 +17,7 @@ from reports.tables import Picture, Section, Table, plain
 
 _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_VERDICT = re.compile(r"(SUPPORTED|CONTRADICTED|EQUIVALENT|INCONCLUSIVE|NOT TESTED)")
+_VERDICT = re.compile(r"(SUPPORTED|REFUTED|OPEN|PROVISIONAL)")
 _FINDING = re.compile(_VERDICT.pattern + r": (.*)", re.DOTALL)
 
 

@@ -6,7 +6,8 @@ queue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -26,6 +27,10 @@ class Plan:
     study: str
     text: str
     seeds: str
+    total: int = 0
+    """How many there are then in all."""
+    event: dict[str, Any] = field(default_factory=dict)
+    """What the database keeps of it: the first stage, which decides how the final interval is computed."""
 
 
 def plan(
@@ -49,27 +54,46 @@ def plan(
     perplexity = baseline_perplexity(data)
     option, written = ("--difference", difference) if difference else ("--half-width", half_width)
     value = parse_difference(option, str(written), target.metric, perplexity)
-    wanted = needs(analysis.families, value if difference else None, value if half_width else None)
-    return _plan(data, target, wanted, describe_difference(value, target, perplexity), bool(difference))
+    asked = (value, None) if difference else (None, value)
+    wanted = needs(analysis.judged, analysis.families, target, *asked)
+    planned = _plan(data, target, wanted, describe_difference(value, target, perplexity), bool(difference))
+    if not planned.seeds:
+        return planned
+    rule = "difference" if difference else "half-width"
+    return replace(planned, event=_event(data, target.metric, rule, value, planned.total))
+
+
+def _event(data: StudyData, metric: str, rule: str, value: float, total: int) -> dict[str, Any]:
+    """The seeds that have results now; those of Stein's first stage stay the first."""
+    seeds = sorted(set(data.done["seed"].tolist()))
+    before = [p for p in data.plans if p.metric == metric and p.rule == rule == "half-width"]
+    return {
+        "study_id": data.study.id,
+        "metric": metric,
+        "rule": rule,
+        "value": value,
+        "seeds": list(before[0].seeds) if before else seeds,
+        "total": total,
+    }
 
 
 def _plan(data: StudyData, target: Target, wanted: list[Need], stated: str, is_difference: bool) -> Plan:
     name = data.study.name
     known = [need for need in wanted if need.seeds is not None]
     if not known:
-        why = "no condition has two seeds in common with the baseline, or their differences do not vary"
+        why = "no comparison has two seeds with all its conditions, or their differences do not vary"
         return Plan(name, f"{name}: {why}; run a few seeds first", "")
     most = max(known, key=lambda need: need.seeds or 0)
     seeds, there = most.seeds or 0, sorted(set(data.runs["seed"].tolist()) | set(data.study.seeds))
     rule = (
-        f"{count(seeds)} seeds in all find a difference of {stated} in {target.metric} with 80 % power "
-        "(two-sided paired t test at .05; Holm's correction asks for more)"
+        f"{count(seeds)} seeds in all support each claim that is true with 80 % power: of a difference, if "
+        f"it is {stated} in {target.metric}; equivalent and not worse, if there is none"
         if is_difference
-        else f"{count(seeds)} seeds in all give a 95 % interval of half-width {stated} in {target.metric} "
+        else f"{count(seeds)} seeds in all give intervals of half-width {stated} in {target.metric} "
         "(Stein's two-stage rule: N = max(n0, ceil((t · s0 / h)²)); the final interval keeps s0 and n0 - 1)"
     )
     lines = [f"{name}: {rule}.", "", _table(wanted), ""]
-    lines.append(f"The contrast that varies most decides: {plain(most.label)}. {len(there)} seeds are there.")
+    lines.append(f"What needs most decides: {plain(most.label)}. {len(there)} seeds are there.")
     missing = seeds - len(there)
     if missing <= 0:
         lines.append("No seed is missing.")
@@ -77,15 +101,21 @@ def _plan(data: StudyData, target: Target, wanted: list[Need], stated: str, is_d
     if seeds > MAX_SEEDS:
         lines.append("That is out of reach: state a larger difference.")
         return Plan(name, "\n".join(lines), "")
+    if is_difference:
+        lines.append("The final intervals take their sd from the added seeds: this plan used the others'.")
     lines.append(f"{missing} more seed{'s' * (missing != 1)}, decided now, before they run:")
     first = there[-1] + 1
-    return Plan(name, "\n".join(lines), f"{first}..{first + missing - 1}" if missing > 1 else str(first))
+    more = f"{first}..{first + missing - 1}" if missing > 1 else str(first)
+    return Plan(name, "\n".join(lines), more, total=seeds)
 
 
 def _table(wanted: list[Need]) -> str:
-    rows = [("contrast", "n", "sd of differences", "seeds needed")]
-    rows += [(plain(n.label), str(n.n), number(n.sd, 5), count(n.seeds)) for n in wanted[:60]]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    rows = [("comparison", "should be", "n", "sd of differences", "of", "seeds needed")]
+    rows += [
+        (plain(n.label), n.kind.replace("_", " "), str(n.n), number(n.sd, 5), str(n.tests), count(n.seeds))
+        for n in wanted[:60]
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows

@@ -14,7 +14,8 @@ from functools import cached_property
 import pandas as pd
 import sqlalchemy as sa
 
-from reports.reading import series
+from reports.reading import plans, series
+from reports.reading.plans import Addition, Plan
 from reports.reading.rows import frame, objects
 from reports.reading.study import Cell, Study
 from runner.queue.attempts import wasted
@@ -45,6 +46,10 @@ class StudyData:
     revealed_by: str
     """The command that revealed the test split; empty while it is sealed."""
     database_id: str
+    plans: tuple[Plan, ...] = ()
+    """Numbers of seeds that were decided on from results."""
+    additions: tuple[Addition, ...] = ()
+    """What joined the study after its first runs."""
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -100,6 +105,8 @@ def load(connection: sa.Connection, study: Study) -> StudyData:
         series.test_scores(connection, study),
         series.revealed_by(connection, study),
         str(database_id or "not recorded"),
+        plans.plans(connection, study),
+        plans.additions(connection, study),
     )
 
 

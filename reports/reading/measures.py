@@ -24,6 +24,8 @@ class Measure:
     margin_origin: str = "none was declared"
     logarithmic: bool = False
     """The exponential is a perplexity: a difference d is 100 · (exp(d) - 1) percent of it."""
+    ratio: bool = False
+    """Claims compare its logarithms: it is above 0, and its spread over seeds grows with its size."""
 
     @property
     def axis(self) -> str:
@@ -51,8 +53,8 @@ BEST_PERPLEXITY = Measure("best_val_perplexity", "Best Val PPL", 2)
 ACCURACY = Measure("val_accuracy", "Accuracy", 4, "share of tokens", higher_is_better=True)
 BITS = Measure("val_bits_per_byte", "Bits per byte", 4, "bits per byte")
 AUX_LOSS = Measure("aux_loss_last_100", "Aux loss, last 100 steps", 5, "nats per token")
-LOAD = Measure("expert_usage_cv", "Expert Usage CV", 4)
-LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4)
+LOAD = Measure("expert_usage_cv", "Expert Usage CV", 4, ratio=True)
+LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4, ratio=True)
 SPEED = Measure("tokens_per_second", "Tokens/s", 0, "tokens per second", higher_is_better=True)
 
 _KNOWN = (LOSS, PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, AUX_LOSS, LOAD, LAYER_LOAD, SPEED)

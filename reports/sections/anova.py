@@ -1,7 +1,6 @@
 """Analysis of variance of the complete blocks, and where it disagrees with the paired tests.
 
-It is the sensitivity check of the paired contrasts: it assumes one residual variance for all conditions, they
-do not. Computed by reports/statistics/anova.py.
+Computed by reports/statistics/anova.py: each effect against its own error over seeds.
 """
 
 from __future__ import annotations
@@ -22,11 +21,8 @@ def variance(analysis: Analysis) -> Section:
     found = analysis.variance
     if isinstance(found, str):
         return Section(HEADING, (f"Not possible: {found}.",))
-    rows = [_row(" × ".join(e.factors), e) for e in found.effects]
-    rows += [_row("seed (block)", found.block)]
-    rest = number(found.residual_sum, 6), str(found.residual_df), _small(found.residual)
-    rows.append(("residual", *rest, DASH, DASH))
-    columns = ("Source", "Sum of squares", "df", "Mean square", "F", "p")
+    rows = tuple(_row(effect) for effect in found.effects)
+    columns = ("Source", "Sum of squares", "df", "Error: seed × source", "error df", "ε", "F", "p")
     components = Table(
         ("Component", "Variance", "sd", "Share of both"),
         tuple(_component(n, v, found) for n, v in (("seed", found.seed), ("residual", found.residual))),
@@ -39,15 +35,15 @@ def variance(analysis: Analysis) -> Section:
             f"Of {analysis.target.metric}, over the {found.seeds} seeds that have all {found.conditions} "
             "conditions.",
         ),
-        (Table(columns, tuple(rows), "lrrrrr"), components),
+        (Table(columns, rows, "l" + "r" * 7), components),
         (*_disagreements(found, analysis.families), *_notes(found)),
     )
 
 
-def _row(source: str, effect: Effect) -> tuple[str, ...]:
-    square = effect.sum_squares / effect.df
+def _row(effect: Effect) -> tuple[str, ...]:
     return (
-        *(source, number(effect.sum_squares, 6), str(effect.df), _small(square)),
+        *(" × ".join(effect.factors), number(effect.sum_squares, 6), str(effect.df)),
+        *(number(effect.error_sum, 6), str(effect.error_df), number(effect.epsilon, 3)),
         *(number(effect.f, 2), probability(effect.p)),
     )
 
@@ -70,14 +66,14 @@ def _disagreements(found: Variance, families: tuple[TestedFamily, ...]) -> list[
         # A study of one factor has its levels in the family against the baseline.
         if not tested and len(found.effects) == 1 and families:
             tested = list(families[0].tested)
-        p = min((t.holm_p for t in tested if not math.isnan(t.holm_p)), default=math.nan)
+        p = min((t.contrast.p for t in tested if not math.isnan(t.contrast.p)), default=math.nan)
         if math.isnan(p) or math.isnan(effect.p) or (p < ALPHA) == (effect.p < ALPHA):
             continue
         source = " × ".join(effect.factors)
         lines.append(
             f"Disagreement on {source}: the analysis of variance has p {probability(effect.p)}, the paired "
-            f"contrasts of that family have a smallest Holm p of {probability(p)}. The findings follow the "
-            "paired contrasts; read this effect with care."
+            f"contrasts of that family have a smallest corrected p of {probability(p)}. The findings follow "
+            "the paired contrasts: one asks whether the levels differ at all, the other which."
         )
     return lines or ["The paired contrasts and this analysis agree on which effects are below .05."]
 
@@ -85,9 +81,9 @@ def _disagreements(found: Variance, families: tuple[TestedFamily, ...]) -> list[
 def _notes(found: Variance) -> tuple[str, ...]:
     floor = " A seed variance below 0 is shown as 0." if found.seed == 0 else ""
     return (
-        "Randomised complete blocks, type II sums of squares: the factors, their two-way interactions, the "
-        "seed as block; higher interactions are in the residual. It assumes one residual variance for all "
-        "conditions.",
-        "The seed component is (mean square of the blocks - residual) / conditions, the residual component "
-        f"the residual mean square.{floor}",
+        "Repeated measures: every seed has every condition, and each factor and interaction, of all orders, "
+        "is held against how much it differs from seed to seed. ε is Greenhouse and Geisser's: p uses "
+        "ε × df and ε × error df, so that no equal variances are assumed.",
+        "The seed component is (mean square of the seeds - residual) / conditions, the residual component "
+        f"all error terms together.{floor}",
     )

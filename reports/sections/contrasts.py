@@ -1,6 +1,6 @@
 """Paired contrasts in named families: what the differences are and what they carry.
 
-Computed by reports/statistics/contrasts.py. Holm's correction is within a family; a table is a family.
+Computed by reports/statistics/contrasts.py. A table is a family: its intervals hold together.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from reports.reading.measures import measure
 from reports.reading.study import Target
 from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import Tested, TestedFamily
+from reports.statistics.failures import Failures
 from reports.statistics.families import (
     MAX_TESTS,
     baseline_cell,
 )
-from reports.tables import Section, Table, interval, number, percent, probability, signed
+from reports.tables import DASH, Section, Table, interval, number, percent, probability, signed
 
 HEADING = "Paired contrasts"
 BASELINE_ROWS = 200
@@ -49,7 +50,7 @@ def _table(family: TestedFamily, target: Target) -> Table:
     share = ("% of PPL",) if measure(target.metric).logarithmic else ()
     columns = (
         *("Contrast", "n", "Difference", *share, "sd of differences"),
-        *("95 % interval", "t p", "Holm p", "TOST p", "Differs?"),
+        *("95 % interval, together", "p", "Equivalence p", "Diverged", "First is"),
     )
     rows = tuple(_row(tested, target) for tested in family.tested[:BASELINE_ROWS])
     cut = len(family.tested) - len(rows)
@@ -69,10 +70,22 @@ def _row(tested: Tested, target: Target) -> tuple[str, ...]:
         number(contrast.sd, decimals),
         interval(contrast.low, contrast.high, decimals),
         probability(contrast.p),
-        probability(tested.holm_p),
         probability(tested.equivalence_p),
-        tested.verdict,
+        diverged(tested.failures),
+        provisional(tested.word, tested.to_come),
     )
+
+
+def diverged(failures: Failures) -> str:
+    """`5/10 against 0/10`: the runs of either side that diverged, of those that ended; a dash for none."""
+    if not failures.any:
+        return DASH
+    return f"{failures.first}/{failures.first_of} against {failures.second}/{failures.second_of}"
+
+
+def provisional(word: str, to_come: int) -> str:
+    """A word, marked where seeds are still to come."""
+    return f"{word} (PROVISIONAL)" if to_come else word
 
 
 def _notes(target: Target) -> tuple[str, ...]:
@@ -81,10 +94,12 @@ def _notes(target: Target) -> tuple[str, ...]:
         "n counts the seeds that have every condition in the contrast. sd is the sample standard deviation "
         "of the seeds' differences, the interval Student's t, whatever --std says. No bootstrap interval "
         "below n = 20, no Wilcoxon test: with few seeds neither can say more.",
-        "Holm p: corrected for the tests of its own table, which is one family. TOST p: two one-sided tests "
-        f"for equivalence ({within}), not corrected.",
-        "Differs? is SUPPORTED (Holm p below .05 and the interval excludes 0), EQUIVALENT (TOST p below "
-        ".05), INCONCLUSIVE (neither), or NOT TESTED (fewer than 2 seeds, or differences that do not vary).",
+        "The intervals of a table hold together: in 95 % of studies all of them do (Bonferroni: each has "
+        "level 1 - .05 / tests, and p is multiplied by the tests). So an interval excludes 0 where p is "
+        f"below .05. Equivalence p is for {within}: below .05 where the interval is inside it.",
+        "First is: better or worse where the interval excludes 0; negligible where it lies inside the "
+        "margin; both where both; unclear where neither, or with fewer than 3 seeds. A side that diverged "
+        "more often is never called better or negligible.",
     )
 
 

@@ -11,7 +11,8 @@ from reports.reading.measures import measure
 from reports.reading.study import Target
 from reports.statistics.analysis import Analysis
 from reports.statistics.dose import Response
-from reports.statistics.inference import ALPHA, Array, finite, mean_interval, spread
+from reports.statistics.inference import Array, Contrast, finite, mean_interval, spread
+from reports.statistics.words import verdict
 from reports.tables import Section, Table, interval, number, probability, signed
 
 _TERMS = ("straight line", "bend")
@@ -47,10 +48,10 @@ def _section(factor: str, found: Response | str, target: Target) -> Section:
         ),
     )
     terms = Table(
-        ("Term", "Coefficient", "Standard error", "95 % interval", "p", "Holm p"),
-        tuple(_term_row(found, i) for i in range(2)),
+        ("Term", "n", "Coefficient", "sd over seeds", "95 % interval, together", "p"),
+        tuple(_term_row(name, c) for name, c in zip(_TERMS, (found.line, found.bend), strict=True)),
         "lrrrrr",
-        f"Fit of {target.metric} over x = ln(1 + {factor} / {found.unit:g})",
+        f"{target.metric} over x = ln(1 + {factor} / {found.unit:g}), fitted in each seed",
     )
     return Section("", (_shape(found, target),), (levels, terms), _notes(found))
 
@@ -63,36 +64,36 @@ def _level_row(level: float, values: Array, decimals: int) -> tuple[str, ...]:
     )
 
 
-def _term_row(found: Response, i: int) -> tuple[str, ...]:
+def _term_row(name: str, term: Contrast) -> tuple[str, ...]:
     return (
-        *(_TERMS[i], signed(found.coefficients[i], 5), number(found.errors[i], 5)),
-        *(interval(found.low[i], found.high[i], 5), probability(found.p[i]), probability(found.holm_p[i])),
+        *(name, str(term.n), signed(term.difference, 5), number(term.sd, 5)),
+        *(interval(term.low, term.high, 5), probability(term.p)),
     )
 
 
 def _shape(found: Response, target: Target) -> str:
-    """What the fit says of the shape, and of the best level only where a bend is established."""
-    line, bend = ("SUPPORTED" if p < ALPHA else "INCONCLUSIVE" for p in found.holm_p)
-    slope = found.coefficients[0]
+    """What the fit says of the shape; a best level only where it has an interval within those tested."""
+    slope = found.line.difference
+    line = verdict("greater" if slope > 0 else "less", found.line, math.nan)
+    bend = verdict("greater" if found.bend.difference > 0 else "less", found.bend, math.nan)
     way = "rises" if slope > 0 else "falls" if slope < 0 else "neither rises nor falls"
-    text = f"{line}: {target.metric} {way} with {found.factor}. {bend}: the response bends"
-    if bend == "INCONCLUSIVE":
-        return f"{text}; no best level is estimated."
+    text = f"{line}: {target.metric} {way} with {found.factor} on the whole. {bend}: the response bends"
+    if bend == "OPEN":
+        return f"{text}; no best level is named."
     best = found.best(measure(target.metric).higher_is_better)
-    if math.isnan(best):
-        return f"{text}, away from the best: it lies at an end."
-    if not found.levels[0] <= best <= found.levels[-1]:
-        return f"{text}, with its best level outside those that were tested."
-    return f"{text}, with its best level estimated at {best:.3g}."
+    if best is None:
+        return f"{text}; no best level is named: none within those tested has an interval within them."
+    at, low, high = best
+    return f"{text}; it is best near {at:.3g} (95 % interval {low:.3g} to {high:.3g})."
 
 
 def _notes(found: Response) -> tuple[str, ...]:
-    df = found.values.size - len(found.seeds) - 2
     return (
         "Means, sample sd and intervals are over seeds, unpaired; the other factors are averaged over within "
         "each seed, and only seeds that have every level count.",
-        f"Ordinary least squares with the seed as block, {df} residual degrees of freedom. The scale is "
-        f"about linear below {found.unit:g}, the median of the levels above 0, and logarithmic above it, so "
-        "that 0 has a place on it. The bend is x² less its straight part over these levels: the two "
-        "terms are orthogonal. Holm p: over the two terms. What neither term follows is in the residual.",
+        "Line and bend are fitted in each seed by least squares; mean, interval and p are Student's over the "
+        f"{len(found.seeds)} seeds, corrected for the two. The scale is about linear below {found.unit:g}, "
+        "the median of the levels above 0, and logarithmic above it, so that 0 has a place on it. The bend "
+        "is x² less its straight part over these levels. A best level's interval is Fieller's; it is named "
+        "where that lies within the levels tested.",
     )

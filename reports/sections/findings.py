@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 
 from reports.reading.measures import measure
+from reports.sections.contrasts import diverged, provisional
 from reports.statistics.analysis import Analysis
-from reports.statistics.contrasts import TestedFamily
+from reports.statistics.anova import Effect
+from reports.statistics.contrasts import Tested, TestedFamily
+from reports.statistics.failures import Failures
 from reports.statistics.inference import Contrast
 from reports.statistics.judgement import Judged
 from reports.tables import Section, Table, interval, number, percent, probability, signed
@@ -31,45 +34,75 @@ def findings(analysis: Analysis) -> Section:
     if not judged:
         return Section(HEADING, _undeclared(analysis.families))
     columns = (
-        *("Claim", "Metric", "Should be", "Margin", "n"),
-        *("Estimate", "95 % interval", "p", "Holm p", "TOST p", "Verdict"),
+        *("Claim", "Metric", "Should be", "Margin", "n", "Difference", "95 % interval, together"),
+        *("p", "Equivalence p", "Diverged", "First is", "Verdict"),
     )
-    table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "l")
+    table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "ll")
     return Section(HEADING, tuple(_sentence(j) for j in judged), (table,), _notes(judged))
 
 
 def _sentence(judged: Judged) -> str:
-    text = f"{judged.verdict}: {judged.name}. {judged.what}: "
-    same = (
-        judged.equivalence_p if judged.verdict == "EQUIVALENT" and judged.kind != "equivalent" else math.nan
-    )
-    return text + _numbers(judged.metric, judged.contrast, judged.holm_p, same)
+    """`SUPPORTED: the claim. a against b: worse, val_loss +0.0093 … . What qualifies it.`"""
+    seeds = f"{judged.to_come} seed{'s' * (judged.to_come != 1)}"
+    mark = f"PROVISIONAL: {seeds} to come. " if judged.to_come else ""
+    text = f"{mark}{judged.verdict}: {judged.name}. {judged.what}: {judged.word}, "
+    text += _numbers(judged.metric, judged.contrast, judged.ratio)
+    return text + _failed(judged.failures) + _qualified(judged.depends_on)
 
 
-def _numbers(metric: str, contrast: Contrast, holm_p: float, same_p: float) -> str:
+def _numbers(metric: str, contrast: Contrast, ratio: bool = False) -> str:
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
-    known = measure(metric)
-    unit = known.unit
-    share = f", {percent(known.percent(contrast.difference))} % of the PPL" if known.logarithmic else ""
-    estimate = f"{metric} {signed(contrast.difference, 4)}{f' {unit}' if unit else ''}{share}"
+    seeds = f"n = {contrast.n} seed{'s' * (contrast.n != 1)}"
+    if contrast.low == contrast.high == 0:
+        return f"{metric} is the same in every seed ({seeds})."
+    estimate = f"{metric} {_difference(metric, contrast, ratio)}"
     if math.isnan(contrast.p):
         why = "one seed" if contrast.n == 1 else "the same difference in every seed"
-        return f"{estimate} ({why}: no test is possible; n = {contrast.n})."
-    between = f"95 % interval {interval(contrast.low, contrast.high, 4)}"
-    same = "" if math.isnan(same_p) else f"; TOST p {probability(same_p)}"
-    return f"{estimate} ({between}; Holm p {probability(holm_p)}{same}; n = {contrast.n} seeds)."
+        return f"{estimate} ({why}: no test is possible; {seeds})."
+    name = "95 % interval" if contrast.tests == 1 else f"95 % interval of {contrast.tests} together"
+    return f"{estimate} ({name} {_interval(metric, contrast, ratio)}; {seeds})."
+
+
+def _difference(metric: str, contrast: Contrast, ratio: bool) -> str:
+    if ratio:
+        return f"{signed(100 * math.expm1(contrast.difference), 1)} %"
+    known = measure(metric)
+    share = f", {percent(known.percent(contrast.difference))} % of the PPL" if known.logarithmic else ""
+    unit = f" {known.unit}" if known.unit else ""
+    return f"{signed(contrast.difference, known.decimals)}{unit}{share}"
+
+
+def _interval(metric: str, contrast: Contrast, ratio: bool) -> str:
+    low, high = contrast.low, contrast.high
+    if ratio:
+        return f"{interval(100 * math.expm1(low), 100 * math.expm1(high), 1)} %"
+    return interval(low, high, measure(metric).decimals)
+
+
+def _failed(failures: Failures) -> str:
+    """` Diverged: 5 of 10 runs against 0 of 10 …`: what a comparison of the runs that survived leaves out."""
+    if not failures.any:
+        return ""
+    p = "" if math.isnan(failures.p) else f", exact McNemar p {probability(failures.p)}"
+    sides = f"{failures.first} of {failures.first_of} runs"
+    text = f" Diverged: {sides} against {failures.second} of {failures.second_of}{p}"
+    if failures.balance:
+        text += "; the losses are of the runs that survived, and do not make up for it"
+    return f"{text}."
+
+
+def _qualified(effects: tuple[Effect, ...]) -> str:
+    """` Qualified: …`: an average over conditions in which the effect is not the same."""
+    if not effects:
+        return ""
+    names, p = " × ".join(effects[0].factors), probability(effects[0].p)
+    return f" Qualified: {names} interact (p {p}), so this is an average of unlike effects."
 
 
 def _undeclared(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
     sentences = [
-        f"{tested.verdict}: {tested.comparison.label}. "
-        + _numbers(
-            family.metric,
-            tested.contrast,
-            tested.holm_p,
-            tested.equivalence_p if tested.verdict == "EQUIVALENT" else math.nan,
-        )
+        _told(family, tested)
         for family in [f for f in families if len(f.family.factors) == 1] or families[:1]
         for tested in family.tested
     ]
@@ -77,38 +110,49 @@ def _undeclared(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
         return ("No claims were declared with this study, and it has no factors to compare.",)
     more = len(sentences) - _SENTENCES
     return (
-        "No claims were declared with this study. These verdicts are on whether the levels of its factors "
-        "differ, each factor a family of its own.",
+        "No claims were declared with this study. These words are on the levels of its factors, the "
+        "first named against the second, each factor a family of its own.",
         *sentences[:_SENTENCES],
         *([f"And {more} more, under paired contrasts."] if more > 0 else []),
     )
 
 
+def _told(family: TestedFamily, tested: Tested) -> str:
+    text = f"{tested.comparison.label}: {provisional(tested.word, tested.to_come)}, "
+    text += _numbers(family.metric, tested.contrast) + _failed(tested.failures)
+    return text + _qualified(family.depends_on)
+
+
 def _row(judged: Judged) -> tuple[str, ...]:
-    contrast, decimals = judged.contrast, measure(judged.metric).decimals
+    contrast, metric = judged.contrast, judged.metric
+    decimals = measure(metric).decimals
+    shown = _difference(metric, contrast, True) if judged.ratio else signed(contrast.difference, decimals)
     return (
-        *(judged.name, judged.metric, _KINDS.get(judged.kind, judged.kind)),
+        *(judged.name, metric, _KINDS[judged.kind]),
         number(judged.margin, decimals),
         str(contrast.n),
-        signed(contrast.difference, decimals),
-        interval(contrast.low, contrast.high, decimals),
-        probability(judged.p),
-        probability(judged.holm_p),
+        shown,
+        _interval(metric, contrast, judged.ratio),
+        probability(contrast.p),
         probability(judged.equivalence_p),
-        judged.verdict,
+        diverged(judged.failures),
+        judged.word,
+        provisional(judged.verdict, judged.to_come),
     )
 
 
 def _notes(judged: tuple[Judged, ...]) -> tuple[str, ...]:
-    tests = sum(not math.isnan(j.holm_p) for j in judged)
+    tests = max(j.contrast.tests for j in judged)
+    ratio = "A measure of load is compared as a ratio, by its logarithm: its spread grows with it."
     return (
         "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "
         "over the factors that a claim does not name; n counts the seeds that have every condition in it.",
-        f"Holm p: corrected for the {tests} tests of this table, which is one family. p is two-sided for "
-        "below and above 0, TOST for within the margin, one-sided against the margin for not worse. "
-        "TOST p: for equivalence, not corrected.",
-        "SUPPORTED: Holm p below .05 and, for below and above 0, the interval excludes 0. CONTRADICTED: the "
-        "same for the opposite. EQUIVALENT: the difference is within the margin (TOST p below .05; Holm's "
-        "where that is the claim). INCONCLUSIVE: neither; more seeds may tell. NOT TESTED: fewer than 2 "
-        "seeds, or differences that do not vary.",
+        f"The {tests} claims that can be tested are one family: in 95 % of studies all their intervals hold "
+        "(Bonferroni). Every verdict is read off its interval. p is against no difference, equivalence p "
+        "against a difference of the margin, both corrected.",
+        "First is: better or worse where the interval excludes 0; negligible where it lies inside the "
+        "margin; both where both; unclear otherwise. SUPPORTED: the interval is where the claim says. "
+        "REFUTED: it is where the claim's opposite says, for equivalent and not worse beyond the margin. "
+        "OPEN: neither, fewer than 3 seeds, or diverged runs in the way. PROVISIONAL: seeds are to come.",
+        *((ratio,) if any(j.ratio for j in judged) else ()),
     )

@@ -17,7 +17,8 @@ from reports.reading.measures import LOSS
 from reports.statistics.analysis import Analysis
 from reports.statistics.blocks import Blocks
 from reports.statistics.families import baseline_cell, difference, pairs_of
-from reports.statistics.inference import ALPHA, Contrast, finite, holm
+from reports.statistics.inference import Contrast, family, finite
+from reports.statistics.words import FEWEST, direction
 from reports.tables import (
     DASH,
     Section,
@@ -30,7 +31,7 @@ from reports.tables import (
 )
 
 HEADING = "Horizons"
-_REVERSED, _OPPOSITE = "opposite, SUPPORTED", "opposite, INCONCLUSIVE"
+_REVERSED, _OPPOSITE = "opposite, SUPPORTED", "opposite, OPEN"
 
 
 def horizons(analysis: Analysis) -> Section | None:
@@ -47,7 +48,7 @@ def horizons(analysis: Analysis) -> Section | None:
     rows = _differences(analysis, analysis.blocks, name, lengths[0], lengths[-1])
     columns = (
         *("Contrast", f"At {lengths[0]}", "95 % interval", f"At {lengths[-1]}", "95 % interval"),
-        *("Later - earlier", "95 % interval", "Holm p", "Sign"),
+        *("Later - earlier", "95 % interval", "p", "Sign"),
     )
     compared = Table(columns, rows, "l" + "r" * 7 + "l", f"Differences in {target.metric} by horizon")
     return Section(HEADING, (_sentence(rows),), (seen, compared) if rows else (seen,), _notes())
@@ -88,16 +89,15 @@ def _differences(
         for later, earlier in pairs_of(levels, standard[factor])
     ]
     found = [_three(data, matrix, name, short, long, *each) for each in asked]
-    adjusted = holm([change.p for _, _, change in found])
     decimals = analysis.metric.decimals
+    # Each of the three columns is a family: opposite needs the first two at once, so no one of them more.
+    columns = [family(column) for column in zip(*found, strict=True)]
     rows = []
-    for (factor, later, earlier), (at_short, at_long, change), p in zip(asked, found, adjusted, strict=True):
+    for (factor, later, earlier), *three in zip(asked, *columns, strict=True):
         shown = itertools.chain.from_iterable(
-            (signed(c.difference, decimals), interval(c.low, c.high, decimals))
-            for c in (at_short, at_long, change)
+            (signed(c.difference, decimals), interval(c.low, c.high, decimals)) for c in three
         )
-        sign = _sign(at_short, at_long, float(p))
-        rows.append((f"{factor} {later} - {earlier}", *shown, probability(float(p)), sign))
+        rows.append((f"{factor} {later} - {earlier}", *shown, probability(three[2].p), _sign(*three)))
     return tuple(rows)
 
 
@@ -113,13 +113,13 @@ def _three(
     return matrix.contrast(one), matrix.contrast(two), matrix.contrast(change)
 
 
-def _sign(short: Contrast, long: Contrast, holm_p: float) -> str:
+def _sign(short: Contrast, long: Contrast, change: Contrast) -> str:
     if math.isnan(short.difference) or math.isnan(long.difference):
         return DASH
     if short.difference * long.difference >= 0:
         return "the same"
-    apart = all(not contrast.low <= 0 <= contrast.high for contrast in (short, long))
-    return _REVERSED if apart and holm_p < ALPHA else _OPPOSITE
+    apart = all(contrast.n >= FEWEST and direction(contrast) for contrast in (short, long, change))
+    return _REVERSED if apart else _OPPOSITE
 
 
 def _sentence(rows: tuple[tuple[str, ...], ...]) -> str:
@@ -130,16 +130,16 @@ def _sentence(rows: tuple[tuple[str, ...], ...]) -> str:
         return f"SUPPORTED: opposite effects at the two horizons. {'; '.join(reversed_ones)}."
     opposite = [row[0] for row in rows if row[-1] == _OPPOSITE]
     if opposite:
-        return f"INCONCLUSIVE: opposite signs at the two horizons, but no more. {'; '.join(opposite)}."
+        return f"OPEN: opposite signs at the two horizons, but no more. {'; '.join(opposite)}."
     return "No difference has opposite signs at the two horizons."
 
 
 def _notes() -> tuple[str, ...]:
     return (
         "Each horizon is a run of its own, with a schedule of its length. Differences are paired by seed and "
-        "averaged over the other factors; the interval of each is Student's t.",
-        "Later - earlier is the difference of the differences, longest horizon minus shortest; Holm p is "
-        "over this table. Opposite is SUPPORTED where both intervals exclude 0 and Holm p is below .05.",
+        "averaged over the other factors; the intervals of a column hold together.",
+        "Later - earlier is the difference of the differences, longest horizon minus shortest. Opposite is "
+        "SUPPORTED where all three intervals exclude 0.",
         "Tokens seen, epochs and losses are means over the finished runs of a horizon; a run of fewer than "
         "100 steps has its mean training loss over all of them.",
     )

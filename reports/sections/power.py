@@ -32,12 +32,11 @@ def power(analysis: Analysis) -> Section:
         (),
         (Table(columns, table, "l" + "r" * (len(columns) - 1)),),
         (
-            "Detectable difference: the smallest that a two-sided paired t test at .05 finds with 80 % power "
-            "with the n at hand, if the seeds' differences vary as they did here. An sd from few seeds is "
-            "itself uncertain, and Holm's correction asks for more.",
+            "Detectable difference: the smallest whose corrected interval excludes 0 with 80 % power with "
+            "the n at hand, if differences vary as they did here. An sd from few seeds is itself uncertain.",
             f"Seeds for the margin: how many seeds in all find a difference of the margin ({margin}) with 80 "
             f"% power. For another difference: python cli.py power --study {study} --difference 0.5percent; "
-            "--half-width plans an interval. Both print the command that adds the seeds.",
+            "--half-width plans intervals. Both plan the claims and print the command that adds the seeds.",
             "Decide on the number of seeds before they run: adding seeds until p is small finds an effect "
             "where there is none.",
             *([f"And {more} more contrasts."] if more > 0 else []),
@@ -47,9 +46,9 @@ def power(analysis: Analysis) -> Section:
 
 def _row(label: str, contrast: Contrast, target: Target) -> tuple[str, ...]:
     sd, metric = observed_sd(contrast), measure(target.metric)
-    smallest = detectable_difference(sd, contrast.n)
+    smallest = detectable_difference(sd, contrast.n, tests=contrast.tests)
     share = (percent(metric.percent(smallest)),) if metric.logarithmic else ()
-    seeds = None if target.margin is None else seeds_needed(sd, target.margin)
+    seeds = None if target.margin is None else seeds_needed(sd, target.margin, tests=contrast.tests)
     shown = number(smallest, metric.decimals)
     return label, str(contrast.n), number(contrast.sd, metric.decimals), shown, *share, count(seeds)
 

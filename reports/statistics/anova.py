@@ -1,26 +1,29 @@
-"""Analysis of variance of the complete blocks: sums of squares, F, p, and the components of the variance.
+"""Repeated-measures analysis of variance of the complete blocks: each effect against its own error.
 
-A randomised complete block design: factors and their two-way interactions, the seed as block, type II sums
-of squares (statsmodels). The seed and residual variance components are those of its mean squares. Printed by
-reports/sections/anova.py.
+Every seed has all conditions, so an effect's error is how much that effect itself differs from seed to seed
+(its seed × effect term), as in statsmodels' AnovaRM; one residual for all effects would lend an effect that
+varies much the small error of one that does not. Beyond two levels the degrees of freedom are Greenhouse and
+Geisser's (1959), which asks no equal variances. The check of the paired contrasts, and what says whether a
+main effect depends on another factor.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+from scipy import linalg, stats
 
 from reports.reading.study import Study
 from reports.statistics.blocks import Blocks
-from reports.statistics.inference import ROUNDING, Array, unrounded
+from reports.statistics.inference import ALPHA, ROUNDING, Array, unrounded
 
 MAX_CONDITIONS = 256
-"""The fit takes the cube of the conditions; a design beyond it is not a factorial that anyone reads."""
+"""A design beyond it is not a factorial that anyone reads."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,14 @@ class Effect:
     factors: tuple[str, ...]
     sum_squares: float
     df: int
+    error_sum: float
+    """Of its seed × effect term."""
+    error_df: int
+    epsilon: float
+    """Greenhouse and Geisser's: 1 where the effect's contrasts vary alike, 1 / df at worst."""
     f: float
     p: float
+    """From `f` with epsilon × df and epsilon × error_df; NaN where the error is 0."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +48,48 @@ class Variance:
     """The analysis of S complete blocks of C conditions."""
 
     effects: tuple[Effect, ...]
-    block: Effect
-    residual_sum: float
-    residual_df: int
+    block_sum: float
     seeds: int
     conditions: int
 
     @property
+    def residual_sum(self) -> float:
+        return sum(effect.error_sum for effect in self.effects)
+
+    @property
+    def residual_df(self) -> int:
+        return sum(effect.error_df for effect in self.effects)
+
+    @property
     def residual(self) -> float:
-        """Variance of a run around its seed and condition: the residual mean square."""
+        """Variance of a run around its seed and condition: the error terms, pooled."""
         return self.residual_sum / self.residual_df
 
     @property
     def seed(self) -> float:
         """Variance between seeds: (mean square of blocks - residual) / conditions, at least 0."""
-        square = self.block.sum_squares / self.block.df
+        square = self.block_sum / (self.seeds - 1)
         excess = unrounded(square - self.residual, np.array([square, self.residual]))
         return max(0.0, excess / self.conditions)
+
+    def qualifiers(self, changed: Set[str], crossed: Set[str], named: Set[str]) -> tuple[Effect, ...]:
+        """The interactions with p below .05 that qualify a comparison, the smallest p first.
+
+        Args:
+            changed: the factors whose levels are compared.
+            crossed: factors at two levels of which the comparisons are held against each other.
+            named: those and all whose level is given; over every other factor the comparison is an average,
+                and what is averaged is not one thing where an interaction with that factor is there.
+        """
+        found = [
+            effect
+            for effect in self.effects
+            if effect.p < ALPHA
+            and changed & set(effect.factors)
+            and crossed <= set(effect.factors)
+            and not set(effect.factors) <= named
+        ]
+        return tuple(sorted(found, key=lambda effect: effect.p))
 
 
 def analyse(study: Study, matrix: Blocks) -> Variance | str:
@@ -66,50 +100,47 @@ def analyse(study: Study, matrix: Blocks) -> Variance | str:
         return "one condition: there is nothing to analyse"
     if len(cells) > MAX_CONDITIONS:
         return f"{len(cells)} conditions, more than {MAX_CONDITIONS}"
-    if set(cells) - set(matrix.cells):
-        return "a condition has no runs"
+    empty = [cell for cell in cells if cell not in matrix.columns or np.isnan(matrix.column(cell)).all()]
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        return f"no run of {study.label(empty[0])}{more} has a result"
     seeds, values = matrix.complete(cells)
     if len(seeds) < 2:
         return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every condition finished; two are needed"
     rounding = ROUNDING * np.abs(values).max()
-    left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
     if np.ptp(values, axis=1).max() <= rounding:
         return "the conditions are equal within every seed: there is no variance to explain"
+    left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
     if np.abs(left).max() <= rounding:
-        return "every seed has the same differences: there is no residual to hold them against"
-    return _fit(study, varied, values)
+        return "every seed has the same differences: there is no error to hold them against"
+    sizes = {factor: len(study.factors[factor]) for factor in varied}
+    return repeated_measures(values, sizes)
 
 
-def _fit(study: Study, varied: list[str], values: Array) -> Variance:
-    """Type II sums of squares. Shape of values: (S, C), complete."""
-    # Two seconds of imports that no other table needs.
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-
+def repeated_measures(values: Array, sizes: dict[str, int]) -> Variance:
+    """All main effects and interactions. Shape of values: (S, C), complete, the first factor outermost."""
     seeds, conditions = values.shape
-    means = values.mean(axis=1, keepdims=True)
-    levels = [study.values(cell) for cell in study.cells()] * seeds
-    frame = pd.DataFrame({f"f{i}": [str(v[name]) for v in levels] for i, name in enumerate(varied)})
-    # Complete blocks are orthogonal to the factors: taking each seed's mean out leaves the same sums of
-    # squares as a column a seed would, and ten thousand runs fit as fast as eighteen.
-    frame["y"] = (values - means).ravel()
-    terms = [(i,) for i in range(len(varied))] + list(itertools.combinations(range(len(varied)), 2))
-    formula = "y ~ " + " + ".join(":".join(f"C(f{i})" for i in term) for term in terms)
-    sums = anova_lm(ols(formula, frame).fit(), typ=2)["sum_sq"].to_numpy()
-    dfs = [math.prod(len(study.factors[varied[i]]) - 1 for i in term) for term in terms]
-    rest, rest_df = float(sums[-1]), (seeds * conditions - 1) - sum(dfs) - (seeds - 1)
+    terms = [t for size in range(1, len(sizes) + 1) for t in itertools.combinations(sizes, size)]
+    means = values.mean(axis=1)
     block_sum = conditions * float(((means - means.mean()) ** 2).sum())
+    return Variance(tuple(_effect(values, sizes, t) for t in terms), block_sum, seeds, conditions)
 
+
+def _effect(values: Array, sizes: dict[str, int], factors: tuple[str, ...]) -> Effect:
+    # Orthonormal contrasts of the effect: Helmert's rows for its own factors, the mean over the others.
+    parts = [linalg.helmert(n) if f in factors else np.full((1, n), n**-0.5) for f, n in sizes.items()]
+    scores = values @ functools.reduce(np.kron, parts).T  # (S, df): each seed's own effect
+    seeds, df = scores.shape
+    centred = scores - scores.mean(axis=0)
+    total = seeds * float((scores.mean(axis=0) ** 2).sum())
+    error, error_df = float((centred**2).sum()), df * (seeds - 1)
+    # Squares of no more than the rounding of every value: an effect, or an error, that is not there.
     rounding = values.size * (ROUNDING * np.abs(values).max()) ** 2
-
-    def effect(factors: tuple[str, ...], total: float, df: int) -> Effect:
-        # Squares of no more than the rounding of every value: an effect that is not there.
-        total = total if total > rounding else 0.0
-        f = total / df / (rest / rest_df)
-        return Effect(factors, total, df, f, float(stats.f.sf(f, df, rest_df)))
-
-    found = [
-        effect(tuple(varied[i] for i in t), float(s), d)
-        for t, s, d in zip(terms, sums[:-1], dfs, strict=True)
-    ]
-    return Variance(tuple(found), effect(("seed",), block_sum, seeds - 1), rest, rest_df, seeds, conditions)
+    total = total if total > rounding else 0.0
+    if error <= rounding:
+        return Effect(factors, total, df, error, error_df, 1.0, math.nan, math.nan)
+    covariance = centred.T @ centred
+    epsilon = float(np.trace(covariance) ** 2 / (df * (covariance**2).sum()))
+    f = total / df / (error / error_df)
+    p = float(stats.f.sf(f, epsilon * df, epsilon * error_df))
+    return Effect(factors, total, df, error, error_df, epsilon, f, p)

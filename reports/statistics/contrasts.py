@@ -1,4 +1,4 @@
-"""Every family of a study on one metric: paired t tests, Holm within the family, a word for each.
+"""Every family of a study on one metric: paired t tests, corrected within the family, a word for each.
 
 Which comparisons there are: reports/statistics/families.py. The mathematics:
 reports/statistics/inference.py. Printed by reports/sections/contrasts.py.
@@ -10,8 +10,11 @@ import math
 from dataclasses import dataclass
 
 from reports.reading.frames import StudyData
+from reports.reading.measures import measure
 from reports.reading.study import Target
+from reports.statistics.anova import Effect, Variance, analyse
 from reports.statistics.blocks import Blocks, blocks, usable
+from reports.statistics.failures import Failures
 from reports.statistics.families import (
     Comparison,
     Family,
@@ -19,18 +22,23 @@ from reports.statistics.families import (
     baseline_cell,
     factor_families,
 )
-from reports.statistics.inference import Contrast, Verdict, equivalence, holm, verdict
+from reports.statistics.inference import Contrast, equivalence
+from reports.statistics.inference import family as corrected
+from reports.statistics.words import Word, word
 
 
 @dataclass(frozen=True)
 class Tested:
-    """One comparison: its contrast, its p within the family, and the word for it."""
+    """One comparison: its contrast, corrected within the family, and the word for it."""
 
     comparison: Comparison
     contrast: Contrast
-    holm_p: float
     equivalence_p: float
-    verdict: Verdict
+    """Below .05 where the interval is inside the margin."""
+    failures: Failures
+    word: Word
+    to_come: int
+    """Seeds that are still to run: until then the word is provisional."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class TestedFamily:
     family: Family
     tested: tuple[Tested, ...]
     metric: str
+    depends_on: tuple[Effect, ...] = ()
+    """Interactions that qualify the family's factor, whose effect is averaged over the others."""
 
 
 def judge_families(data: StudyData, target: Target) -> list[TestedFamily]:
@@ -48,19 +58,32 @@ def judge_families(data: StudyData, target: Target) -> list[TestedFamily]:
         return []
     matrix = blocks(data, target.metric)
     baseline, _ = baseline_cell(data)
-    families = [against_baseline(data, baseline), *factor_families(data.study, baseline)]
+    analysis = analyse(data.study, matrix)
+    families = [against_baseline(data, baseline), *factor_families(data.study, baseline, matrix.empty())]
     return [
-        TestedFamily(family, judge_family(family, matrix, target.margin), target.metric)
+        TestedFamily(
+            family, judge_family(family, matrix, target.margin), target.metric, _qualifiers(family, analysis)
+        )
         for family in families
     ]
 
 
 def judge_family(family: Family, matrix: Blocks, margin: float | None) -> tuple[Tested, ...]:
-    """Compute a family: paired t tests, Holm within it, and the TOST of each against ±margin."""
-    found = [matrix.contrast(comparison.weights) for comparison in family.comparisons]
-    adjusted = holm([contrast.p for contrast in found])
-    same = [equivalence(contrast, margin or math.nan) for contrast in found]
-    return tuple(
-        Tested(comparison, contrast, float(p), q, verdict("differs", contrast, float(p), q))
-        for comparison, contrast, p, q in zip(family.comparisons, found, adjusted, same, strict=True)
-    )
+    """Compute a family: paired t tests, intervals that hold together, TOST against ±margin, failures."""
+    bound = margin or math.nan
+    higher = measure(matrix.metric).higher_is_better
+    found = corrected([matrix.contrast(comparison.weights) for comparison in family.comparisons])
+    tested = []
+    for comparison, contrast in zip(family.comparisons, found, strict=True):
+        whole = comparison.whole or comparison.weights
+        failed = matrix.failures(whole)
+        said = word(contrast, bound, higher, failed)
+        same = equivalence(contrast, bound)
+        tested.append(Tested(comparison, contrast, same, failed, said, matrix.to_come(whole)))
+    return tuple(tested)
+
+
+def _qualifiers(family: Family, analysis: Variance | str) -> tuple[Effect, ...]:
+    if isinstance(analysis, str) or len(family.factors) != 1:
+        return ()
+    return analysis.qualifiers(set(family.factors), set(), set(family.factors))

@@ -1,8 +1,8 @@
 """Dose and response: how a metric follows a numeric factor of four levels and more.
 
-A straight line and a bend over a scale that has room for 0, fitted with the seeds as blocks. The other
-factors are averaged over within each seed. Printed by reports/sections/dose.py, drawn by
-reports/figures/dose.py.
+A straight line and a bend over a scale that has room for 0, taken within each seed; over seeds their means
+have Student's t. A fit of all runs together would hold the slope against the runs' scatter and overlook that
+slopes themselves differ from seed to seed. The other factors are averaged over within each seed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from reports.reading.study import Study
 from reports.statistics.blocks import Blocks
-from reports.statistics.inference import ALPHA, ROUNDING, Array, holm
+from reports.statistics.inference import ALPHA, ROUNDING, Array, Contrast, family, weighted_contrast
 
 FEWEST_LEVELS = 4
 """With three a line and a bend would fit whatever was measured."""
@@ -23,7 +24,7 @@ FEWEST_LEVELS = 4
 
 @dataclass(frozen=True)
 class Response:
-    """A fit of S complete seeds over L levels. Arrays of length 2 are for the line and the bend."""
+    """The lines and bends of S complete seeds over L levels."""
 
     factor: str
     levels: Array
@@ -33,27 +34,54 @@ class Response:
     values: Array
     """Shape: (S, L): the metric by seed and level, averaged over the other factors."""
     seeds: tuple[int, ...]
-    coefficients: Array
-    """Slope a unit of x, and the coefficient of x², orthogonal to it."""
-    errors: Array
-    low: Array
-    high: Array
-    p: Array
-    holm_p: Array
-    grid: Array
-    """Levels at which the curve is drawn. Shape: (G,)."""
-    curve: Array
-    """Fitted mean, and the ends of its 95 % interval. Shape: (3, G)."""
+    terms: Array
+    """Each seed's slope a unit of x, and its coefficient of x², orthogonal to it. Shape: (S, 2)."""
+    line: Contrast
+    """The slope over seeds, and the bend: a family of two."""
+    bend: Contrast
 
-    def best(self, higher_is_better: bool = False) -> float:
-        """The level where the parabola turns; NaN without a bend, or where that turns to the worst."""
-        line, bend = self.coefficients
-        if not self.holm_p[1] < ALPHA or (bend > 0) == higher_is_better:
-            return math.nan
+    def best(self, higher_is_better: bool = False) -> tuple[float, float, float] | None:
+        """The level where the parabola turns, and the ends of its 95 % interval (Fieller 1954).
+
+        None without a bend that opens the right way, and where the interval is not within the levels that
+        were tested: a best dose that was not tried is not named.
+        """
+        if not self.bend.p < ALPHA or (self.bend.difference > 0) == higher_is_better:
+            return None
+        found = self._turning()
         x = scaled(self.levels, self.unit)
-        # The bend is x² less its straight part, so its slope adds to the line's.
-        turning = _bend_line(x)[1] / 2 - line / (2 * bend)
-        return float(self.unit * math.expm1(turning))
+        if found is None or not x[0] <= found[1] <= found[2] <= x[-1]:
+            return None
+        at, low, high = (float(self.unit * math.expm1(each)) for each in found)
+        return at, low, high
+
+    def _turning(self) -> tuple[float, float, float] | None:
+        """Where the mean slope is 0, on the scale of x, and the ends of the x where it may be."""
+        # A seed's slope at x is line + bend · (2x - b). Those x belong to the interval at which the mean of
+        # these over seeds does not differ from 0: a quadratic inequality in u = 2x - b.
+        mean = self.terms.mean(axis=0)
+        covariance = np.cov(self.terms.T) / len(self.seeds)
+        t2 = float(stats.t.isf(ALPHA / 2, len(self.seeds) - 1)) ** 2
+        a = mean[1] ** 2 - t2 * covariance[1, 1]
+        b = 2 * (mean[0] * mean[1] - t2 * covariance[0, 1])
+        c = mean[0] ** 2 - t2 * covariance[0, 0]
+        root = b * b - 4 * a * c
+        if not a > 0 or root < 0:
+            return None
+        shift = _bend_line(scaled(self.levels, self.unit))[1]
+        ends = (-b - math.sqrt(root)) / (2 * a), (-b + math.sqrt(root)) / (2 * a)
+        at, low, high = ((u + shift) / 2 for u in (-mean[0] / mean[1], *ends))
+        return float(at), float(low), float(high)
+
+    def curve(self, points: int = 101) -> tuple[Array, Array]:
+        """Levels, and at each the fitted mean and its 95 % interval within seeds. Shapes: (G,), (3, G)."""
+        x = scaled(self.levels, self.unit)
+        at = np.linspace(x[0], x[-1], points)
+        lines = self.terms @ design(at, x).T  # (S, G), each seed around its own mean
+        error = lines.std(axis=0, ddof=1) / math.sqrt(len(self.seeds))
+        reach = float(stats.t.isf(ALPHA / 2, len(self.seeds) - 1)) * error
+        mean = self.values.mean() + lines.mean(axis=0)
+        return np.asarray(self.unit * np.expm1(at)), np.stack([mean, mean - reach, mean + reach])
 
 
 def dosed(study: Study) -> list[str]:
@@ -84,7 +112,7 @@ def design(x: Array, levels_x: Array) -> Array:
 
 
 def respond(study: Study, matrix: Blocks, factor: str) -> Response | str:
-    """The fit by ordinary least squares, a dummy a seed, or the reason why there is none."""
+    """Each seed's line and bend, and what they are over seeds; or the reason why there is none."""
     levels = sorted(study.factors[factor])
     by_level = np.column_stack([_column(study, matrix, factor, level) for level in levels])
     complete = np.isfinite(by_level).all(axis=1)
@@ -93,7 +121,17 @@ def respond(study: Study, matrix: Blocks, factor: str) -> Response | str:
         return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every level finished; two are needed"
     if np.ptp(values, axis=1).max() <= ROUNDING * np.abs(values).max():
         return "the levels are equal within every seed: there is no response"
-    return _fit(factor, np.array(levels, dtype=float), values, seeds)
+    return fit(factor, np.array(levels, dtype=float), values, seeds)
+
+
+def fit(factor: str, levels: Array, values: Array, seeds: tuple[int, ...]) -> Response:
+    """Least squares within each seed; means, intervals and p over seeds. Shapes: (L,), (S, L)."""
+    unit = unit_of(levels)
+    x = scaled(levels, unit)
+    basis = design(x, x)
+    weights = basis / (basis**2).sum(axis=0)  # orthogonal columns: each coefficient by itself
+    line, bend = family([weighted_contrast(values, w) for w in weights.T])
+    return Response(factor, levels, unit, values, seeds, values @ weights, line, bend)
 
 
 def _column(study: Study, matrix: Blocks, factor: str, level: Any) -> Array:
@@ -106,38 +144,3 @@ def _bend_line(x: Array) -> tuple[float, float]:
     """Intercept and slope of x² on x over the levels: what is taken from x² to leave the bend alone."""
     slope, intercept = np.polyfit(x, x**2, 1)
     return float(intercept), float(slope)
-
-
-def _fit(factor: str, levels: Array, values: Array, seeds: tuple[int, ...]) -> Response | str:
-    import statsmodels.api as sm  # two seconds of imports that few studies need
-
-    unit = unit_of(levels)
-    x = scaled(levels, unit)
-    count = len(seeds)
-    dummies = np.repeat(np.eye(count), len(levels), axis=0)
-    terms = np.tile(design(x, x), (count, 1))
-    fitted = sm.OLS(values.ravel(), np.column_stack([dummies, terms])).fit()
-    if np.abs(fitted.resid).max() <= ROUNDING * np.abs(values).max():
-        return "every level of every seed lies on the curve: there is no residual to hold it against"
-    # A coefficient as large as makes no more than a rounding over the levels is none.
-    least = ROUNDING * np.abs(values).max() / np.ptp(terms, axis=0)
-    coefficients = np.asarray(fitted.params[-2:])
-    at = np.linspace(x[0], x[-1], 101)
-    mean_seed = np.full((at.size, count), 1 / count)
-    told = fitted.get_prediction(np.column_stack([mean_seed, design(at, x)]))
-    low, high = fitted.conf_int(ALPHA)[-2:].T
-    return Response(
-        factor,
-        levels,
-        unit,
-        values,
-        seeds,
-        coefficients=np.where(np.abs(coefficients) > least, coefficients, 0.0),
-        errors=np.asarray(fitted.bse[-2:]),
-        low=np.asarray(low),
-        high=np.asarray(high),
-        p=np.asarray(fitted.pvalues[-2:]),
-        holm_p=holm(fitted.pvalues[-2:]),
-        grid=unit * np.expm1(at),
-        curve=np.stack([told.predicted_mean, *told.conf_int(alpha=ALPHA).T]),
-    )

@@ -1,4 +1,4 @@
-"""Which comparisons a factorial design asks for, in families: Holm's correction stays within one.
+"""Which comparisons a factorial design asks for, in families: the correction stays within one.
 
 Each condition against the baseline; levels of a factor averaged over the others; simple effects, level
 against level within a condition of the others; interactions, differences of differences. Only weights are
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class Comparison:
 
     label: str
     weights: Weights
+    whole: Weights | None = None
+    """The weights with the conditions that have no result, where those had to be left out of an average."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,16 @@ def against_baseline(data: StudyData, baseline: Cell) -> Family:
     )
 
 
-def factor_families(study: Study, baseline: Cell) -> list[Family]:
-    """The families that the grid's factors make; none for a study without factors."""
+def factor_families(study: Study, baseline: Cell, without: Set[Cell] = frozenset()) -> list[Family]:
+    """The families that the grid's factors make, interactions of all orders; none for a study without
+    factors.
+
+    `without`: conditions that have no result; averages leave their levels out and the labels say so.
+    """
     varied = [factor for factor, levels in study.factors.items() if len(levels) > 1]
     standard = study.values(baseline)
     pairs = {factor: pairs_of(study.factors[factor], standard[factor]) for factor in varied}
-    found = [_levels(study, factor, pairs[factor]) for factor in varied]
+    found = [_levels(study, factor, pairs[factor], without) for factor in varied]
     if len(varied) < 2:
         # With one factor its levels are the conditions; a third level makes pairs beside the baseline's.
         return [family for family in found if len(family.comparisons) > 1]
@@ -79,11 +85,16 @@ def factor_families(study: Study, baseline: Cell) -> list[Family]:
     wanted = sum(len(pairs[factor]) * math.prod(sizes.values()) // sizes[factor] for factor in varied)
     simple = (c for factor in varied for c in _simple(study, factor, pairs[factor]))
     found.append(_family("Simple effects: a factor within each condition of the others", wanted, simple))
-    for first, second in itertools.combinations(varied, 2):
-        crossed = _interactions(study, first, second, pairs)
-        name = f"Interaction of {first} and {second}: differences of differences"
-        found.append(_family(name, len(pairs[first]) * len(pairs[second]), crossed, (first, second)))
+    for order in range(2, len(varied) + 1):
+        for factors in itertools.combinations(varied, order):
+            name = f"Interaction of {_listed(factors)}: differences of differences"
+            wanted = math.prod(len(pairs[factor]) for factor in factors)
+            found.append(_family(name, wanted, _interactions(study, factors, pairs, without), factors))
     return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _family(
@@ -95,14 +106,21 @@ def _family(
 
 
 def difference(
-    study: Study, compare: Levels, against: Levels, interaction: Mapping[str, Sequence[Any]] | None = None
+    study: Study,
+    compare: Levels,
+    against: Levels,
+    interaction: Mapping[str, Sequence[Any]] | None = None,
+    without: Set[Cell] = frozenset(),
 ) -> dict[Cell, float]:
     """The weights of (compare - against), averaged over the factors that neither names.
 
-    With `interaction` {factor: (first, second)}: that difference at first minus that at second. Conditions
-    are the grid's; empty where a side has none of them.
+    With `interaction` {factor: (first, second), …}: that difference at first minus that at second, for each
+    factor. Conditions are the grid's; empty where a side has none of them.
+
+    Args:
+        without: conditions that have no result. What is averaged over leaves out, on both sides, the levels
+            at which one of them would be needed; where nothing is left, the weights are those of all.
     """
-    weights: dict[Cell, float] = {}
     sides = [(1.0, {**compare}), (-1.0, {**against})]
     for factor, (first, second) in (interaction or {}).items():
         sides = [
@@ -110,13 +128,25 @@ def difference(
             for sign, levels in sides
             for way, level in ((1.0, first), (-1.0, second))
         ]
+    strata: dict[Cell, list[tuple[Cell, float]]] = {}
     for sign, levels in sides:
-        chosen = [cell for cell, values in study.conditions if _has(values, levels)]
-        if not chosen:
-            return {}
-        for cell in chosen:
-            weights[cell] = weights.get(cell, 0.0) + sign / len(chosen)
+        for cell, values in study.conditions:
+            if _has(values, levels):
+                over = tuple(value for factor, value in values.items() if factor not in levels)
+                strata.setdefault(over, []).append((cell, sign))
+    whole = [stratum for stratum in strata.values() if len(stratum) == len(sides)]
+    kept = [stratum for stratum in whole if not without & {cell for cell, _ in stratum}] or whole
+    weights: dict[Cell, float] = {}
+    for cell, sign in itertools.chain(*kept):
+        weights[cell] = weights.get(cell, 0.0) + sign / len(kept)
     return {cell: weight for cell, weight in weights.items() if weight}
+
+
+def left_out(study: Study, whole: Weights, kept: Weights) -> str:
+    """` (without noise_std=0.5, …)`: the conditions that an average had to leave out; empty where none."""
+    gone = [study.label(cell) for cell in whole if cell not in kept]
+    more = f"; and {len(gone) - 3} more" if len(gone) > 3 else ""
+    return f" (without {'; '.join(gone[:3])}{more})" if gone else ""
 
 
 def _has(values: Levels, levels: Levels) -> bool:
@@ -130,11 +160,11 @@ def pairs_of(levels: Sequence[Any], standard: Any) -> list[tuple[Any, Any]]:
     return [(level, standard) for level in levels if level != standard]
 
 
-def _levels(study: Study, factor: str, pairs: list[tuple[Any, Any]]) -> Family:
+def _levels(study: Study, factor: str, pairs: list[tuple[Any, Any]], without: Set[Cell]) -> Family:
     others = [name for name, levels in study.factors.items() if name != factor and len(levels) > 1]
     averaged = f", averaged over {', '.join(others)}" if others else ""
     comparisons = tuple(
-        Comparison(f"{factor} {later} - {earlier}", difference(study, {factor: later}, {factor: earlier}))
+        _comparison(study, f"{factor} {later} - {earlier}", {factor: later}, {factor: earlier}, None, without)
         for later, earlier in pairs
     )
     return Family(f"Levels of {factor}{averaged}", comparisons, (factor,))
@@ -151,9 +181,28 @@ def _simple(study: Study, factor: str, pairs: list[tuple[Any, Any]]) -> Iterator
 
 
 def _interactions(
-    study: Study, first: str, second: str, pairs: Mapping[str, list[tuple[Any, Any]]]
+    study: Study,
+    factors: tuple[str, ...],
+    pairs: Mapping[str, list[tuple[Any, Any]]],
+    without: Set[Cell],
 ) -> Iterator[Comparison]:
-    for (later, earlier), (there, here) in itertools.product(pairs[first], pairs[second]):
-        label = f"({first} {later} - {earlier}) at {second} {there} - the same at {here}"
-        weights = difference(study, {first: later}, {first: earlier}, {second: (there, here)})
-        yield Comparison(label, weights)
+    first, *others = factors
+    for (later, earlier), *places in itertools.product(*(pairs[factor] for factor in factors)):
+        label = f"{first} {later} - {earlier}"
+        for factor, (there, here) in zip(others, places, strict=True):
+            label = f"({label}) at {factor} {there} - the same at {here}"
+        crossed = dict(zip(others, places, strict=True))
+        yield _comparison(study, label, {first: later}, {first: earlier}, crossed, without)
+
+
+def _comparison(
+    study: Study,
+    label: str,
+    compare: Levels,
+    against: Levels,
+    interaction: Mapping[str, Sequence[Any]] | None,
+    without: Set[Cell],
+) -> Comparison:
+    whole = difference(study, compare, against, interaction)
+    kept = difference(study, compare, against, interaction, without)
+    return Comparison(label + left_out(study, whole, kept), kept, whole)

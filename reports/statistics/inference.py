@@ -8,7 +8,8 @@ Shapes: S seeds, M tests of one family.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,6 @@ import numpy.typing as npt
 from scipy import stats
 
 Std = Literal["sample", "population"]
-Kind = Literal["less", "greater", "differs", "equivalent", "not_worse"]
-Verdict = Literal["SUPPORTED", "CONTRADICTED", "EQUIVALENT", "INCONCLUSIVE", "NOT TESTED"]
 Array = npt.NDArray[np.float64]
 
 DDOF: dict[str, int] = {"sample": 1, "population": 0}
@@ -73,22 +72,50 @@ def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tupl
 
 @dataclass(frozen=True)
 class Contrast:
-    """A paired comparison of two conditions over n seeds; NaN where there is nothing to estimate."""
+    """A paired comparison of conditions over n seeds; NaN where there is nothing to estimate."""
 
     n: int
     difference: float
     """Mean over seeds of (treated - baseline)."""
     sd: float
-    """Sample standard deviation of the differences."""
+    """Sample standard deviation of the differences, over the seeds that may estimate it."""
     low: float
     high: float
     p: float
-    """Two-sided paired t test against 0."""
+    """Two-sided paired t test against 0, times `tests`, at most 1."""
+    df: int = 0
+    """Degrees of freedom of the sd."""
+    tests: int = 1
+    """The size of the family that interval and p are corrected for."""
+
+    @property
+    def standard_error(self) -> float:
+        return self.sd / math.sqrt(self.n) if self.n else math.nan
+
+    def corrected(self, tests: int) -> Contrast:
+        """The same comparison as one of a family: all its intervals together hold in 95 % of the studies.
+
+        Bonferroni's: an interval of level 1 - .05 / tests, and p times that. The interval excludes 0 where p
+        is below .05, and nowhere else (docs/decisions/0008-one-interval.md).
+        """
+        if math.isnan(self.p) or not self.sd > 0 or tests == self.tests:
+            return self
+        reach = float(stats.t.isf(ALPHA / 2 / tests, self.df)) * self.standard_error
+        p = min(1.0, 2 * tests * float(stats.t.sf(abs(self.difference) / self.standard_error, self.df)))
+        return replace(self, low=self.difference - reach, high=self.difference + reach, p=p, tests=tests)
 
 
-def paired_contrast(
-    treated: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = CONFIDENCE
-) -> Contrast:
+NOTHING = Contrast(0, math.nan, math.nan, math.nan, math.nan, math.nan)
+"""A comparison that no seed can make."""
+
+
+def family(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The comparisons of one family, corrected for as many as can be tested."""
+    tests = sum(not math.isnan(contrast.p) for contrast in contrasts)
+    return [contrast.corrected(max(1, tests)) for contrast in contrasts]
+
+
+def paired_contrast(treated: npt.ArrayLike, baseline: npt.ArrayLike) -> Contrast:
     """Compare two conditions, paired by seed. Shapes: (S,) and (S,), the same seeds in the same order.
 
     A pair with a value missing or not finite is dropped.
@@ -96,103 +123,76 @@ def paired_contrast(
     first, second = np.asarray(treated, dtype=float), np.asarray(baseline, dtype=float)
     if first.shape != second.shape:
         raise ValueError(f"pairs: {first.size} and {second.size} values; give both the same seeds in order")
-    return weighted_contrast(np.stack([first, second], axis=-1), [1.0, -1.0], confidence)
+    return weighted_contrast(np.stack([first, second], axis=-1), [1.0, -1.0])
 
 
 def weighted_contrast(
-    values: npt.ArrayLike, weights: npt.ArrayLike, confidence: float = CONFIDENCE
+    values: npt.ArrayLike, weights: npt.ArrayLike, spread_of: npt.ArrayLike | None = None
 ) -> Contrast:
     """A weighted sum of conditions within each seed, over seeds. Shapes: (S, C) and (C,).
 
     Weights 1 and -1 make a paired difference, averages of them a contrast of factor levels, differences of
     differences an interaction. A seed that lacks a finite value is dropped. Two seeds are needed for an
-    interval, and the sums must vary: without spread the t statistic is undefined, not infinite.
+    interval, and the sums must vary: without spread the t statistic is undefined, not infinite. Sums that are
+    0 in every seed leave nothing to estimate: the interval is 0 to 0 and p is 1.
+
+    Args:
+        spread_of: which seeds estimate the sd, shape (S,), where the number of seeds was decided by the sd
+            of some: those alone under Stein's rule (1945), the others where a power was planned. Either way t
+            has its distribution, with their n - 1 degrees of freedom; the sd of all would be too small.
     """
     blocks = np.asarray(values, dtype=float)
-    blocks = blocks[np.isfinite(blocks).all(axis=1)]
-    differences = blocks @ np.asarray(weights, dtype=float)
+    there = np.isfinite(blocks).all(axis=1)
+    differences = blocks[there] @ np.asarray(weights, dtype=float)
     n = differences.size
-    mean = unrounded(float(differences.mean()), blocks) if n else math.nan
-    if n < 2 or not varies(differences, blocks):
+    if not n:
+        return NOTHING
+    mean = unrounded(float(differences.mean()), blocks[there])
+    if n >= 2 and not mean and not varies(differences, blocks[there]):
+        return Contrast(n, 0.0, 0.0, 0.0, 0.0, 1.0, n - 1)
+    stage = differences
+    if spread_of is not None:
+        chosen = differences[np.asarray(spread_of, dtype=bool)[there]]
+        stage = chosen if chosen.size >= 2 else differences
+    sd = spread(stage, "sample")
+    if n < 2 or not varies(stage, blocks[there]):
         return Contrast(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan, math.nan)
-    sd = spread(differences, "sample")
-    low, high = _t_interval(mean, sd, n, confidence)
-    p = 2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)
-    return Contrast(n, mean, sd, low, high, float(p))
+    found = Contrast(n, mean, sd, math.nan, math.nan, 1.0, stage.size - 1, 0)
+    return found.corrected(1)
 
 
-def one_sided(contrast: Contrast, bound: float) -> tuple[float, float]:
-    """The p of two one-sided paired t tests: for a difference below `bound`, and for one above it.
+def unpaired(first: npt.ArrayLike, second: npt.ArrayLike, tests: int = 1) -> Contrast:
+    """Difference of means (first - second), not paired, by Welch's t. Shapes: (S1,), (S2,).
 
-    NaN where the contrast could not be tested, or without a bound.
+    n is the smaller of the two, sd is NaN; without spread on either side, or below two values, no test.
+    `tests` is the size of the family that interval and p are corrected for.
     """
-    if math.isnan(contrast.p) or math.isnan(bound):
-        return math.nan, math.nan
-    t = (contrast.difference - bound) / (contrast.sd / math.sqrt(contrast.n))
-    return float(stats.t.cdf(t, contrast.n - 1)), float(stats.t.sf(t, contrast.n - 1))
+    one, two = finite(first), finite(second)
+    n = min(one.size, two.size)
+    both = np.concatenate([one, two])
+    mean = unrounded(float(one.mean() - two.mean()), both) if n else math.nan
+    if n < 2 or not (varies(one, both) or varies(two, both)):
+        return replace(NOTHING, n=n, difference=mean)
+    test = stats.ttest_ind(one, two, equal_var=False)
+    reach = test.confidence_interval(1 - ALPHA / tests)
+    p = min(1.0, tests * float(test.pvalue))
+    return replace(
+        NOTHING, n=n, difference=mean, low=float(reach.low), high=float(reach.high), p=p, tests=tests
+    )
 
 
 def equivalence(contrast: Contrast, margin: float) -> float:
-    """The p of two one-sided paired t tests against ±margin (TOST; Schuirmann 1987).
+    """The p of two one-sided paired t tests against ±margin, each at .025 (TOST; Schuirmann 1987), corrected.
 
-    NaN where the contrast could not be tested, or without a positive margin.
+    Twice the larger of the two p values, times the size of the family: below .05 where the printed interval
+    lies inside ±margin, and nowhere else. NaN where the contrast could not be tested, or without a margin.
     """
-    if not margin > 0:
+    if math.isnan(contrast.p) or not margin > 0:
         return math.nan
-    return max(one_sided(contrast, -margin)[1], one_sided(contrast, margin)[0])
-
-
-def claim_p(
-    kind: Kind, contrast: Contrast, margin: float, higher_is_better: bool = False
-) -> tuple[float, float]:
-    """The p for a claim and the p for its opposite, before any correction.
-
-    less, greater: the two-sided t test for both, the interval tells the direction. equivalent: TOST; its
-    opposite is a difference beyond the margin, on either side (two-sided: twice the smaller p). not_worse:
-    one-sided against the margin, on the side that is worse; its opposite is worse by more than the margin.
-    """
-    if kind == "equivalent":
-        beyond = 2 * min(one_sided(contrast, margin)[1], one_sided(contrast, -margin)[0])
-        return equivalence(contrast, margin), min(beyond, 1.0)
-    if kind == "not_worse":
-        below, above = one_sided(contrast, -margin if higher_is_better else margin)
-        return (above, below) if higher_is_better else (below, above)
-    return contrast.p, contrast.p
-
-
-def holm(p_values: npt.ArrayLike) -> Array:
-    """Holm's step-down p values, monotone, within one family (Holm 1979). Shape: (M,) → (M,).
-
-    NaN stays NaN and does not count: a test that was not done takes nothing from the others.
-    """
-    p = np.asarray(p_values, dtype=float)
-    adjusted = np.full_like(p, math.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    steps = p[order] * np.arange(order.size, 0, -1)
-    # The running maximum keeps the order: a larger p never gets a smaller adjusted one.
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
-
-
-def verdict(
-    kind: Kind, contrast: Contrast, holm_p: float, equivalence_p: float = math.nan, opposite_p: float = 1.0
-) -> Verdict:
-    """The one word for a claim about (treated - baseline): the only words that prose may use.
-
-    `holm_p` and `opposite_p` are the corrected p of `claim_p`; `equivalence_p` is the TOST's, for less,
-    greater and differs. `differs` has no direction, so nothing but an equivalence speaks against it.
-    """
-    if contrast.n < 2 or math.isnan(contrast.p) or math.isnan(holm_p):
-        return "NOT TESTED"
-    if kind in ("equivalent", "not_worse"):
-        if holm_p < ALPHA:
-            return "EQUIVALENT" if kind == "equivalent" else "SUPPORTED"
-        return "CONTRADICTED" if opposite_p < ALPHA else "INCONCLUSIVE"
-    if holm_p < ALPHA and not contrast.low <= 0 <= contrast.high:
-        wanted = {"less": contrast.difference < 0, "greater": contrast.difference > 0, "differs": True}
-        return "SUPPORTED" if wanted[kind] else "CONTRADICTED"
-    return "EQUIVALENT" if equivalence_p < ALPHA else "INCONCLUSIVE"
+    if not contrast.sd > 0:
+        return 0.0
+    nearer = (margin - abs(contrast.difference)) / contrast.standard_error
+    return min(1.0, 2 * contrast.tests * float(stats.t.sf(nearer, contrast.df)))
 
 
 def _t_interval(mean: float, sd: float, n: int, confidence: float) -> tuple[float, float]:

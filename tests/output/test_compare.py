@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from scipy import stats
 
 from model.config import ConfigError
-from reports.output.compare import compare_studies, welch
+from reports.output.compare import compare_studies
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
 
@@ -88,11 +88,3 @@ def test_a_study_with_itself(connection: sa.Connection) -> None:
     made.finished_study(connection)
     text = compare_studies(connection, "factorial", "factorial")
     assert "the configurations are the same" in text
-
-
-def test_welch_needs_two_values_and_spread() -> None:
-    assert welch([1.0], [2.0, 3.0]).difference == -1.5
-    assert np.isnan(welch([1.0], [2.0, 3.0]).low)
-    assert np.isnan(welch([1.0, 1.0], [2.0, 2.0]).p)
-    reference = stats.ttest_ind([1.0, 2.0, 4.0], [2.0, 3.0], equal_var=False)
-    assert welch([1.0, 2.0, 4.0, np.nan], [2.0, 3.0]).p == pytest.approx(reference.pvalue)

@@ -85,9 +85,9 @@ def bare_grid(connection: sa.Connection) -> None:
     [
         (empty_study, ["The study has no runs.", "18 of the grid never enqueued"]),
         (one_cell, ["One condition: there is nothing to compare.", "4.5000 ± 0.0000"]),
-        (one_seed, [" ± – |", "NOT TESTED"]),
-        (all_failed, ["0 of 6 done; 6 failed (oom 6)", "out of memory", "NOT TESTED", "| 42 | – | – |"]),
-        (all_equal, ["The same difference in every seed", "NOT TESTED"]),
+        (one_seed, [" ± – |", "unclear"]),
+        (all_failed, ["0 of 6 done; 6 failed (oom 6)", "out of memory", "unclear", "| 42 | – | – |"]),
+        (all_equal, ["is the same in every seed (n = 3 seeds)", "negligible"]),
         (other_primary, ["The metric no_such_metric is not among the recorded results."]),
         (bare_grid, ["none declared", "1 cancelled"]),
     ],

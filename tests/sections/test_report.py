@@ -136,7 +136,11 @@ def test_unfinished_studies_say_what_is_missing(connection: sa.Connection) -> No
     assert "| 44 | – | – |" in section(text, "Results by seed")
     contrasts = tables(section(text, "Paired contrasts"))[0]
     assert {row["n"] for row in contrasts} == {"3", "2", "0"}
-    assert [row["Differs?"] for row in contrasts if row["n"] == "0"] == ["NOT TESTED"] * 2
+    # One condition is queued, the other diverged with every seed: that is not the same.
+    assert [(row["First is"], row["Diverged"]) for row in contrasts if row["n"] == "0"] == [
+        ("unclear (PROVISIONAL)", "–"),
+        ("unclear", "3/3 against 0/3"),
+    ]
 
 
 def test_runs_that_the_grid_wants_and_nobody_enqueued(connection: sa.Connection) -> None:
@@ -249,8 +253,10 @@ def test_the_newest_record_of_any_table_dates_the_report(connection: sa.Connecti
 
 def test_two_runs_of_one_seed_in_one_cell_make_no_pair(connection: sa.Connection) -> None:
     made.finished_study(connection)
-    job = made.add_job(connection, 1, made.cells(made.FACTORS)[0], 42, config_hash="again")
-    made.add_result(connection, job)
+    cell = made.cells(made.FACTORS)[0]
+    told = made.configuration(cell, 42)
+    told["train"]["steps"] = 800
+    made.add_result(connection, made.add_job(connection, 1, cell, 42, config=told))
     table = tables(section(render(connection), "Paired contrasts"))[0]
     assert [row["n"] for row in table] == ["2", "3", "3", "3", "3"]
 
@@ -279,7 +285,7 @@ def test_another_metric_and_margin_are_asked_for_and_said(connection: sa.Connect
     compared = "expert_usage_cv, margin 0.02 (given on the command line, not declared)"
     assert fact(text, "Compared here") == f"{compared}; asked for on the command line"
     assert "Difference: first - second in expert_usage_cv, paired by seed." in text
-    assert "equivalence (±0.02, given on the command line, not declared)" in text
+    assert "Equivalence p is for ±0.02, given on the command line, not declared" in text
     assert "--metric expert_usage_cv --margin 0.02 > experiment_results.md" in text
     row = tables(section(text, "Paired contrasts"))[0][3]
     cv = [made.loss_of(made.cells(made.FACTORS)[i], seed) / 40 for i in (4, 2) for seed in made.SEEDS]

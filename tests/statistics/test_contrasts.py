@@ -15,7 +15,6 @@ from statsmodels.stats.multitest import multipletests
 
 from reports.reading.frames import StudyData, choose_study, load
 from reports.statistics import families
-from reports.statistics import inference as s
 from reports.statistics.contrasts import judge_families
 from reports.statistics.judgement import judge
 from tests import report_fixtures as made
@@ -96,14 +95,14 @@ def test_every_family_against_scipy_and_statsmodels(connection: sa.Connection) -
             for tested in family.tested
         ]
         p = [stats.ttest_1samp(difference, 0).pvalue for difference in differences]
-        adjusted = multipletests(p, method="holm")[1]
-        for tested, difference, raw, holm in zip(family.tested, differences, p, adjusted, strict=True):
-            interval = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+        adjusted = multipletests(p, method="bonferroni")[1]
+        level = 1 - 0.05 / len(p)
+        for tested, difference, corrected in zip(family.tested, differences, adjusted, strict=True):
+            interval = stats.ttest_1samp(difference, 0).confidence_interval(level)
             assert tested.contrast.difference == pytest.approx(difference.mean(), rel=1e-9)
             assert tested.contrast.sd == pytest.approx(difference.std(ddof=1), rel=1e-9)
             assert (tested.contrast.low, tested.contrast.high) == pytest.approx(tuple(interval), rel=1e-9)
-            assert tested.contrast.p == pytest.approx(raw, rel=1e-9)
-            assert tested.holm_p == pytest.approx(holm, rel=1e-9)
+            assert tested.contrast.p == pytest.approx(corrected, rel=1e-9)
 
 
 def test_a_family_of_too_many_tests_is_named_not_printed(connection: sa.Connection) -> None:
@@ -127,54 +126,7 @@ def test_a_study_of_one_factor_has_its_levels(connection: sa.Connection) -> None
             made.finish(connection, study, {"noise_std": noise, "load_balancing_weight": 0.0}, seed)
     text = render(connection)
     assert len(tables(section(text, "Paired contrasts"))) == 1
-    assert "noise_std=0.1. val_loss" in section(text, "Findings")
-
-
-def contrast(difference: float, reach: float) -> s.Contrast:
-    """A contrast of three seeds whose interval reaches so far: sd and p follow."""
-    sd = reach * math.sqrt(3) / stats.t.ppf(0.975, 2)
-    p = 2 * stats.t.sf(abs(difference) / (sd / math.sqrt(3)), 2)
-    return s.Contrast(3, difference, sd, difference - reach, difference + reach, float(p))
-
-
-@pytest.mark.parametrize("bound", [-0.5, 0.0, 0.3, 2.0])
-def test_one_sided_is_scipys(bound: float) -> None:
-    values = np.array([0.1, 0.4, 0.2, 0.7])
-    below, above = s.one_sided(s.weighted_contrast(values[:, None], [1.0]), bound)
-    assert below == pytest.approx(stats.ttest_1samp(values, bound, alternative="less").pvalue)
-    assert above == pytest.approx(stats.ttest_1samp(values, bound, alternative="greater").pvalue)
-
-
-def test_not_worse_follows_the_metric() -> None:
-    better = contrast(-0.01, 0.002)
-    margin = 0.005
-    assert s.claim_p("not_worse", better, margin) == s.one_sided(better, margin)
-    assert s.claim_p("not_worse", better, margin, higher_is_better=True) == s.one_sided(better, -margin)[::-1]
-
-
-@pytest.mark.parametrize(
-    ("kind", "difference", "reach", "word"),
-    [
-        ("less", -0.1, 0.01, "SUPPORTED"),
-        ("less", 0.1, 0.01, "CONTRADICTED"),
-        ("less", -0.001, 0.002, "EQUIVALENT"),
-        ("less", -0.1, 0.5, "INCONCLUSIVE"),
-        ("greater", 0.1, 0.01, "SUPPORTED"),
-        ("greater", -0.1, 0.01, "CONTRADICTED"),
-        ("equivalent", 0.0, 0.002, "EQUIVALENT"),
-        ("equivalent", 0.1, 0.01, "CONTRADICTED"),
-        ("equivalent", -0.1, 0.01, "CONTRADICTED"),
-        ("equivalent", 0.006, 0.01, "INCONCLUSIVE"),
-        ("not_worse", -0.1, 0.01, "SUPPORTED"),
-        ("not_worse", 0.001, 0.002, "SUPPORTED"),
-        ("not_worse", 0.1, 0.01, "CONTRADICTED"),
-        ("not_worse", 0.0, 0.5, "INCONCLUSIVE"),
-    ],
-)
-def test_the_verdict_on_each_kind_of_claim(kind: s.Kind, difference: float, reach: float, word: str) -> None:
-    found, margin = contrast(difference, reach), 0.005
-    p, opposite = s.claim_p(kind, found, margin)
-    assert s.verdict(kind, found, p, s.equivalence(found, margin), opposite) == word
+    assert "noise_std=0.1: unclear, val_loss" in section(text, "Findings")
 
 
 def test_claims_are_one_family(connection: sa.Connection) -> None:
@@ -186,20 +138,14 @@ def test_claims_are_one_family(connection: sa.Connection) -> None:
     ]
     varied_study(connection, grid={"claims": claims})
     judged = judge(data_of(connection))
-    np.testing.assert_allclose(
-        [j.holm_p for j in judged], multipletests([j.p for j in judged], method="holm")[1], rtol=1e-9
-    )
     by_cell = losses()
     difference = (by_cell[0.5, 0.01] + by_cell[0.5, 0.0] - by_cell[0.0, 0.01] - by_cell[0.0, 0.0]) / 2
-    reference = stats.ttest_1samp(difference, 0)
-    assert judged[0].p == pytest.approx(reference.pvalue)
-    below = stats.ttest_1samp(difference, 0.005, alternative="less").pvalue
-    above = stats.ttest_1samp(difference, -0.005, alternative="greater").pvalue
-    assert judged[2].p == pytest.approx(max(below, above))
     # The accuracy of the fixture is 0.7 - loss / 10, and higher is better.
-    reference = stats.ttest_1samp(-difference / 10, -0.01, alternative="greater")
-    assert judged[3].p == pytest.approx(reference.pvalue)
-    assert [j.verdict for j in judged[:2]] == ["SUPPORTED", "CONTRADICTED"]
+    for found, values in zip(judged, [difference] * 3 + [-difference / 10], strict=True):
+        interval = stats.ttest_1samp(values, 0).confidence_interval(1 - 0.05 / 4)
+        assert (found.contrast.low, found.contrast.high) == pytest.approx(tuple(interval))
+    assert [j.word for j in judged] == ["worse"] * 4
+    assert [j.verdict for j in judged] == ["SUPPORTED", "REFUTED", "REFUTED", "OPEN"]
 
 
 def test_findings_are_sentences_with_their_numbers(connection: sa.Connection) -> None:
@@ -208,8 +154,8 @@ def test_findings_are_sentences_with_their_numbers(connection: sa.Connection) ->
     text = section(render(connection), "Findings")
     difference = np.mean([losses()[0.5, w] - losses()[0.0, w] for w in (0.01, 0.0)], axis=0)
     assert (
-        f"SUPPORTED: High noise harms. noise_std=0.5 against noise_std=0.0: val_loss +{difference.mean():.4f}"
-        in text
+        "SUPPORTED: High noise harms. noise_std=0.5 against noise_std=0.0: worse, "
+        f"val_loss +{difference.mean():.4f}" in text
     )
     assert f"+{100 * math.expm1(difference.mean()):.2f} % of the PPL" in text
     assert "n = 3 seeds)" in text
@@ -218,14 +164,14 @@ def test_findings_are_sentences_with_their_numbers(connection: sa.Connection) ->
     )
 
 
-def test_a_claim_whose_difference_does_not_vary_is_not_tested(connection: sa.Connection) -> None:
+def test_a_claim_whose_difference_does_not_vary_is_open(connection: sa.Connection) -> None:
     made.finished_study(connection, grid={"claims": [claim("greater")]})
     text = section(render(connection), "Findings")
-    assert "NOT TESTED: greater. noise_std=0.5 against noise_std=0.0: val_loss +0.1000" in text
-    assert "the same difference in every seed: no test is possible; n = 3" in text
+    assert "OPEN: greater. noise_std=0.5 against noise_std=0.0: unclear, val_loss +0.1000" in text
+    assert "the same difference in every seed: no test is possible; n = 3 seeds" in text
 
 
-def test_claims_on_what_was_not_recorded_are_not_tested(connection: sa.Connection) -> None:
+def test_claims_on_what_was_not_recorded_are_open(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
     made.add_study(
         connection,
@@ -235,5 +181,5 @@ def test_claims_on_what_was_not_recorded_are_not_tested(connection: sa.Connectio
     )
     made.add_job(connection, 2, made.cells(made.FACTORS)[0], 42, "queued")
     text = section(render(connection, "later"), "Findings")
-    assert text.count("\nNOT TESTED: ") == 2
+    assert text.count("to come. OPEN: ") == 2
     assert "no seed has every condition of it with val_loss." in text
