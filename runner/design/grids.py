@@ -2,7 +2,7 @@
 
 A grid is TOML that a person can write; runner/design/grids/*.toml ship with the project and README.md
 explains the keys. What a level may be: runner/design/levels.py. Imports no torch and touches no database;
-runner/queue/studies.py queues what comes out of here.
+runner/design/enqueue.py queues what comes out of here.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def _checked(grid: Grid) -> Grid:
 
 
 def _swapped(grid: Grid, scale: str) -> Grid:
-    """The grid with what its file swaps at a scale; baseline and claims go along, place by place."""
+    """The grid at a scale of its file; in baseline and claims each level gives way to that at its place."""
     own, where = grid.scales.get(scale, {}), f"scales.{scale}"
     factors = swap_factors(grid.factors, own.get("factors", {}), f"{where}.factors")
     return replace(

@@ -25,7 +25,7 @@ KINDS = ("less", "greater", "equivalent", "not_worse")
 """compare - against is below 0, above 0, within ± the margin, or no worse than the margin."""
 METRICS = tuple(c.name for c in results.c if c.name not in ("job_id", "attempt", "recorded_at", "exact"))
 MAX_CLAIMS = 50
-"""Every claim makes the others harder to support; more is a slip of the pen."""
+"""Claims of one grid; more are refused: each makes all the others harder to support (Holm)."""
 _KEYS = ("name", "kind", "metric", "compare", "against", "interaction", "margin")
 Levels = dict[str, Any]
 

@@ -30,7 +30,7 @@ Factors = dict[str, tuple[Any, ...]]
 Named = dict[str, dict[str, dict[str, Any]]]
 """Factor → level → key → value, for the factors whose levels are names."""
 _LEVEL = re.compile(r"[^\s()=!<>,'\"|\\]{1,40}")
-"""What `--where factor=level` and a job's name can hold without quotes."""
+"""A level's name: 1 to 40 characters that need no quotes in `--where factor=level` and in a job's name."""
 _WITHIN_A_SCALE = ("factors", "levels", "base")
 
 
@@ -142,7 +142,7 @@ def swap_named(named: Named, table: Mapping[str, Any], where: str) -> Named:
 
 
 def follow(claim: Hypothesis, before: Factors, after: Factors) -> Hypothesis:
-    """A claim about the levels that stand where the old ones stood."""
+    """The hypothesis at another scale: each level gives way to the one that took its place in the list."""
     return replace(
         claim,
         compare=moved(claim.compare, before, after),
@@ -155,7 +155,7 @@ def follow(claim: Hypothesis, before: Factors, after: Factors) -> Hypothesis:
 
 
 def moved(levels: Mapping[str, Any], before: Factors, after: Factors) -> dict[str, Any]:
-    """Factor → level, each replaced by the one in its place."""
+    """Factor → level, each level of `before` replaced by that of `after` at the same place in the list."""
     return {factor: after[factor][before[factor].index(level)] for factor, level in levels.items()}
 
 

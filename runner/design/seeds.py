@@ -8,7 +8,7 @@ from typing import Any
 from model.config import ConfigError, RunConfig
 
 MAX_JOBS = 200_000
-"""More is a slip of the pen, and would fill the disk before anyone saw it."""
+"""Runs of one grid, and seeds of one --seeds; more is refused as a slip, before it fills the disk."""
 MAX_REPEATS = 1_000
 
 

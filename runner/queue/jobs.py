@@ -32,9 +32,9 @@ BACKOFF_SECONDS = 10.0
 """A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
 BACKOFF_LIMIT_SECONDS = 600.0
 MANY = 1_000
-"""Jobs of one submission that change how a query is best planned."""
+"""From this many new jobs on, run ANALYZE: the planner still believes the table is empty."""
 SUBMISSION = "submission"
-"""What only one transaction does at a time: to look what a database holds, and add what is missing."""
+"""Advisory lock held while reading which jobs exist and inserting the rest."""
 
 
 class LeaseLost(Exception):
