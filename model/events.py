@@ -59,6 +59,11 @@ class Asked:
     def cancelled(self) -> bool:
         return self._request is Request.CANCEL
 
+    @property
+    def to_end(self) -> bool:
+        """Whether the run is to stop or be cancelled."""
+        return self._request in (Request.STOP, Request.CANCEL)
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -82,6 +87,13 @@ class Resumed:
         """` (not exact: other source, threads)`, or nothing."""
         names = ", ".join(text.partition(":")[0] for text in self.changed)
         return "" if self.exact else f" (not exact{': other ' if names else ''}{names})"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The run cannot start yet, and tries again by itself: the disk of the prepared data is full, say."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -133,10 +145,10 @@ class Finished:
     results: dict[str, float | int | None]
 
 
-Event = Resumed | Progressed | Measured | Checkpointed | NotSaved | Finished
+Event = Waiting | Resumed | Progressed | Measured | Checkpointed | NotSaved | Finished
 
 _KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Resumed, Progressed, Measured, Checkpointed, NotSaved, Finished)
+    kind.__name__: kind for kind in (Waiting, Resumed, Progressed, Measured, Checkpointed, NotSaved, Finished)
 }
 
 

@@ -45,7 +45,7 @@ ACROSS = {
     "model": set(),
 }
 """What a folder may take from another."""
-TRAINER = {"model.training"}
+TRAINER = {"model.training", "model.text"}
 """What the trainer's files alone take besides: theirs is the process that trains."""
 TORCH = ("torch", "transformers", "datasets")
 MOST_FILES = 15

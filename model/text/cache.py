@@ -7,6 +7,7 @@ What is kept in it: model/text/tokens.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,12 +24,39 @@ from model.config import canonical_json
 Arrays = dict[str, np.ndarray]
 
 
+NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 class CacheDamaged(Exception):
     """A cache entry is not what was written; it is rebuilt."""
 
 
-def load(folder: Path) -> tuple[Arrays, dict[str, Any]] | None:
-    """The arrays (read-only, memory-mapped) and facts of an entry, None when there is none.
+class CacheUnwritable(OSError):
+    """The cache's disk is full, or read-only; later it may not be."""
+
+
+class Entry(NamedTuple):
+    """What a run reads: verified when it was opened, and once more with `require_unchanged`."""
+
+    arrays: Arrays
+    """Read-only, memory-mapped."""
+    facts: dict[str, Any]
+    hashes: dict[str, str]
+    """Array → SHA-256 of its file."""
+
+    def require_unchanged(self) -> None:
+        """Hash what is mapped, which another file of that name would not be.
+
+        Raises:
+            CacheDamaged: a file was written to since it was opened.
+        """
+        for name, array in self.arrays.items():
+            if hashlib.sha256(array.base).hexdigest() != self.hashes[name]:  # type: ignore[arg-type]
+                raise CacheDamaged(f"the prepared {name} tokens were changed while the run read them")
+
+
+def load(folder: Path) -> Entry | None:
+    """An entry's arrays and facts, None when there is none.
 
     Raises:
         CacheDamaged: a file is missing, cut short or changed.
@@ -46,7 +74,7 @@ def load(folder: Path) -> tuple[Arrays, dict[str, Any]] | None:
             if _sha256(file) != expected:
                 raise CacheDamaged(f"{file}: changed since it was written")
             arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-        return arrays, meta["facts"]
+        return Entry(arrays, meta["facts"], meta["arrays"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise CacheDamaged(f"{folder}: {error}") from error
 
@@ -55,7 +83,19 @@ def store(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, An
     """Write an entry beside its place and rename it there; another process's equal entry may stay.
 
     An entry that is in the way and damaged is moved aside first. Readers that have it open keep their files.
+
+    Raises:
+        CacheUnwritable: there is no room, or the folder cannot be written.
     """
+    try:
+        _write(folder, arrays, facts)
+    except OSError as error:
+        if error.errno not in NOT_NOW:
+            raise
+        raise CacheUnwritable(error.errno, error.strerror, str(folder.parent)) from error
+
+
+def _write(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:12]}-", dir=folder.parent))
     try:

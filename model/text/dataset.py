@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,10 +48,12 @@ def prepare(config: RunConfig, cache_dir: Path) -> Dataset:
         ConfigError: the corpus or tokenizer is not resolved, has changed since then, cannot be read,
             does not fit `model.vocab_size`, or has too little text for one window or one batch.
         HubFailed: text or tokenizer is the hub's, not stored, and the hub did not give it.
+        CacheUnwritable: the arrays have to be stored, and there is no room.
         RuntimeError: a document is on both sides of the split.
     """
     verify(config.data)
-    arrays, facts = cached_or_built(config, cache_dir)
+    entry = cached_or_built(config, cache_dir)
+    arrays, facts = entry.arrays, entry.facts
     if facts["vocabulary"] > config.model.vocab_size:
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}: the tokenizer {config.data.tokenizer} has "
@@ -61,7 +62,7 @@ def prepare(config: RunConfig, cache_dir: Path) -> Dataset:
     require_disjoint(
         {split: arrays[f"{split}-documents"] for split in SPLITS if f"{split}-documents" in arrays}
     )
-    return Dataset(config, arrays, facts)
+    return Dataset(config, entry)
 
 
 def require_disjoint(digests: Mapping[str, np.ndarray]) -> None:
@@ -82,15 +83,17 @@ def require_disjoint(digests: Mapping[str, np.ndarray]) -> None:
 class Dataset:
     """A run's training batches and held-out windows. Reads memory-mapped arrays, keeps one epoch's order."""
 
-    def __init__(self, config: RunConfig, arrays: cache.Arrays, facts: Mapping[str, Any]) -> None:
-        """Take the arrays that `build` makes.
+    def __init__(self, config: RunConfig, entry: cache.Entry) -> None:
+        """Take the arrays that `build` makes, as the cache holds them.
 
         Raises:
             ConfigError: there is too little text for one held-out window or one training batch.
         """
-        train = config.train
+        train, arrays = config.train, entry.arrays
+        self.require_unchanged = entry.require_unchanged
+        """Raises CacheDamaged where what was read is not what was verified."""
         self._arrays, self._seq_len = arrays, train.seq_len
-        self.facts = dict(facts)
+        self.facts = dict(entry.facts)
         """Counts for people: documents by split, duplicates, vocabulary."""
         self._train = arrays["train"]
         self.unique_tokens = len(self._train)

@@ -30,12 +30,13 @@ DOCUMENTS_AT_ONCE = 256
 REBUILDS = 4
 
 
-def cached_or_built(config: RunConfig, cache_dir: Path) -> tuple[cache.Arrays, dict[str, Any]]:
+def cached_or_built(config: RunConfig, cache_dir: Path) -> cache.Entry:
     """The arrays of `build` and its counts, from the cache where they are whole, else built and stored.
 
     Raises:
         ConfigError: corpus or tokenizer cannot be read.
         HubFailed: one is the hub's, not stored, and the hub did not give it.
+        CacheUnwritable: there is no room for the entry, or the folder cannot be written.
         OSError: the entry is damaged each time that it is written.
     """
     folder = Path(cache_dir) / cache_key(config)

@@ -27,7 +27,9 @@ from model.events import (
     Phase,
     Progressed,
     Request,
+    Waiting,
 )
+from model.text.cache import CacheUnwritable
 from model.training import state
 from model.training.evaluation import Evaluation, Tally, batches, perplexity
 from model.training.results import load, mean_of_last_steps, stability
@@ -36,6 +38,8 @@ from model.training.weights import save_weights
 
 LOG_EVERY_UPDATES = 10
 """Updates between two readings of the device: a reading makes a GPU wait."""
+WAIT_SECONDS, WAIT_LOOKS = 5.0, 50
+"""Between two tries to store the prepared data; so often in between a request is looked for."""
 DIVERGED_FACTOR = 3.0
 DIVERGED_UPDATES = 50
 
@@ -60,6 +64,9 @@ def train(
 ) -> Events:
     """Train and evaluate one run, from `Resumed` to `Finished`.
 
+    Until there is room for the prepared data it says `Waiting`, every few seconds. A checkpoint and a result
+    stand only for data that is still, byte for byte, what was verified at the start.
+
     What is asked is served at the next update boundary, after the evaluation that falls on it. Everything
     up to a checkpoint's step has been sent when the checkpoint is. Past the last update there is none: the
     run finishes instead, unless it is cancelled.
@@ -77,12 +84,32 @@ def train(
     Raises:
         ConfigError: the data cannot be had, or does not fit the configuration.
         Diverged: the loss is not a number, or stays far above where it began.
+        CacheDamaged: the prepared data was changed meanwhile.
     """
-    run, resumed = state.start(config, Path(cache_dir), device, resume_from, asked, source)
+    asked = asked or Asked()
+    while True:
+        try:
+            run, resumed = state.start(config, Path(cache_dir), device, resume_from, asked, source)
+            break
+        except CacheUnwritable as error:
+            yield Waiting(f"{error}")
+        for _ in range(WAIT_LOOKS):
+            if asked.to_end:
+                return
+            time.sleep(WAIT_SECONDS / WAIT_LOOKS)
     yield resumed
     run.clock.lap("waiting")
-    while run.step < config.train.steps:
-        ends = yield from _serve(run, Path(workdir), checkpoint_seconds)
+    try:
+        yield from _run(run, Path(workdir), checkpoint_seconds, keep_weights)
+    except Exception:
+        run.data.require_unchanged()  # altered tokens may end a run in any way: they are to blame first
+        raise
+
+
+def _run(run: State, workdir: Path, checkpoint_seconds: float, keep_weights: bool) -> Events:
+    """The steps that are left, and the end."""
+    while run.step < run.config.train.steps:
+        ends = yield from _serve(run, workdir, checkpoint_seconds)
         if ends:
             return
         yield from _update(run)
@@ -92,8 +119,9 @@ def train(
     validation = yield from _evaluate(run, "val")
     yield from _evaluate(run, "test")
     if keep_weights:
-        yield from _keep_weights(run, Path(workdir))
+        yield from _keep_weights(run, workdir)
     if not run.asked.cancelled:
+        run.data.require_unchanged()
         yield Finished(run.step, _results(run, validation))
 
 
@@ -222,6 +250,7 @@ def _save(run: State, workdir: Path) -> Events:
     run.clock.lap("training")
     yield Progressed(Phase.SAVE, run.step)
     run.saved_step, run.saved_at = run.step, time.monotonic()
+    run.data.require_unchanged()
     written, reason = None, ""
     try:
         written = state.save(run, workdir)

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.events import Checkpointed, Measured, NotSaved, Resumed
+from model.events import Checkpointed, Measured, NotSaved, Resumed, Waiting
 from runner.queue import attempts as attempt_log
 from runner.queue.dialects import insert_new, now
 from runner.queue.jobs import Claim, fence
@@ -102,6 +102,13 @@ def not_saved(connection: sa.Connection, claimed: Claim, event: NotSaved) -> Non
     attempt_log.note(
         connection, "checkpoint not saved", claimed.job_id, claimed.attempt, claimed.owner, detail
     )
+
+
+def waits(connection: sa.Connection, claimed: Claim, event: Waiting) -> None:
+    """Note that the attempt cannot start yet, and why; nothing is charged for that."""
+    fence(connection, claimed)
+    detail = {"reason": event.reason}
+    attempt_log.note(connection, "waiting", claimed.job_id, claimed.attempt, claimed.owner, detail)
 
 
 def forget_checkpoints(connection: sa.Connection, job_id: int) -> list[str]:

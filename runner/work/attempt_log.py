@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from model.events import Checkpointed, Event, Finished, Measured, NotSaved, Resumed
+from model.events import Checkpointed, Event, Finished, Measured, NotSaved, Resumed, Waiting
 
 
 class Log(io.RawIOBase):
@@ -58,6 +58,8 @@ def log(event: Event) -> None:
         text = f"step {event.step} checkpoint: {Path(event.path).name}, {event.size_bytes:,} bytes"
     elif isinstance(event, NotSaved):
         text = f"step {event.step} checkpoint not saved: {event.reason}"
+    elif isinstance(event, Waiting):
+        text = f"waiting: {event.reason}"
     elif isinstance(event, Finished):
         text = f"step {event.step} finished"
     if text:

@@ -15,6 +15,7 @@ def cause_of(error: BaseException, device: str) -> tuple[str, str]:
     """(cause, one line) of what ended a job; the causes are runner.queue.schema.CAUSES."""
     import torch
 
+    from model.text.cache import CacheDamaged
     from model.training.loop import Diverged
     from model.training.memory import peak_memory_bytes
 
@@ -27,6 +28,8 @@ def cause_of(error: BaseException, device: str) -> tuple[str, str]:
         peak = peak_memory_bytes(torch.device(device)) / 1e9
         remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
         return "oom", f"{line}; peak {peak:.2f} GB on {device}; {remedy}"
+    if isinstance(error, CacheDamaged):
+        return "infrastructure", f"{error}; they are prepared anew at the next attempt"
     if "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError":
         return "device", line
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):

@@ -25,6 +25,7 @@ from model.events import (
     Progressed,
     Request,
     Resumed,
+    Waiting,
     from_json,
 )
 from runner.queue import jobs, records
@@ -80,6 +81,7 @@ class RunningJob:
         self._accumulate = int(claimed.setting("train.accumulate", 1))
         self._phase, self._phase_at = Phase.START, time.monotonic()
         self._outbox: list[Event] = []
+        self._waits: list[Event] = []  # each is noted once
         self._asked: Request | None = None
         self._flushed_at = self._confirmed_at = awake_seconds()
 
@@ -130,6 +132,11 @@ class RunningJob:
             self.display.progress(self.claimed, event)
         elif isinstance(event, Finished):
             self.ending = Ending("done", results=event.results)
+        elif isinstance(event, Waiting):
+            self.display.note(f"{self.claimed.label}: waiting: {event.reason}")
+            if event not in self._waits:
+                self._waits.append(event)
+                self._outbox.append(event)
         else:
             self._outbox.append(event)
             self.advanced |= isinstance(event, Checkpointed)
@@ -215,6 +222,8 @@ class RunningJob:
                 records.rewind(connection, self.claimed, event)
             elif isinstance(event, Measured):
                 records.record(connection, self.claimed, event)
+            elif isinstance(event, Waiting):
+                records.waits(connection, self.claimed, event)
             elif isinstance(event, NotSaved):
                 records.not_saved(connection, self.claimed, event)
             elif isinstance(event, Checkpointed):

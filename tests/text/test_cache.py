@@ -83,10 +83,25 @@ def test_array_of_objects_is_never_loaded(tmp_path: Path) -> None:
         cache.load(tmp_path / "entry")
 
 
+def test_change_under_an_open_entry_is_found_though_a_sound_file_has_its_name(tmp_path: Path) -> None:
+    cache.store(tmp_path / "entry", {"train": np.arange(1000)}, {})
+    entry = cache.load(tmp_path / "entry")
+    assert entry is not None
+    entry.require_unchanged()
+    sound = (tmp_path / "entry" / "train.npy").read_bytes()
+    with (tmp_path / "entry" / "train.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    (tmp_path / "entry" / "train.npy").rename(tmp_path / "aside.npy")
+    (tmp_path / "entry" / "train.npy").write_bytes(sound)
+    with pytest.raises(cache.CacheDamaged, match="train tokens were changed"):
+        entry.require_unchanged()
+
+
 def test_sound_entry_of_another_process_stays_and_open_arrays_survive(tmp_path: Path) -> None:
     cache.store(tmp_path / "entry", {"train": np.arange(3)}, {"by": "one"})
     cache.store(tmp_path / "entry", {"train": np.arange(3)}, {"by": "two"})
-    arrays, facts = cache.load(tmp_path / "entry")
+    arrays, facts, _ = cache.load(tmp_path / "entry")
     assert facts == {"by": "one"}
     assert isinstance(arrays["train"], np.memmap)
     assert not arrays["train"].flags.writeable

@@ -44,7 +44,7 @@ def synthetic(n_tokens: int, protocol: str = "sound", **values: int) -> Dataset:
     tokens = np.arange(n_tokens, dtype=np.uint32)
     arrays = {"train": tokens, "train-bytes": np.ones(n_tokens, np.uint32)}
     arrays |= dict.fromkeys(("val", "val-bytes", "test", "test-bytes"), tokens[:1_000])
-    return Dataset(RunConfig().with_values({"protocol": protocol, **values}), arrays, {})
+    return Dataset(RunConfig().with_values({"protocol": protocol, **values}), cache.Entry(arrays, {}, {}))
 
 
 def everything(data: Dataset) -> str:
@@ -176,7 +176,7 @@ def test_documents_are_the_same_once_they_are_cut(tmp_path: Path) -> None:
 def test_no_document_is_on_two_sides(tmp_path: Path) -> None:
     config = configured()
     prepare(config, tmp_path)
-    arrays, facts = cache.load(tmp_path / cache_key(config))
+    arrays, facts, _ = cache.load(tmp_path / cache_key(config))
     digests = {split: arrays[f"{split}-documents"] for split in ("train", "val", "test")}
     assert {split: len(rows) for split, rows in digests.items()} == facts["documents"]
     require_disjoint(digests)
@@ -188,7 +188,7 @@ def test_a_leak_in_the_cache_stops_the_run(tmp_path: Path) -> None:
     config = configured()
     prepare(config, tmp_path)
     folder = tmp_path / cache_key(config)
-    arrays, facts = cache.load(folder)
+    arrays, facts, _ = cache.load(folder)
     leaking = {
         **{k: np.array(v) for k, v in arrays.items()},
         "test-documents": arrays["train-documents"][-1:],

@@ -6,7 +6,9 @@ Real processes, real file systems. An order of things is made certain by a mark 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +24,11 @@ from runner.work.worker import DRAINED, PREEMPTED
 from tests.conftest import rows
 from tests.injection import GATE, inject
 from tests.queue.test_damage import damage
-from tests.work.test_faults import Night
+from tests.work.test_faults import Night, bits, fill, small_disk
 from tests.work.test_slots import work_on
 from tests.work.test_worker import _short_back_off
 
-__all__ = ["_short_back_off"]  # a fixture
+__all__ = ["_short_back_off", "bits", "small_disk"]  # fixtures
 
 
 # --- a trainer that dies while it starts ------------------------------------------------------------------
@@ -167,3 +169,58 @@ def test_exchanged_log_stops_the_worker_and_loses_no_job(night: Night, suffix: s
         ("done", 1),
     }
     assert len(rows(night.store, "results")) == 2
+
+
+# --- the prepared data ------------------------------------------------------------------------------------
+
+
+def complaint(worker: subprocess.Popen[str], word: str) -> None:
+    """Read the worker's notes up to the one that says it."""
+    assert worker.stderr is not None
+    while word not in (line := worker.stderr.readline()):
+        assert line, f"the worker never said {word}"
+
+
+def test_full_cache_disk_is_waited_for(night: Night, small_disk: Path, bits: str) -> None:
+    night.cache_dir = small_disk
+    ballast = fill(small_disk)
+    worker = night.start("work")
+    complaint(worker, "waiting: [Errno 28] No space left on device")
+    ballast.unlink()
+    _, errors = worker.communicate(timeout=300)
+    assert worker.returncode == DRAINED, errors
+    assert {(a["number"], a["outcome"]) for a in rows(night.store, "attempts")} == {(1, "done")}
+    assert len(rows(night.store, "events", kind="waiting", job_id=1)) == 1
+    night.assert_undisturbed(bits)
+
+
+def test_signal_ends_the_waiting_for_a_read_only_cache(night: Night, small_disk: Path) -> None:
+    night.cache_dir = small_disk
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    worker = night.start("work")
+    complaint(worker, "waiting: [Errno 30] Read-only file system")
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=120)
+    assert worker.returncode == PREEMPTED
+    assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} == {("queued", 0)}
+
+
+def test_result_of_altered_data_is_not_recorded(night: Night, cache_dir: Path, bits: str) -> None:
+    """A few tokens change under the run; what was trained on them goes, checkpoints too."""
+    night.cache_dir = night.folder / "cache"
+    shutil.copytree(cache_dir, night.cache_dir)
+    gate = inject(night.folder / "gate", GATE)
+    worker = night.start("work", "--checkpoint-seconds", "0", **gate)
+    night.wait_for(lambda: list((night.folder / "gate").glob("at-*")), "step 20")
+    for tokens in night.cache_dir.glob("*/train.npy"):
+        with tokens.open("r+b") as file:
+            file.seek(-2000, os.SEEK_END)
+            file.write(bytes(100))
+    (night.folder / "gate" / "go").touch()
+    _, errors = worker.communicate(timeout=300)
+    assert worker.returncode == DRAINED, errors
+    first, second = rows(night.store, "attempts", job_id=1)
+    assert (first["outcome"], first["cause"]) == ("failed", "infrastructure")
+    assert "prepared train tokens were changed" in first["message"]
+    assert (second["outcome"], second["resumed_from_step"]) == ("done", 18)
+    night.assert_undisturbed(bits)
