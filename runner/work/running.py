@@ -7,6 +7,7 @@ done, failed, released or cancelled, or with the lease lost, and then nothing is
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback as tracebacks
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from model.events import (
     Waiting,
     from_json,
 )
+from runner.queue import attempts as attempt_log
 from runner.queue import jobs, records
 from runner.queue.jobs import Claim, LeaseLost
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
@@ -81,13 +83,15 @@ class RunningJob:
         self._accumulate = int(claimed.setting("train.accumulate", 1))
         self._phase, self._phase_at = Phase.START, time.monotonic()
         self._outbox: list[Event] = []
-        self._waits: list[Event] = []  # each is noted once
+        self._waits: list[Event] = []  # each is noted once, and each complaint
+        self._complaints: set[str] = set()
         self._asked: Request | None = None
         self._flushed_at = self._confirmed_at = awake_seconds()
 
     def start(self) -> None:
         """Command the trainer to run the job from its newest checkpoint that verifies."""
         assert self._provenance is not None
+        self._keep_folder(was_there=False)
         self.trainer.jobs_run += 1
         self.trainer.send(
             command="run",
@@ -181,6 +185,7 @@ class RunningJob:
             return
         self._flushed_at = now
         self.store.check_identity()
+        self._keep_folder(was_there=True)
         self._try(self._write_outbox)
         if not self.lost and awake_seconds() - self._confirmed_at > self.options.lease_seconds * FENCE_SHARE:
             self.ask(Request.STOP)
@@ -202,11 +207,42 @@ class RunningJob:
         self._confirmed_at = awake_seconds()
         self._provenance = None
         del self._outbox[:sent]
-        for path in superfluous:
-            (self.runs / path).unlink(missing_ok=True)
+        self._remove(superfluous)
         if cancel:
             self.ask(Request.CANCEL)
         return True
+
+    def _remove(self, paths: list[str]) -> None:
+        """Delete files that no row points to any more; what cannot be deleted, `clean` finds later."""
+        for path in paths:
+            try:
+                (self.runs / path).unlink(missing_ok=True)
+            except OSError as error:
+                self._complain(f"{error}")
+
+    def _keep_folder(self, was_there: bool) -> None:
+        """Make the attempt's folder, again where it was deleted; the job goes on without one too."""
+        if was_there and self.workdir.is_dir():
+            return
+        deleted = was_there or not self.runs.is_dir()
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._complain(f"{error}; going on without checkpoints and logs")
+            return
+        if deleted:
+            self._complain(f"{self.workdir} was deleted, and is made again")
+
+    def _complain(self, reason: str) -> None:
+        """Say and note once what is wrong with the run folder: it costs checkpoints and logs, never a job."""
+        if reason in self._complaints:
+            return
+        self._complaints.add(reason)
+        self.display.note(f"run folder: {reason}")
+        claimed, detail = self.claimed, {"reason": reason}
+        of_it = (claimed.job_id, claimed.attempt, claimed.owner)
+        with contextlib.suppress(StoreUnavailable):
+            self.store.try_write(lambda c: attempt_log.note(c, "run folder", *of_it, detail))
 
     def _write_outbox(self, connection: sa.Connection) -> tuple[list[str], bool]:
         silent_seconds = time.monotonic() - self._phase_at

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,8 @@ JOBS_PER_TRAINER = 100
 """Then a fresh process: slow leaks stay small, and importing is paid once in a hundred jobs."""
 MEMORY_GROWTH = 2.0
 """Times what the process held after its first job; past that it is replaced."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""A full disk under the run folder: a new trainer's log has to wait for room."""
+NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+"""The run folder's disk is full, read-only or away: a copy of the source that is missing waits for it."""
 
 
 @dataclass(frozen=True)
@@ -118,18 +119,29 @@ class Slot:
         costs no job anything.
 
         Raises:
-            OSError: it cannot be started; `FULL` where its log or its source has no room.
+            OSError: it cannot be started; `NOT_NOW` where its log and its source have no place.
         """
         source = self._source.keep(self.runs)  # whole before each job: a trainer imports late, too
         if self._trainer is not None and not self.starting and self._worn(self._trainer):
             self.end_trainer()
         if self._trainer is None:
-            log_path, options = self.runs / f"worker-{self.owner}.log", self.options
+            options = self.options
             self._trainer = TrainerProcess(
-                self.device, options.threads, log_path, options.trainer_command, source
+                self.device, options.threads, self._log_path(), options.trainer_command, source
             )
             self._await("ready")
         return not self.starting
+
+    def _log_path(self) -> Path:
+        """Of what belongs to no job: in the run folder, or while that is lost, in the temporary one."""
+        path = self.runs / f"worker-{self.owner}.log"
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
+        except OSError as error:
+            path = Path(tempfile.gettempdir()) / path.name
+            self.display.note(f"run folder: {error}; the trainer's log is {path}")
+        return path
 
     def claim(self, connection: sa.Connection) -> jobs.Claim | None:
         """Take the next job for this slot, which is on the list of workers from then on."""
@@ -223,7 +235,7 @@ class Slot:
                 self._trainer.send(command="check")
                 self._await("checked")
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in NOT_NOW:
                 raise
             self.display.note(f"waiting: {error}")
 

@@ -18,7 +18,7 @@ from runner.work import provenance, source
 from runner.work.options import Options
 from runner.work.progress import Display
 from runner.work.signals import Stop, awake_seconds
-from runner.work.slot import FULL, UNHEALTHY, Concluded, Slot
+from runner.work.slot import NOT_NOW, UNHEALTHY, Concluded, Slot
 
 DRAINED, UNREACHABLE, PREEMPTED = 0, 69, 75
 """Exit codes; sysexits.h gives 69 (unavailable) and 75 (try again later)."""
@@ -128,7 +128,7 @@ class Worker:
             self._drained = left.empty and not busy and not self.options.wait
             self._fill(free, left.due)
         except (StoreUnavailable, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in FULL:
+            if isinstance(error, OSError) and error.errno not in NOT_NOW:
                 raise
             self.display.note(f"waiting: {error}")
             return

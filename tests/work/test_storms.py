@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,3 +225,72 @@ def test_result_of_altered_data_is_not_recorded(night: Night, cache_dir: Path, b
     assert "prepared train tokens were changed" in first["message"]
     assert (second["outcome"], second["resumed_from_step"]) == ("done", 18)
     night.assert_undisturbed(bits)
+
+
+# --- the run folder ---------------------------------------------------------------------------------------
+
+SAVES = """
+import hashlib, shutil, subprocess
+def save(step):
+    path = os.path.join(message["workdir"], f"step-{step}.safetensors")
+    try:
+        os.makedirs(message["workdir"], exist_ok=True)
+        open(path, "wb").close()
+    except OSError as error:
+        return send(event="NotSaved", step=step, reason=str(error))
+    send(event="Checkpointed", step=step, path=path, sha256="0" * 64, size_bytes=0, seconds=0.0)
+def seen():
+    while not os.path.exists(MARK): time.sleep(0.01)
+save(10); save(20)
+if not os.path.exists(MARK):
+    open(MARK, "w").close()
+    LOSE
+    save(30)
+    os._exit(1)
+finish()
+"""
+"""Job 1 loses the folder between two checkpoints and dies; another trainer takes it, and the rest."""
+
+
+@pytest.mark.parametrize(
+    ("lose", "reason"),
+    [
+        # The same folder once more, read-only: nobody has a file open by this way.
+        (
+            "for way in ('--bind', '-oremount,bind,ro'): subprocess.check_call(['mount', way, RUNS, RUNS])",
+            "Read-only",
+        ),
+        (
+            "for path in os.listdir(RUNS): shutil.rmtree(f'{RUNS}/{path}')\n"
+            "send(event='NotSaved', step=25, reason='for a look soon')\n"
+            "while not os.path.isdir(message['workdir']): time.sleep(0.01)",
+            "was deleted, and is made again",
+        ),
+        (
+            "try:\n    for i in range(99): open(f'{RUNS}/{i}', 'w').close()\nexcept OSError: pass",
+            "No space left on device",
+        ),
+    ],
+    ids=["read-only", "deleted", "no inodes"],
+)
+def test_lost_run_folder_costs_checkpoints_and_no_job(
+    queued: Store, tmp_path: Path, lose: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=40", "tmpfs", str(runs)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    job = SAVES.replace("LOSE", textwrap.indent(lose, " " * 4).strip())
+    job = f"RUNS, MARK = {str(runs)!r}, {str(tmp_path / 'mark')!r}\n{job}"
+    try:
+        code, _ = work_on(queued, tmp_path, ("a",), job=job)
+    finally:
+        while (
+            subprocess.run(["umount", "--lazy", str(runs)], capture_output=True, check=False).returncode == 0
+        ):
+            pass
+    assert code == DRAINED
+    assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("done", 0)}
+    assert any(reason in event["detail"] for event in rows(queued, "events", kind="run folder"))
+    assert "run folder: " in capfd.readouterr().err
