@@ -540,6 +540,7 @@ def clean(
     study: OfStudy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
     runs_dir: Runs = None,
+    cache_dir: Cache = Path("data_cache"),
     db: Db = "jobs.db",
 ) -> None:
     """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
@@ -548,7 +549,7 @@ def clean(
     age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
     runs = _runs(db, runs_dir)
     with _open(db) as store:
-        found = clean.removable(store, runs, age, least, study)
+        found = clean.removable(store, runs, age, least, study, cache_dir)
         if not yes:
             clean.clean_screen(found)
             return

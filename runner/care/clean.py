@@ -17,8 +17,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from runner.care import leftovers
 from runner.queue.attempts import of_source
-from runner.queue.schema import attempts, checkpoints, jobs, workers
+from runner.queue.schema import checkpoints, jobs
 from runner.queue.store import Store, now
 from runner.queue.studies import named
 from runner.view.console import ROWS, console, table
@@ -35,12 +36,13 @@ class File:
     """A file that may go."""
 
     kind: str
-    """checkpoint or log; source, a copy that no attempt ran; other, for what else a deleted job left."""
+    """checkpoint or log; source, a copy that no attempt ran; cache, half a preparation; other, for what else
+    a deleted job left."""
     path: Path
     job_id: int | None
     """None for what belongs to no job."""
     status: str
-    """The job's; `deleted` where no row has its number any more, `stopped` for a worker."""
+    """The job's; `deleted` where no row has its number any more; a worker's: stopped, dead or unknown."""
     size_bytes: int
     age_seconds: float
     """Since the job was over, the worker signed off, or the source was used; else since it was written."""
@@ -52,8 +54,9 @@ def removable(
     older_than_seconds: float = 0.0,
     at_least_bytes: int = 0,
     study: str | None = None,
+    cache: Path | None = None,
 ) -> list[File]:
-    """The files of finished jobs that are old and large enough, the oldest first.
+    """The files of finished jobs, and what kills left, that are old and large enough, the oldest first.
 
     A failed or cancelled job that is retried after its checkpoints are gone starts from the beginning.
 
@@ -64,7 +67,7 @@ def removable(
     left = [] if study else left_by_deleted(store, runs)
     with store.read() as connection:
         found = [*_of_jobs(connection, folder, study), *([] if study else _of_nobody(connection, folder))]
-    found += left
+    found += left + (list(_halves(cache)) if cache and not study else [])
     chosen = [
         file for file in found if file.age_seconds >= older_than_seconds and file.size_bytes >= at_least_bytes
     ]
@@ -93,13 +96,13 @@ def left_by(folder: Path, job_id: int) -> Iterator[File]:
 def remove(store: Store, runs: Path, files: Sequence[File]) -> int:
     """Remove the files whose jobs are still over; returns the bytes that were freed."""
     folder = runs / store.database_id
-    wanted = {str(file.path.relative_to(folder)): file for file in files}
+    wanted = {str(file.path).removeprefix(f"{folder}/"): file for file in files}
     still_over = store.write(lambda c: _forget(c, list(wanted)))
     freed = 0
     for relative, file in wanted.items():
         if file.job_id is None or file.status == "deleted" or file.job_id in still_over:
             with contextlib.suppress(FileNotFoundError):
-                if file.kind == "source":
+                if file.kind in ("source", "cache"):
                     shutil.rmtree(folder / relative)
                 else:
                     (folder / relative).unlink()
@@ -137,23 +140,32 @@ def _kind(path: Path) -> str | None:
 
 
 def _of_workers(connection: sa.Connection, folder: Path) -> Iterator[File]:
-    """Logs of workers that have signed off, or that were never in the database."""
-    signed = {
-        row.id: row.age_seconds
-        for row in connection.execute(
-            sa.select(workers.c.id, (now() - workers.c.stopped_at).label("age_seconds"))
-        )
-    }
-    holding = set(connection.scalars(sa.select(attempts.c.owner).where(attempts.c.outcome.is_(None))))
-    for path in sorted(folder.glob("worker-*.log")):
-        owner = path.stem.removeprefix("worker-")
-        age = signed.get(owner)
-        if age is not None and owner not in holding and path.is_file():
-            yield File("log", path, None, "stopped", path.stat().st_size, age)
+    """Logs of workers that have signed off, are dead, or were never in the database."""
+    for path, was, age in leftovers.worker_logs(connection, folder):
+        yield File("log", path, None, was, path.stat().st_size, age)
+
+
+def _strays(connection: sa.Connection, folder: Path) -> Iterator[File]:
+    """Checkpoints of open jobs that no row points to: left by a kill between file and row, or in writing."""
+    still_open = set(connection.scalars(sa.select(jobs.c.id).where(jobs.c.status.not_in(OVER))))
+    for path in leftovers.checkpoint_files(connection, folder)[0]:
+        if path.parts[-3].isdecimal() and int(path.parts[-3]) in still_open:
+            found = path.stat()
+            yield File("checkpoint", path, None, "stray", found.st_size, time.time() - found.st_mtime)
+
+
+def _halves(cache: Path) -> Iterator[File]:
+    for path in leftovers.halves(cache):
+        yield File("cache", path, None, "killed", _held(path), time.time() - path.stat().st_mtime)
+
+
+def _held(folder: Path) -> int:
+    return sum(file.stat().st_size for file in [folder, *folder.rglob("*")] if file.is_file())
 
 
 def _of_nobody(connection: sa.Connection, folder: Path) -> Iterator[File]:
     yield from _of_workers(connection, folder)
+    yield from _strays(connection, folder)
     yield from _of_sources(connection, folder)
 
 
@@ -163,8 +175,7 @@ def _of_sources(connection: sa.Connection, folder: Path) -> Iterator[File]:
         ran = sa.select(sa.literal(1)).where(of_source(path.name)).limit(1)
         age = time.time() - path.stat().st_mtime  # set whenever a worker looks at it
         if age >= UNUSED_SECONDS and connection.scalar(ran) is None:
-            held = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
-            yield File("source", path, None, "unused", held, age)
+            yield File("source", path, None, "unused", _held(path), age)
 
 
 def _drop_empty(folder: Path, top: Path) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.care import clean
+from runner.care import clean, leftovers
 from runner.queue import jobs as transitions
 from runner.queue import sqlite
+from runner.queue.backlog import is_dead, sign_off_dead
 from runner.queue.postgresql import Server
-from runner.queue.schema import checkpoints, jobs
+from runner.queue.schema import checkpoints, jobs, workers
 from runner.queue.sqlite import File
 from runner.queue.store import (
     Store,
@@ -185,27 +186,28 @@ def _write(db: str, transaction: Callable[[sa.Connection], object]) -> None:
 
 
 def files(store: Store, runs: Path) -> Iterator[Finding]:
-    """Checkpoints that no row points to, and rows whose file is gone."""
+    """Checkpoints that no row points to, rows whose file is gone, and what dead workers left."""
     folder = runs / store.database_id
-    # The rows are read after the files: a checkpoint that a worker writes meanwhile has its row by then,
-    # or belongs to a running job, and those are left alone.
-    there = {str(path.relative_to(folder)) for path in folder.glob("*/a*/step-*")}
     with store.read() as connection:
-        running = set(connection.scalars(sa.select(jobs.c.id).where(jobs.c.status == "running")))
-        pointed = set(connection.scalars(sa.select(checkpoints.c.path)))
-    strays = sorted(path for path in there - pointed if not _of(path, running))
-    missing = sorted(path for path in pointed - there if not _of(path, running))
+        strays, missing = leftovers.checkpoint_files(connection, folder)
+        pointed = connection.scalar(sa.select(sa.func.count()).select_from(checkpoints)) or 0
+        logs = [path for path, was, _ in leftovers.worker_logs(connection, folder) if was != "stopped"]
+        dead = connection.scalar(sa.select(sa.func.count()).select_from(workers).where(is_dead())) or 0
     if strays:
-        total = size(sum((folder / path).stat().st_size for path in strays if (folder / path).exists()))
-        text = f"{len(strays)} that no job points to ({total}), {strays[0]} for one"
+        total = size(sum(path.stat().st_size for path in strays if path.exists()))
+        text = f"{len(strays)} that no job points to ({total}), {strays[0].relative_to(folder)} for one"
         remedy = "left by a crash between file and row; --fix removes them"
-        yield Finding("checkpoints", "warn", text, remedy, partial(_unlink, folder, strays))
+        yield Finding("checkpoints", "warn", text, remedy, partial(_remove, strays))
     if missing:
         text = f"{len(missing)} files are not under {runs}, {missing[0]} for one"
         remedy = "--runs-dir names the folder that work wrote to; without them the jobs start anew"
         yield Finding("checkpoints", "warn", text, remedy)
     if not strays and not missing:
-        yield Finding("checkpoints", "ok", f"{len(pointed)}, each with its job")
+        yield Finding("checkpoints", "ok", f"{pointed}, each with its job")
+    if dead or logs:
+        text = f"{dead} were killed and never signed off; {len(logs)} logs are left of such"
+        remedy = "--fix signs off for them and removes those logs"
+        yield Finding("workers", "warn", text, remedy, partial(_bury, store.name, logs))
     left = [file for file in clean.left_by_deleted(store, runs) if file.kind != "checkpoint"]
     if left:
         text = f"{len(left)} more files of deleted jobs ({size(sum(file.size_bytes for file in left))})"
@@ -225,14 +227,17 @@ def sources(folder: Path) -> Finding:
     return Finding("source", "ok", f"{len(found)} copies of what ran, {size(held)}")
 
 
-def _of(path: str, running: set[int]) -> bool:
-    job_id = path.split("/", 1)[0]
-    return job_id.isdigit() and int(job_id) in running
+def _bury(db: str, logs: list[Path]) -> None:
+    _write(db, sign_off_dead)
+    _remove(logs)
 
 
-def _unlink(folder: Path, paths: list[str]) -> None:
+def _remove(paths: list[Path]) -> None:
     for path in paths:
-        (folder / path).unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def cached(cache: Path, damage_of: Callable[[Path], str | None]) -> Iterator[Finding]:
@@ -243,6 +248,9 @@ def cached(cache: Path, damage_of: Callable[[Path], str | None]) -> Iterator[Fin
     for entry, text in damaged.items():
         remedy = "it is rebuilt when a run needs it; --fix moves it out of the way"
         yield Finding("cache", "warn", plain(text), remedy, partial(_set_aside, entry))
+    if left := leftovers.halves(cache):
+        text = f"{len(left)} folders of a preparation that was killed, or set aside, {left[0]} for one"
+        yield Finding("cache", "warn", text, "--fix removes them", partial(_remove, left))
     if not damaged:
         yield Finding("cache", "ok", f"{len(entries)} prepared corpora in {cache}")
 

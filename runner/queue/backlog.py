@@ -1,13 +1,19 @@
-"""What is left to do: what a worker looks at before it waits, claims or leaves. Changes nothing."""
+"""What is left to do, which a worker looks at before it waits, claims or leaves; and who is still at work."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from runner.queue.dialects import now
-from runner.queue.schema import jobs, studies
+from runner.queue.schema import jobs, studies, workers
+
+BEAT_SECONDS = 60.0
+"""An idle worker gives a sign of life so often; one with a job does with its lease."""
+SILENT_SECONDS = 900.0
+"""Without a sign for so long, and without a good lease, a worker is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,23 @@ def backlog(connection: sa.Connection) -> Backlog:
         ).where(sa.or_(queued, running))
     ).one()
     return Backlog(row[0], row[1], row[2], row[3], max(1, row[4]))
+
+
+def beat(connection: sa.Connection, owners: Sequence[str]) -> None:
+    """A sign of life of those of the owners that have a row."""
+    alive = sa.and_(workers.c.id.in_(owners), workers.c.stopped_at.is_(None))
+    connection.execute(sa.update(workers).where(alive).values(heartbeat_at=now()))
+
+
+def is_dead() -> sa.ColumnElement[bool]:
+    """A column of `workers`: killed, as far as one can tell, since it never signed off."""
+    held = jobs.alias("held")  # whoever asks may have joined jobs too
+    leases = sa.exists().where(
+        held.c.owner == workers.c.id, held.c.status == "running", held.c.lease_expires_at >= now()
+    )
+    return sa.and_(workers.c.stopped_at.is_(None), workers.c.heartbeat_at < now() - SILENT_SECONDS, ~leases)
+
+
+def sign_off_dead(connection: sa.Connection) -> None:
+    """Sign off for the dead, at their last sign of life; they left no exit code."""
+    connection.execute(sa.update(workers).where(is_dead()).values(stopped_at=workers.c.heartbeat_at))

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.live import Live
 
+from runner.queue.backlog import is_dead
 from runner.queue.schema import events, jobs, metrics, studies, workers
 from runner.queue.store import Store, StoreUnavailable, now
 from runner.queue.studies import named
@@ -167,7 +168,7 @@ def _losses(connection: sa.Connection, job_id: int) -> list[float | None]:
 
 
 def _workers(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Workers that have not signed off, with the job that each has in hand; the latest heard of first."""
+    """Workers that neither signed off nor are long dead, with the job in hand; the latest heard of first."""
     rows = connection.execute(
         sa.select(
             workers.c.host,
@@ -178,7 +179,7 @@ def _workers(connection: sa.Connection) -> list[dict[str, Any]]:
             (jobs.c.lease_expires_at < now()).label("stale"),
         )
         .outerjoin(jobs, sa.and_(jobs.c.owner == workers.c.id, jobs.c.status == "running"))
-        .where(workers.c.stopped_at.is_(None))
+        .where(workers.c.stopped_at.is_(None), ~is_dead())
         .order_by(workers.c.heartbeat_at.desc())
         .limit(MOST_RUNNING)
     )

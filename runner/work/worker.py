@@ -12,7 +12,7 @@ import signal
 from dataclasses import replace
 
 from runner.queue import attempts
-from runner.queue.backlog import Backlog, backlog
+from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work import provenance, source
 from runner.work.options import Options
@@ -47,6 +47,7 @@ class Worker:
         self._look_at = 0.0  # when to look for jobs again
         self._left: Backlog | None = None
         self._believed_until = 0.0
+        self._beat_at = awake_seconds() + BEAT_SECONDS
         self._drained = self._stopping = False
         self._stop = Stop(options.time_limit_seconds, self._end_groups)
         self._pace: list[tuple[float, int]] = []  # (seconds, steps) of the finished jobs
@@ -90,6 +91,7 @@ class Worker:
             else:
                 self._hand_out()
             self._listen()
+            self._beat_if_due()
             for slot in self.slots:
                 was_free = slot.free
                 concluded = slot.step()
@@ -98,6 +100,14 @@ class Worker:
                 if slot.free and not was_free:
                     self._look_at = 0.0
         return self._exit_code()
+
+    def _beat_if_due(self) -> None:
+        """Let others see that a worker without a job is alive."""
+        if awake_seconds() < self._beat_at:
+            return
+        self._beat_at = awake_seconds() + BEAT_SECONDS
+        with contextlib.suppress(StoreUnavailable):
+            self.store.try_write(lambda c: beat(c, [slot.owner for slot in self.slots]))
 
     def _over(self) -> bool:
         if any(slot.busy for slot in self.slots):

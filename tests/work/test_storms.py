@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from runner.queue.store import Store, open_store
 from runner.work import slot
@@ -22,7 +23,7 @@ from runner.work.process import TrainerProcess
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
 from runner.work.worker import DRAINED, PREEMPTED
-from tests.conftest import rows
+from tests.conftest import row, rows
 from tests.injection import GATE, inject
 from tests.queue.test_damage import damage
 from tests.work.test_faults import Night, bits, fill, small_disk
@@ -123,6 +124,17 @@ def test_descriptor_is_closed_once(tmp_path: Path) -> None:
     first.kill()
     assert second.receive(60.0) == [{}]
     second.kill()
+
+
+def test_worker_without_a_job_gives_a_sign_of_life(queued: Store, tmp_path: Path) -> None:
+    code, worker = work_on(queued, tmp_path, ("a",))
+    assert code == DRAINED
+    queued.write(lambda c: c.execute(sa.text("UPDATE workers SET heartbeat_at = 1, stopped_at = NULL")))
+    worker._beat_if_due()
+    assert row(queued, "workers")["heartbeat_at"] == 1  # not at each look
+    worker._beat_at = 0.0
+    worker._beat_if_due()
+    assert row(queued, "workers")["heartbeat_at"] > 1
 
 
 # --- the database is damaged, or exchanged ----------------------------------------------------------------
@@ -267,7 +279,7 @@ finish()
             "was deleted, and is made again",
         ),
         (
-            "try:\n    for i in range(99): open(f'{RUNS}/{i}', 'w').close()\nexcept OSError: pass",
+            "try:\n    for i in range(999): open(f'{RUNS}/{i}', 'w').close()\nexcept OSError: pass",
             "No space left on device",
         ),
     ],
@@ -278,7 +290,7 @@ def test_lost_run_folder_costs_checkpoints_and_no_job(
 ) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=40", "tmpfs", str(runs)]
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=400", "tmpfs", str(runs)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
     job = SAVES.replace("LOSE", textwrap.indent(lose, " " * 4).strip())
