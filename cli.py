@@ -34,6 +34,7 @@ CANNOT_MAKE = 73
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 RUNS = "Checkpoints and logs; default: runs, beside the database."
+PROTOCOL = "Of runs whose file does not say; default: unknown."
 THREADS = "Of each trainer; default: all cores, shared out."
 
 app = typer.Typer(
@@ -66,6 +67,11 @@ class Format(StrEnum):
 class Std(StrEnum):
     sample = "sample"
     population = "population"
+
+
+class Protocol(StrEnum):
+    sound = "sound"
+    published = "published"
 
 
 class Table(StrEnum):
@@ -497,15 +503,17 @@ def export(
 def import_(
     file: Path,
     study: Annotated[str, typer.Option("--study", help="Name of the study that it becomes.")],
+    protocol: Annotated[Protocol | None, typer.Option("--protocol", help=PROTOCOL)] = None,
+    columns: Annotated[str, typer.Option("--columns", help="Such as val_loss=eval/loss,seed=trial.")] = "",
     db: Db = "jobs.db",
 ) -> None:
-    """Read published results into a study.   Example: python cli.py import results.csv --study published"""
+    """Read results that were made elsewhere.   Example: python cli.py import results.csv --study published"""
     from runner.design.grids import checked_name
     from runner.design.importing import import_results
 
     name = checked_name(study)
     with _open(db, create=True) as store:
-        count = store.write(lambda c: import_results(c, file, name))
+        count = store.write(lambda c: import_results(c, file, name, protocol, columns))
     print(f"{name}: {count} results imported")
 
 

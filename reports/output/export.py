@@ -34,7 +34,11 @@ _FURTHER = (
     *("max_grad_norm", "loss_spikes", "steps_to_loss", "train_loss_tail_sd", "training_seconds"),
     *("evaluation_seconds", "compile_seconds", "waiting_seconds", "tokens_per_second"),
     *("peak_memory_bytes", "tokens_seen", "unique_tokens", "parameters_total", "parameters_active"),
+    *("protocol", "corpus", "corpus_id", "grid", "cell", "config"),
 )
+"""The last six, and config_hash, are what `import` needs to bring the study back whole."""
+_GRID = ("question", "levels", "scale", "primary", "baseline", "margins", "repeats")
+"""What of the design is in no run. Claims are not among it: in a file nothing is declared before the runs."""
 _WHOLE = {column.name for column in results.c if isinstance(column.type, sa.Integer)}
 _FORMULA = ("=", "+", "-", "@")
 
@@ -65,11 +69,15 @@ def export(
 
 def _runs(connection: sa.Connection, study: Study) -> Rows:
     frame = runs(connection, study)
+    given = dict(
+        connection.execute(sa.select(jobs.c.id, jobs.c.cell).where(jobs.c.study_id == study.id)).all()
+    )
     others = [factor for factor in study.factors if factor not in (*PUBLISHED_COLUMNS, *_FURTHER)]
     columns = [*PUBLISHED_COLUMNS, *others, *_FURTHER]
     found = []
     for run in frame[frame["status"] == "done"].to_dict("records"):
         row = _row(study, {str(key): value for key, value in run.items()})
+        row["cell"] = given[row["job_id"]]
         found.append([_value(column, row.get(column)) for column in columns])
     return columns, found
 
@@ -82,6 +90,11 @@ def _row(study: Study, run: dict[str, Any]) -> dict[str, Any]:
         "load_balancing_weight": routing.get("load_balancing_weight"),
         **run,
         "study": study.name,
+        "protocol": study.protocol,
+        "corpus": study.corpus,
+        "corpus_id": study.corpus_id,
+        "grid": json.dumps({key: study.grid[key] for key in _GRID if key in study.grid}),
+        "config": json.dumps(run["config"]),
         "training_time_minutes": run["training_seconds"] / 60,
         "peak_memory_gb": run["peak_memory_bytes"] / GB,
     }

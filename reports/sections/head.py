@@ -32,6 +32,7 @@ _CORPORA = {
 _PROTOCOLS = {
     "sound": "sound: documents are split before they are cut into windows, the split is fixed for the study, "
     "and every held-out target is scored once",
+    "unknown": "unknown: the runs were not made here, and the file does not say how",
     "published": "published: the published study's own windows, split, schedule and evaluation",
 }
 _PUBLISHED = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from model.config import ConfigError
-from runner.design.importing import import_results, read_results
+from runner.design.importing import Imported, import_results, read_results
 from runner.queue.store import Store
 from tests.conftest import row, rows
 
@@ -21,7 +22,7 @@ LINE = "42,0.0,0.01,4.8656,0.2399,129.75,1.6,,129.75,0.0661\n"
 def test_rows_become_finished_jobs(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     path.write_text(HEADER + LINE + LINE.replace("42,0.0", "43,0.5"))
-    assert store.write(lambda c: import_results(c, path, "published")) == 2
+    assert store.write(lambda c: import_results(c, path, "published", "published")) == 2
     assert [(job["status"], job["seed"]) for job in rows(store, "jobs")] == [("done", 42), ("done", 43)]
     result = row(store, "results", job_id=1)
     assert (result["val_loss"], result["val_perplexity"], result["training_seconds"]) == (
@@ -39,15 +40,21 @@ def test_rows_become_finished_jobs(store: Store, tmp_path: Path) -> None:
     ("content", "named"),
     [
         ("", "no column seed"),
-        ("seed,val_loss\n1,2\n", "no column val_perplexity"),
+        ("seed,loss\n1,2\n", "no column val_loss; it has seed, loss; add --columns val_loss=THEIRS"),
         (HEADER, "no rows"),
-        (HEADER + LINE.replace("4.8656", "nan"), "line 2: val_loss = 'nan'"),
-        (HEADER + LINE.replace("4.8656", ""), "line 2: val_loss = ''"),
+        (HEADER + LINE.replace("4.8656", "nan"), "no row has a finite val_loss"),
+        (HEADER + LINE.replace("4.8656", ""), "no row has a finite val_loss"),
+        (HEADER + LINE.replace("4.8656", "four"), "line 2: val_loss = 'four'"),
+        (
+            HEADER + LINE.replace("129.75,1.6", "131.75,1.6"),
+            r"val_perplexity = 131\.75 is not exp\(val_loss\)",
+        ),
+        (HEADER + LINE + "43,0.0\n", "line 3: 2 cells under 10 columns"),
         (HEADER + LINE + LINE.replace("42,", "4.5,"), "line 3: seed"),
         (HEADER + LINE.replace("0.0661", "=cmd()"), "expert_usage_cv = '=cmd\\(\\)'"),
         (HEADER + LINE + LINE, "line 3: seed 42 .* twice"),
         (HEADER + LINE.replace("42,", "99999999999,"), "line 2: seed"),
-        (HEADER + LINE.replace("42,0.0", "42,-3"), "line 2: routing.noise_std = -3.0"),
+        (HEADER + LINE.replace("42,0.0", "42,-3"), r"line 2: routing\.noise_std = -3(\.0)?:"),
     ],
 )
 def test_bad_file_is_refused_with_its_line(store: Store, tmp_path: Path, content: str, named: str) -> None:
@@ -66,3 +73,74 @@ def test_file_that_is_not_csv_is_refused(tmp_path: Path, content: bytes) -> None
         read_results(path)
     with pytest.raises(ConfigError, match=r"none\.csv"):
         read_results(tmp_path / "none.csv")
+
+
+def imported(path: Path, content: str, columns: str = "") -> Imported:
+    path.write_text(content, encoding="utf-8")
+    return read_results(path, columns)
+
+
+def test_protocol_is_believed_only_where_it_is_said(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(HEADER + LINE)
+    store.write(lambda c: import_results(c, path, "unsaid"))
+    store.write(lambda c: import_results(c, path, "said", "published"))
+    path.write_text(f"protocol,{HEADER}sound,{LINE}")
+    store.write(lambda c: import_results(c, path, "column"))
+    assert [study["protocol"] for study in rows(store, "studies")] == ["unknown", "published", "sound"]
+    with pytest.raises(ConfigError, match=r"--protocol published: .* says sound"):
+        store.write(lambda c: import_results(c, path, "both", "published"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffseed,val_loss,noise_std\n42,4.5,0.1\n43,4.25,0.1\n",
+        "seed;val_loss;noise_std\n42;4,5;0,1\n43;4,25;0,1\n",
+        "seed\tval_loss\tnoise_std\n42\t4.5\t0.1\n43\t4.25\t0.1\n",
+        " seed , val_loss ,noise_std\n 42, 4.5 ,0.1\n43,4.25, 0.1\n\n",
+        ",seed,val_loss,noise_std\n0,42,4.5,0.1\n1,43,4.25,0.1\n",
+        "Unnamed: 0,seed,val_loss,noise_std\n0,42,4.5,0.1\n1,43,4.25,0.1\n",
+    ],
+    ids=["byte order mark", "semicolon", "tabs", "padded", "index", "index of pandas"],
+)
+def test_dialects_of_csv_say_the_same(tmp_path: Path, content: str) -> None:
+    found = imported(tmp_path / "a.csv", content)
+    assert found.factors == ["noise_std"]
+    assert [(row.cell, row.seed) for row in found.rows] == [({"noise_std": 0.1}, n) for n in (42, 43)]
+    assert [row.results["val_loss"] for row in found.rows if row.results] == [4.5, 4.25]
+    assert found.rows[0].results["val_perplexity"] == pytest.approx(math.exp(4.5), rel=1e-12)
+
+
+def test_columns_are_mapped_to_our_names(tmp_path: Path) -> None:
+    content = "Name,trial,eval/loss,router,State,top_k\nred-1,1,4.5,a,finished,1\nblue-2,1,4.4,b,finished,1\n"
+    columns = "val_loss=eval/loss,seed=trial,factor=router,none=Name,status=State"
+    found = imported(tmp_path / "a.csv", content, columns)
+    assert found.factors == ["router"]  # top_k does not vary
+    assert [row.cell for row in found.rows] == [{"router": "a"}, {"router": "b"}]
+    with pytest.raises(ConfigError, match=r"--columns seed=nothing: .* columns: Name, trial"):
+        read_results(tmp_path / "a.csv", "seed=nothing")
+
+
+def test_column_that_varies_is_a_factor_or_refused_never_averaged_over(tmp_path: Path) -> None:
+    content = "seed,val_loss,noise_std,top_k\n42,4.5,0.1,1\n42,4.4,0.1,2\n43,4.5,0.1,1\n43,4.4,0.1,2\n"
+    found = imported(tmp_path / "a.csv", content)
+    assert found.factors == ["noise_std", "top_k"]
+    assert {tuple(row.cell.values()) for row in found.rows} == {(0.1, 1), (0.1, 2)}
+    content = content.replace("top_k", "machine")
+    with pytest.raises(ConfigError, match="column machine varies and is not known: --columns factor=machine"):
+        imported(tmp_path / "a.csv", content)
+    assert imported(tmp_path / "a.csv", content, "factor=machine").factors == ["noise_std", "machine"]
+
+
+def test_failed_rows_are_failed_runs(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "seed,val_loss,status\n1,4.5,finished\n2,nan,finished\n3,,FAILED\n4,4.4,crashed\n5,inf,\n"
+    )
+    assert store.write(lambda c: import_results(c, path, "mixed")) == 5
+    assert [job["status"] for job in rows(store, "jobs")] == ["done", *["failed"] * 4]
+    assert [result["job_id"] for result in rows(store, "results")] == [1]
+    path.write_text("seed,val_loss,status\n1,4.5,running\n")
+    with pytest.raises(ConfigError, match="line 2: status = 'running'"):
+        read_results(path)
