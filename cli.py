@@ -3,11 +3,13 @@
 
 stdout carries the answer alone; progress, notices and errors go to stderr. A user's mistake gets one line and
 a documented exit code: 2 and 65 bad input, 69 database unreachable, 70 unhealthy device, 73 a file or folder
-that cannot be made, 75 preempted, 78 schema or location refused.
+that cannot be made or an answer that cannot be written, 75 preempted, 78 schema or location refused, 141 the
+reader of the answer left.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import re
@@ -183,6 +185,7 @@ def work(
     import reports.output.report  # noqa: F401  what the night ends with is loaded before anybody edits it
     from runner.view import digest as digest_of
     from runner.work import options as chosen
+    from runner.work import output
     from runner.work.progress import Display
     from runner.work.worker import Worker
 
@@ -202,14 +205,18 @@ def work(
         keep_checkpoints=keep_checkpoints,
         keep_weights=keep_weights,
     )
+    output.expendable()
+    chosen.allow_descriptors(len(names))
     with _open(db) as store:
         worker = Worker(store, options, Display())
-        code = worker.run()
-        if code == 0 and not worker.jobs_done:
-            _say("nothing to do: no job is queued")
-        _print_summary(store, worker.studies)
-        if on_finish and (trouble := digest_of.send(store, on_finish)):
-            _say(f"--on-finish: {trouble}")
+        try:
+            code = worker.run()
+            if worker.found_nothing:
+                _say("nothing to do: no job is queued")
+            _print_summary(store, worker.studies)
+        finally:
+            if on_finish and (trouble := digest_of.send(store, on_finish)):
+                _say(f"--on-finish: {trouble}")
     raise typer.Exit(code)
 
 
@@ -787,19 +794,35 @@ def _damage_of(entry: Path) -> str | None:
 
 
 def main() -> None:
-    """Run the command; a known error is one line on stderr and its exit code."""
+    """Run the command and leave with its exit code."""
+    from runner.work import output
+
     gc.set_threshold(100_000)  # loading modules makes no garbage, and looking for it takes half of the start
+    output.set_up()
+    code = _code_of(app)
+    # Flushed here: at the interpreter's own exit nobody could say that it failed.
+    sys.exit(_code_of(sys.stdout.flush) or code)
+
+
+def _code_of(step: Callable[[], object]) -> Any:
+    """Take the step; returns the exit code. A known error, which names its own, is one line on stderr."""
     try:
-        app()
+        step()
+    except SystemExit as leaving:
+        return leaving.code
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # errors that name one are the user's to mend, in one line
+        code = getattr(error, "exit_code", None)
+        if code is None and isinstance(error, OSError) and error.errno == errno.EMFILE:
+            code, error = CANNOT_MAKE, OSError("too many open files: `ulimit -n 1024` allows more")
         if code is None and isinstance(error, OSError) and error.filename is not None:
             code = CANNOT_MAKE
             error = OSError(f"{error.filename}: {error.strerror}; give a folder that can be written")
         if code is None:
             raise
-        _say(f"error: {error}")
-        sys.exit(code)
+        if str(error):
+            _say(f"error: {error}")
+        return code
+    return 0
 
 
 if __name__ == "__main__":

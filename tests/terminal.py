@@ -130,6 +130,7 @@ class Terminal:
         environment: Mapping[str, str],
         rows: int = 24,
         columns: int = 80,
+        encoding: str = "utf-8",
     ) -> None:
         self.screen, self.raw = Screen(rows, columns), ""
         self._main, child = pty.openpty()
@@ -149,7 +150,7 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
         )
         os.close(child)
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decode = codecs.getincrementaldecoder(encoding)("replace").decode
 
     def __enter__(self) -> Terminal:
         return self
@@ -158,7 +159,13 @@ class Terminal:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        os.close(self._main)
+        self.close()
+
+    def close(self) -> None:
+        """Close the window: the kernel sends SIGHUP, and every later write of the program fails with EIO."""
+        if self._main >= 0:
+            os.close(self._main)
+        self._main = -1
 
     def type(self, keys: str) -> None:
         os.write(self._main, keys.encode())

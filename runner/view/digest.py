@@ -46,26 +46,32 @@ def digest(connection: sa.Connection, hours: float = 24.0) -> str:
 
 
 def send(store: Store, command: str) -> str | None:
-    """Run a shell command with the digest on its stdin; returns what went wrong, None when nothing did."""
+    """Run a shell command with the digest on its stdin, in UTF-8; returns what went wrong, if anything did.
+
+    It is run even if there is no digest to be had: its stdin then says why.
+    """
     try:
+        store.check_identity()  # a file that was moved away is still open, and knows nothing of the end
         with store.read() as connection:
             text = digest(connection)
+    except Exception as error:  # whatever it is, the night is over, and whoever waits is to know
+        text = f"no digest: {plain(error)}\n"
+    try:
         done = subprocess.run(
             command,
             shell=True,  # the user's own words, as at a prompt: a pipe to mail or curl
-            input=text,
-            text=True,
+            input=text.encode(errors="replace"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             timeout=ON_FINISH_SECONDS,
             start_new_session=True,
             check=False,
         )
-    except Exception as error:  # whatever it is, the night's work is done and stays done
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         return plain(f"{type(error).__name__}: {error}")
     if done.returncode:
-        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        return plain(f"exit code {done.returncode}: {last}")
+        said = done.stderr.decode(errors="replace").strip() or "it said nothing"
+        return plain(f"exit code {done.returncode}: {said.splitlines()[-1]}")
     return None
 
 

@@ -6,26 +6,13 @@ A full disk costs lines, never the job. Who shows it: runner/view/logs.py.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from model.events import Checkpointed, Event, Finished, Measured, NotSaved, Resumed, Waiting
-
-
-class Log(io.RawIOBase):
-    """Standard output on a full disk: the lines are lost, and the job goes on."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        with contextlib.suppress(OSError):
-            os.write(1, data)
-        return len(data)
+from runner.work import output
 
 
 def log_to(path: Path) -> None:
@@ -39,9 +26,7 @@ def log_to(path: Path) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-    sys.stdout = sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(Log()), errors="replace", line_buffering=True
-    )
+    sys.stdout = sys.stderr = output.stream(1)
 
 
 def log(event: Event) -> None:

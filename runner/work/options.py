@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ PHASE_LIMIT_SECONDS: dict[Phase, float] = {
     Phase.SAVE: 600.0,
 }
 """A phase that sends no event for so long is stalled."""
+DESCRIPTORS, DESCRIPTORS_EACH = 40, 8
+"""Open files and pipes: of a supervisor, or of a trainer importing torch; and of a supervisor a trainer."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,29 @@ class Options:
     keep_weights: bool = False
     phase_limits: dict[Phase, float] = field(default_factory=lambda: dict(PHASE_LIMIT_SECONDS))
     trainer_command: tuple[str, ...] | None = None
+
+
+class TooFewDescriptors(Exception):
+    """The shell's limit on open files is too low; the message has the command that raises it."""
+
+    exit_code = 73
+
+
+def allow_descriptors(slot_count: int) -> None:
+    """Raise the limit on open files to what so many trainers need, as far as that is allowed.
+
+    Raises:
+        TooFewDescriptors: it is not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = DESCRIPTORS + DESCRIPTORS_EACH * slot_count
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise TooFewDescriptors(
+            f"{slot_count} trainers need {need} open files or pipes, and this shell allows {hard}: "
+            "`ulimit -n 1024`, or fewer --devices or --slots"
+        )
+    if soft != resource.RLIM_INFINITY and soft < need:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 class DevicesUnknown(Exception):

@@ -1,7 +1,8 @@
 """Why and when a worker stops: a signal, or its time limit. Owns the process's signal handlers.
 
-The first SIGINT, SIGTERM or SIGHUP asks; the second leaves at once. A handler only notes the signal and wakes
-whoever waits on `wake_fd`; the worker looks at `asked` between its steps.
+The first SIGINT, SIGTERM or SIGHUP asks; a second SIGINT or SIGTERM leaves at once. A SIGHUP never counts as
+the second: one closed terminal brings one from the shell and one from the kernel. A handler only notes the
+signal and wakes whoever waits on `wake_fd`; the worker looks at `asked` between its steps.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Stop:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGHUP:
+            return
         if self.signal is not None:
             self._leave()
             os._exit(128 + number)

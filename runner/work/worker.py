@@ -52,6 +52,11 @@ class Worker:
         self._stop = Stop(options.time_limit_seconds, self._end_groups)
         self._pace: list[tuple[float, int]] = []  # (seconds, steps) of the finished jobs
 
+    @property
+    def found_nothing(self) -> bool:
+        """Whether it ended because there was no job, rather than because it was asked to."""
+        return self._drained and not self.jobs_done and not self._stop.asked
+
     # --- the night ----------------------------------------------------------------------------------------
 
     def run(self) -> int:
