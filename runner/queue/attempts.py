@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,21 @@ FINAL_CAUSES = frozenset({"bad_config", "diverged"})
 """Another try would end the same way."""
 SECOND_IS_FINAL = frozenset({"bug", "oom"})
 """Retried once: it may have been the machine's mood."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, as far as the trainer, the watchdog or the queue know."""
+
+    outcome: str
+    """One of schema.OUTCOMES."""
+    cause: str | None = None
+    """One of schema.CAUSES, for an attempt that failed or was lost."""
+    message: str | None = None
+    traceback: str | None = None
+    exit_code: int | None = None
+    results: Mapping[str, Any] | None = None
+    """The row of `results`, for one that is done."""
 
 
 def begin(
@@ -92,30 +108,26 @@ def end(
     connection: sa.Connection,
     job_id: int,
     number: int,
-    outcome: str,
-    cause: str | None = None,
-    message: str | None = None,
-    traceback: str | None = None,
-    exit_code: int | None = None,
+    ending: Ending,
     charged: bool = False,
     ended_at: float | None = None,
 ) -> None:
-    """Close the attempt's row with its outcome; an attempt that is closed stays as it is. Now, by default."""
+    """Close the attempt's row, as of now by default; an attempt that is closed stays as it is."""
     connection.execute(
         sa.update(attempts)
         .where(attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.outcome.is_(None))
         .values(
-            outcome=outcome,
-            cause=cause,
-            message=_storable(message),
-            traceback=_storable(traceback),
-            exit_code=exit_code,
+            outcome=ending.outcome,
+            cause=ending.cause,
+            message=_storable(ending.message),
+            traceback=_storable(ending.traceback),
+            exit_code=ending.exit_code,
             charged=int(charged),
             ended_at=now() if ended_at is None else ended_at,
         )
     )
-    detail = {"cause": cause, "message": message, "charged": charged} if cause else None
-    note(connection, outcome, job_id, number, detail=detail)
+    detail = {"cause": ending.cause, "message": ending.message, "charged": charged} if ending.cause else None
+    note(connection, ending.outcome, job_id, number, detail=detail)
 
 
 def of_source(sha256: str) -> sa.ColumnElement[bool]:

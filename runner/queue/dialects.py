@@ -31,7 +31,7 @@ def _now_sqlite(*_: Any, **__: Any) -> str:
 
 @compiles(now)
 def _now(*_: Any, **__: Any) -> str:
-    # Not now(): that is when the transaction began, and a lease would be as much too short.
+    # Not now(), the transaction's start: the lease would lose however long the transaction has been running.
     return "CAST(extract(epoch from clock_timestamp()) AS DOUBLE PRECISION)"
 
 

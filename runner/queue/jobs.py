@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from model.config import RunConfig, canonical_json
 from runner.queue import attempts as attempt_log
-from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL
+from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL, Ending
 from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
 from runner.queue.schema import attempts, checkpoints, jobs, results, studies, workers
 
@@ -134,12 +134,11 @@ def submit(
 def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
     """Take the next due job, after giving back those whose lease has expired; None when there is none.
 
-    Safe on SQLite because it is one UPDATE under the write lock (BEGIN IMMEDIATE). On PostgreSQL the row is
-    locked as it is chosen, others' locked rows are skipped, and a row that changed meanwhile is looked at
-    again before it is taken; the choice is a WITH, which a locking select in it keeps from being merged into
-    the UPDATE, so that it is made once and one row alone is locked. No other claim can take the row between
-    choice and change. `attempt` grows with every claim and is never reset, so an earlier holder's writes
-    match nothing from here on.
+    Safe on SQLite because it is one UPDATE under the write lock (BEGIN IMMEDIATE). On PostgreSQL the choice
+    is SELECT … FOR UPDATE SKIP LOCKED in a CTE. PostgreSQL never inlines a CTE that locks rows, so it runs
+    once and locks one row, which it reads again if it changed meanwhile. Either way no other claim can take
+    the row between choice and change. `attempt` grows with every claim and is never reset, so an earlier
+    holder's writes match nothing from here on.
     """
     requeue_lost(connection)
     free_studies = sa.select(studies.c.id).where(studies.c.held == 0)
@@ -261,7 +260,7 @@ def finish(connection: sa.Connection, claimed: Claim, values: Mapping[str, Any])
             job_id=claimed.job_id, attempt=claimed.attempt, recorded_at=now(), exact=exact, **kept
         )
     )
-    attempt_log.end(connection, claimed.job_id, claimed.attempt, "done")
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, Ending("done"))
 
 
 def is_finished_by(connection: sa.Connection, claimed: Claim) -> bool:
@@ -303,9 +302,8 @@ def fail(
         LeaseLost: the job is another's.
     """
     fence(connection, claimed)
-    return _end_badly(
-        connection, claimed.job_id, claimed.attempt, "failed", cause, message, traceback, exit_code
-    )
+    ending = Ending("failed", cause, message, traceback, exit_code)
+    return _end_badly(connection, claimed.job_id, claimed.attempt, ending)
 
 
 def release(connection: sa.Connection, claimed: Claim, message: str) -> None:
@@ -315,7 +313,7 @@ def release(connection: sa.Connection, claimed: Claim, message: str) -> None:
         LeaseLost: the job is another's.
     """
     fence(connection, claimed, **_BACK_IN_QUEUE)
-    attempt_log.end(connection, claimed.job_id, claimed.attempt, "preempted", message=message)
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, Ending("preempted", message=message))
 
 
 def requeue_lost(connection: sa.Connection) -> list[int]:
@@ -332,9 +330,9 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
         .with_for_update(skip_locked=True)
     ).all()
     for job in expired:
-        message = f"worker {job.owner} stopped renewing its lease"
+        ending = Ending("lost", "lost", f"worker {job.owner} stopped renewing its lease")
         # Nobody worked after the last heartbeat: the hours until someone notices cost nothing.
-        _end_badly(connection, job.id, job.attempt, "lost", "lost", message, ended_at=job.heartbeat_at)
+        _end_badly(connection, job.id, job.attempt, ending, job.heartbeat_at)
     return [job.id for job in expired]
 
 
@@ -385,7 +383,7 @@ def end_cancelled(connection: sa.Connection, claimed: Claim) -> None:
         LeaseLost: the job is another's.
     """
     fence(connection, claimed, **_ending("cancelled"))
-    attempt_log.end(connection, claimed.job_id, claimed.attempt, "cancelled")
+    attempt_log.end(connection, claimed.job_id, claimed.attempt, Ending("cancelled"))
 
 
 def retry(connection: sa.Connection, job_id: int) -> None:
@@ -456,16 +454,10 @@ def _lock(connection: sa.Connection, job_ids: Sequence[int]) -> None:
 
 
 def _end_badly(
-    connection: sa.Connection,
-    job_id: int,
-    number: int,
-    outcome: str,
-    cause: str,
-    message: str,
-    traceback: str | None = None,
-    exit_code: int | None = None,
-    ended_at: float | None = None,
+    connection: sa.Connection, job_id: int, number: int, ending: Ending, ended_at: float | None = None
 ) -> str:
+    """Close the attempt; the job is queued again, after a wait, or failed, as cause and count decide."""
+    cause = ending.cause or "bug"
     job = connection.execute(
         sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
     ).one()
@@ -476,9 +468,7 @@ def _end_badly(
         or failures >= job.max_failures
         or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
     )
-    attempt_log.end(
-        connection, job_id, number, outcome, cause, message, traceback, exit_code, charged, ended_at
-    )
+    attempt_log.end(connection, job_id, number, ending, charged, ended_at)
     if connection.scalar(_recorded(job_id)) is not None:  # see settle
         status, values, failures = "done", _ending("done"), job.failures
     elif job.cancel_requested:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback as tracebacks
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from model.events import (
 )
 from runner.queue import attempts as attempt_log
 from runner.queue import jobs, records
+from runner.queue.attempts import Ending
 from runner.queue.jobs import Claim, LeaseLost
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work.options import Options
@@ -43,18 +43,6 @@ HEARTBEAT_SHARE = 1 / 6
 """Of the lease: a heartbeat each 10 s for a lease of 60 s."""
 FENCE_SHARE = 2 / 3
 """Of the lease: without an answer from the database for so long, the attempt fences itself."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How an attempt ended, as far as the trainer or the watchdog know."""
-
-    outcome: str  # done, failed, preempted, cancelled
-    results: dict[str, Any] | None = None
-    cause: str = ""
-    message: str = ""
-    traceback: str | None = None
-    exit_code: int | None = None
 
 
 class RunningJob:
@@ -122,9 +110,7 @@ class RunningJob:
             outcome = "cancelled" if self._asked is Request.CANCEL else "preempted"
             self.ending = Ending(outcome, message="asked to stop")
         elif kind == "failed":
-            self.ending = Ending(
-                "failed", None, message["cause"], message["message"], message["traceback"], 1
-            )
+            self.ending = Ending("failed", message["cause"], message["message"], message["traceback"], 1)
         else:
             self._take_event(from_json(message))
 
@@ -169,7 +155,7 @@ class RunningJob:
         if self.ending is None and silent > self.options.phase_limits[self._phase]:
             code = self.trainer.kill()
             message = f"no sign of life for {silent:.0f} s in phase {self._phase} after step {self.step}"
-            self.ending = Ending("failed", None, "stalled", message, None, code)
+            self.ending = Ending("failed", "stalled", message, None, code)
 
     # --- to the database ----------------------------------------------------------------------------------
 
@@ -288,7 +274,7 @@ class RunningJob:
             except Exception as error:  # what cannot be recorded is a bug of this job, not of the queue
                 text = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._outbox.clear()
-                self.ending = Ending("failed", None, "bug", text, tracebacks.format_exc())
+                self.ending = Ending("failed", "bug", text, tracebacks.format_exc())
         if not self.lost:
             return None
         try:
@@ -307,15 +293,14 @@ class RunningJob:
                 superfluous += records.forget_checkpoints(connection, self.claimed.job_id)
             self._became = "done"
         elif ending.outcome == "preempted":
-            jobs.release(connection, self.claimed, ending.message)
+            jobs.release(connection, self.claimed, ending.message or "")
             self._became = "queued"
         elif ending.outcome == "cancelled":
             jobs.end_cancelled(connection, self.claimed)
             self._became = "cancelled"
         else:
-            self._became = jobs.fail(
-                connection, self.claimed, ending.cause, ending.message, ending.traceback, ending.exit_code
-            )
+            why = (ending.cause or "bug", ending.message or "", ending.traceback, ending.exit_code)
+            self._became = jobs.fail(connection, self.claimed, *why)
         return superfluous, False
 
 

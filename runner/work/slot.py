@@ -20,12 +20,13 @@ import sqlalchemy as sa
 
 from model.events import Phase, Request
 from runner.queue import jobs
+from runner.queue.attempts import Ending
 from runner.queue.schema import workers
 from runner.queue.store import Store, StoreUnavailable, now
 from runner.work.options import Options
 from runner.work.process import TrainerProcess
 from runner.work.progress import Display
-from runner.work.running import Ending, RunningJob
+from runner.work.running import RunningJob
 from runner.work.signals import awake_seconds
 from runner.work.source import Source
 
