@@ -6,9 +6,12 @@ MINUTES ?= 10
 OUT ?= results-gpu
 DEVICE ?= cuda:0
 SEED ?= 1
+PROPERTIES := tests/queue/test_queue_properties.py tests/queue/test_where.py tests/training/test_checkpoint.py
+PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal
+MACHINE ?= ATEN_CPU_CAPABILITY=default
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run test quick chaos results-gpu check clean
+.PHONY: run test quick numerical every-machine chaos results-gpu check clean
 
 run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their report.
 	$(BIN)/python cli.py enqueue --grid factorial --scale smoke --corpus bundled
@@ -16,14 +19,27 @@ run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their re
 	$(BIN)/python cli.py report --study factorial-smoke > experiment_results.md
 	@echo "report: $(CURDIR)/experiment_results.md"
 
-test: check  ## Everything that must hold. Two at a time: much of it is waiting for leases and servers.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: check  ## Everything that must hold. Four at a time: much of it is waiting for leases and servers.
+	$(PYTEST)
 
-quick: check  ## The inner loop: without the tests that take minutes.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+quick: check  ## The inner loop: without the tests that start commands and servers, or take minutes.
+	$(PYTEST) -m "not slow"
 
-chaos: .venv/ready  ## A seeded storm of faults over a real study: make chaos MINUTES=10 SEED=1
+numerical: .venv/ready  ## Bits and digits alone, as on another processor: make numerical MACHINE=ATEN_CPU_CAPABILITY=default
+	env $(MACHINE) $(PYTEST) -m numerical
+
+every-machine: .venv/ready  ## All tests with other instructions, on one core, and beside two busy loops. An hour.
+	for machine in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2; do \
+		echo "== $$machine"; env $$machine $(PYTEST) || exit 1; done
+	@echo "== one core"
+	taskset -c 0 $(PYTEST)
+	@echo "== beside two busy loops"
+	for loop in 1 2; do timeout 3600 sh -c "while :; do :; done" & busy="$$busy $$!"; done; \
+		$(PYTEST); code=$$?; kill $$busy; exit $$code
+
+chaos: .venv/ready  ## A seeded storm of faults over a real study, then ten times the usual generated cases: make chaos MINUTES=10 SEED=1
 	$(BIN)/python tests/chaos.py --minutes $(MINUTES) --seed $(SEED)
+	$(BIN)/python -m pytest -q --hypothesis-profile=chaos --hypothesis-seed=$(SEED) $(PROPERTIES)
 
 results-gpu: MINUTES = 25
 results-gpu:  ## On one GPU: speed, determinism, factorial, factorial-long. In pieces: make results-gpu MINUTES=9

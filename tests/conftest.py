@@ -12,16 +12,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import settings
 
 from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
 from runner.queue.store import Store, open_store
 from tests.postgres import Cluster, binaries
+
+if TYPE_CHECKING:
+    from tests.work.night import Night
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +62,11 @@ held_out_tokens = 512
 """Four runs of a second or so each: real text, real training, every event."""
 
 
+settings.register_profile("suite", max_examples=40, deadline=None)
+settings.register_profile("chaos", max_examples=400, deadline=None)
+settings.load_profile("suite")
+"""`make chaos` looks at ten times as many: pytest --hypothesis-profile=chaos."""
+
 both_engines = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 """Runs a test once on each; without it, on SQLite."""
 on_a_server = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -68,6 +77,21 @@ def pytest_configure() -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
+
+
+NUMERICAL = ("engines", "network", "training", "statistics")
+"""Folders whose tests compare bits, or digits that a processor rounds."""
+STARTS = {"night", "real_night", "cli", "cluster", "launched", "terminal", "browser"}
+"""Fixtures that start commands, servers or a browser."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in NUMERICAL:
+            item.add_marker("numerical")
+        server = "postgresql" in getattr(getattr(item, "callspec", None), "params", {}).values()
+        if server or STARTS & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +183,60 @@ def cli(tmp_path: Path, cache_dir: Path, database: str) -> Callable[..., subproc
         )
 
     return run
+
+
+@pytest.fixture
+def night(tmp_path: Path, cache_dir: Path, database: str) -> Iterator[Night]:
+    """Two jobs of the toy program in a queue; whatever still works on them is killed after the test."""
+    from tests.work.night import Night
+
+    made = Night(tmp_path, cache_dir, database if "://" in database else "", toy=True)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB of its own: room for the copy of the source, and for a few checkpoints."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def real_night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
+    """The same two jobs of the model itself."""
+    from tests.work.night import Night
+
+    made = Night(tmp_path, cache_dir)
+    yield made
+    made.end()
+
+
+def _undisturbed(folder: Path, cache_dir: Path, toy: bool) -> str:
+    from tests.work.night import Night
+
+    made = Night(folder, cache_dir, toy=toy)
+    assert made.drain() == 0
+    bits = results_bits(made.store)
+    made.end()
+    return bits
+
+
+@pytest.fixture(scope="session")
+def bits(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> str:
+    """What the toy night comes to when nothing disturbs it."""
+    return _undisturbed(tmp_path_factory.mktemp("undisturbed"), cache_dir, toy=True)
+
+
+@pytest.fixture(scope="session")
+def real_bits(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> str:
+    """What the real night comes to when nothing disturbs it."""
+    return _undisturbed(tmp_path_factory.mktemp("undisturbed"), cache_dir, toy=False)
 
 
 def command(*arguments: str, cache_dir: Path) -> list[str]:

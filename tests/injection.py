@@ -6,8 +6,11 @@ looks at the command line to know which it is in. Each fault strikes once: it le
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 PROLOGUE = """
 import os, signal, sys
@@ -60,6 +63,69 @@ if TRAINER:
 """
 """A checkpoint makes three calls (flush, rename, flush the folder): stage 1, 2 or 3 of the second one."""
 
+LATE = """
+if SUPERVISOR:
+    import time
+    clock = time.clock_gettime
+    time.clock_gettime = lambda which: clock(which) + 3600.0 * os.path.exists(os.path.join(HERE, "late"))
+"""
+"""The clock of time limits jumps by an hour when there is a file `late`."""
+
+SHIFTED_CLOCK = """
+if SUPERVISOR:
+    from runner.queue import dialects
+    from sqlalchemy.ext.compiler import compiles
+    @compiles(dialects.now, "sqlite")
+    def shifted(*_, **__):
+        once("fault")
+        return "((julianday('now') - 2440587.5) * 86400.0 + SECONDS)"
+"""
+"""The worker's clock, by which leases are judged, is off by so many seconds."""
+
+RESTARTS = """
+if SUPERVISOR:
+    import itertools, time
+    from runner.queue.store import Store
+    numbers, plain = itertools.count(1), Store.try_write
+    def try_write(self, transaction):
+        number = next(numbers)
+        def struck(connection):
+            answer = transaction(connection)
+            if number % 2 and number < 12:
+                open(os.path.join(HERE, f"ask-{number}"), "w").close()
+                while not os.path.exists(os.path.join(HERE, f"went-{number}")):
+                    time.sleep(0.01)
+            return answer
+        return plain(self, struck)
+    Store.try_write = try_write
+"""
+"""Every other write is cut off before its COMMIT: the claim, measurements, the ending, the sign-off."""
+
+FROZEN = """
+if TRAINER:
+    import ctypes, json
+    frozen_dumps = json.dumps
+    def freeze(message, **options):
+        if message.get("event") == "Progressed" and message["step"] == 20 and once("fault"):
+            wait = f"while [ ! -e {HERE}/go ]; do sleep 0.05; done"
+            ctypes.PyDLL(None).system(wait.encode())  # PyDLL keeps the interpreter's lock
+        return frozen_dumps(message, **options)
+    json.dumps = freeze
+"""
+"""At step 20 a native call holds the interpreter, and all its threads, until there is a file `go`."""
+
+OUT_OF_MEMORY = """
+if TRAINER:
+    import resource
+    class Hungry:
+        def find_spec(self, name, path=None, target=None):
+            if name == "model.training.loop":  # torch is in: from here on, 600 MB more than it holds
+                held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (held + (600 << 20),) * 2)
+            return None
+    sys.meta_path.insert(0, Hungry())
+"""
+
 FULL_DISK = """
 if TRAINER:
     renamed = os.rename
@@ -80,16 +146,36 @@ if TRAINER:
 GATE = """
 if TRAINER:
     import json, time
-    dumps = json.dumps
+    gate_dumps = json.dumps
     def gated(message, **options):
-        if isinstance(message, dict) and message.get("event") == "Progressed" and message["step"] == 20:
-            open(os.path.join(HERE, f"at-{os.getpid()}"), "w").close()
+        Asked = sys.modules["model.events"].Asked
+        if not hasattr(Asked, "unmarked"):
+            Asked.unmarked = Asked.ask
+            def ask(self, request):
+                self.unmarked(request)
+                open(os.path.join(HERE, f"asked-{os.getpid()}"), "w").close()
+            Asked.ask = ask
+        if isinstance(message, dict) and message.get("event") == "Progressed" and message["step"] in (20,):
+            open(os.path.join(HERE, f"at-{message['step']}-{os.getpid()}"), "w").close()
             while not os.path.exists(os.path.join(HERE, "go")):
                 time.sleep(0.01)
-        return dumps(message, **options)
+        return gate_dumps(message, **options)
     json.dumps = gated
 """
-"""Each trainer stands still at step 20, leaving a mark, until there is a file `go`."""
+"""Each trainer stands still at step 20, leaving a mark, until there is a file `go`; and one when asked."""
+
+
+def gate_at(*steps: int) -> str:
+    """GATE at other steps."""
+    return GATE.replace("(20,)", repr(steps))
+
+
+TOY = """
+if TRAINER:
+    from tests import toy
+    toy.install()
+"""
+"""The trainer runs tests/toy.py instead of the model."""
 
 DIVERGENCE = """
 if TRAINER:
@@ -125,11 +211,12 @@ LOST_ANSWER = """
 
 def inject(folder: Path, fault: str, **parts: str) -> dict[str, str]:
     """Write the fault into a folder; returns the environment that makes processes run it."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name, text in parts.items():
         fault = fault.replace(name, textwrap.dedent(text).strip().replace("\n", "\n            "))
     (folder / "sitecustomize.py").write_text(PROLOGUE + fault)
-    return {"PYTHONPATH": str(folder)}
+    house = [str(PROJECT)] if "from runner" in fault or "from tests" in fault else []
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *house])}
 
 
 def struck(folder: Path) -> bool:

@@ -18,12 +18,9 @@ import pytest
 from runner.care import slurm
 from runner.queue.store import Store, StoreRefused
 from tests.conftest import rows
-from tests.injection import GATE, inject
+from tests.injection import GATE
 from tests.slurm_cluster import Cluster, missing
-from tests.work.test_faults import Night, bits
-from tests.work.test_worker import wait_for
-
-__all__ = ["bits"]  # a fixture
+from tests.work.night import Night, wait_for
 
 on_slurm = pytest.mark.skipif(bool(missing()), reason=f"no Slurm here: {', '.join(missing())} missing")
 LONG = ("--time", "30")
@@ -46,7 +43,7 @@ class Launched:
     def __init__(self, night: Night, cluster: Cluster) -> None:
         self.night, self.cluster = night, cluster
         self.gate = night.folder / "gate"
-        self._environment = {**cluster.environment, **inject(self.gate, GATE)}
+        self._environment = {**cluster.environment, **night.inject(GATE, "gate")}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         cache = ("--cache-dir", str(self.night.cache_dir)) if arguments[1] == "slurm" else ()
@@ -59,9 +56,6 @@ class Launched:
     def wait_until_standing(self, jobs: int) -> None:
         wait_for(lambda: len(list(self.gate.glob("at-*"))) == jobs, f"{jobs} jobs at step 20")
 
-    def open_gate(self) -> None:
-        (self.gate / "go").touch()
-
     @property
     def log(self) -> str:
         """What all workers printed."""
@@ -72,28 +66,32 @@ class Launched:
 
 
 @pytest.fixture
-def launched(tmp_path: Path, cache_dir: Path, cluster: Cluster) -> Iterator[Launched]:
-    made = Launched(Night(tmp_path, cache_dir), cluster)
+def launched(
+    request: pytest.FixtureRequest, tmp_path: Path, cache_dir: Path, cluster: Cluster
+) -> Iterator[Launched]:
+    """With the toy program, or with the model where a test asks for it."""
+    made = Launched(Night(tmp_path, cache_dir, toy=not getattr(request, "param", "")), cluster)
     yield made
-    made.open_gate()
+    made.night.open_gate()
     cluster.ask("scancel", f"--user={os.environ.get('USER', 'root')}")
     made.wait_until_over()
-    made.night.store.close()
+    made.night.end()
 
 
 @on_slurm
-def test_array_of_two_works_a_study(launched: Launched, bits: str) -> None:
+@pytest.mark.parametrize("launched", ["the model"], indirect=True)
+def test_array_of_two_works_a_study(launched: Launched, real_bits: str) -> None:
     launched.slurm("--workers", "2", *LONG)
     launched.wait_until_standing(2)  # each worker has a job
     shown = launched.run("launch", "status")
     assert shown.stdout.count("running") == 2, shown.stdout + shown.stderr
-    launched.open_gate()
+    launched.night.open_gate()
     launched.wait_until_over()
     attempts = rows(launched.night.store, "attempts")
     assert len({attempt["owner"] for attempt in attempts}) == 2, launched.log
     assert {json.loads(attempt["provenance"])["threads"] for attempt in attempts} == {1}  # of the node's two
     assert "no workers in Slurm" in launched.run("launch", "status").stdout
-    launched.night.assert_undisturbed(bits)
+    launched.night.assert_undisturbed(real_bits)
 
 
 @pytest.mark.slow
@@ -103,8 +101,7 @@ def test_requeued_worker_saves_releases_and_goes_on(launched: Launched, bits: st
     launched.wait_until_standing(1)
     number = launched.cluster.ask("squeue", "--noheader", "--format=%A").strip()
     launched.cluster.ask("scontrol", "requeue", number)
-    wait_for(lambda: "stopping" in launched.log, "the worker's answer to the signal")
-    launched.open_gate()
+    launched.night.go_on_when_asked()
     launched.wait_until_over()
     first, second = rows(launched.night.store, "attempts", job_id=1)
     assert (first["outcome"], first["charged"], second["outcome"]) == ("preempted", 0, "done"), launched.log
@@ -119,12 +116,11 @@ def test_time_limit_is_a_signal_in_time_and_the_next_worker_goes_on(launched: La
     """Three minutes, less the 90 s for saving, less the minute by which Slurm may be early."""
     launched.slurm("--workers", "1", "--time", "3")
     launched.wait_until_standing(1)
-    wait_for(lambda: "stopping" in launched.log, "the signal before the time limit")
-    launched.open_gate()
+    launched.night.go_on_when_asked()
     launched.wait_until_over()
     first = rows(launched.night.store, "attempts", job_id=1)[0]
     assert (first["outcome"], first["charged"]) == ("preempted", 0), launched.log
-    assert launched.night.run("work").returncode == 0
+    assert launched.night.drain() == 0
     resumed = rows(launched.night.store, "attempts", job_id=1)[1]
     assert resumed["resumed_from_step"] >= 20
     launched.night.assert_undisturbed(bits)
@@ -136,11 +132,10 @@ def test_stop_lets_the_running_save_and_cancels_the_waiting(launched: Launched, 
     launched.wait_until_standing(2)
     said = launched.run("launch", "stop").stdout
     assert said == "waiting workers cancelled: 1; running ones asked to save and leave: 2\n"
-    wait_for(lambda: launched.log.count("stopping") == 2, "both workers' answers")
-    launched.open_gate()
+    launched.night.go_on_when_asked(trainers=2)
     launched.wait_until_over()
     assert [a["outcome"] for a in rows(launched.night.store, "attempts")] == ["preempted"] * 2, launched.log
-    assert launched.night.run("work").returncode == 0
+    assert launched.night.drain() == 0
     launched.night.assert_undisturbed(bits)
 
 
@@ -213,14 +208,13 @@ def test_machine_without_slurm_is_told_so(
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "not there"])
 def test_job_taken_over_elsewhere_goes_on_or_starts_over_and_says_why(
-    tmp_path: Path, cache_dir: Path, bits: str, shared: bool
+    night: Night, bits: str, shared: bool
 ) -> None:
     """Another machine: the run folder under another path, with or without the first one's files."""
-    night = Night(tmp_path, cache_dir)
-    worker = night.start("work", **inject(tmp_path / "gate", GATE))
+    worker = night.work_to_gate()
     night.stop_at_gate(worker)
     assert worker.wait(timeout=120) == 75
-    (tmp_path / "runs").rename(tmp_path / ("mounted" if shared else "left-behind"))
+    (night.folder / "runs").rename(night.folder / ("mounted" if shared else "left-behind"))
     done = night.run("work", "--runs-dir", "mounted")
     assert done.returncode == 0, done.stderr
     second = rows(night.store, "attempts", job_id=1, number=2)[0]
@@ -233,4 +227,3 @@ def test_job_taken_over_elsewhere_goes_on_or_starts_over_and_says_why(
         assert "No such file" in refused[0]["detail"]
         assert "checkpoint refused" in done.stderr
     night.assert_undisturbed(bits)
-    night.store.close()

@@ -40,6 +40,25 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
         yield connection
 
 
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
+    """A study with curves, which no test changes."""
+    with made.opened(tmp_path_factory.mktemp("curved")) as connection:
+        made.curved_study(connection)
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def saved(curved: sa.Connection) -> dict[tuple[str, str], bytes]:
+    """Each of its figures as a file, drawn once."""
+    return {
+        (name, kind): style.save(figure, kind)
+        for name, picture in drawn(curved).items()
+        for figure in [picture.draw()]
+        for kind in ("png", "svg")
+    }
+
+
 def drawn(connection: sa.Connection) -> dict[str, Picture]:
     data = load(connection, choose_study(connection)[0])
     report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
@@ -50,36 +69,33 @@ def axes_of(figure: Figure) -> list[Any]:
     return [axes for axes in figure.axes if axes.has_data()]
 
 
-def test_every_figure_is_there_and_repeats_its_bytes(connection: sa.Connection) -> None:
-    made.curved_study(connection)
-    first, again = drawn(connection), drawn(connection)
-    assert list(first) == ALL
-    for name, picture in first.items():
-        one, two = picture.draw(), again[name].draw()
-        png = style.save(one, "png")
-        assert png[:8] == b"\x89PNG\r\n\x1a\n"
-        assert style.save(two, "svg") == style.save(one, "svg"), name  # whatever was saved before
-        assert style.save(two, "png") == png
+def test_every_figure_is_there_and_repeats_its_bytes(
+    curved: sa.Connection, saved: dict[tuple[str, str], bytes]
+) -> None:
+    again = drawn(curved)
+    assert list(again) == ALL
+    for name, picture in again.items():
+        figure = picture.draw()
+        for kind in ("svg", "png"):  # in another order: whatever was saved before
+            assert style.save(figure, kind) == saved[name, kind], name
+        assert saved[name, "png"][:8] == b"\x89PNG\r\n\x1a\n"
         assert picture.alt
         assert picture.caption
 
 
 def test_the_readers_own_settings_stay_out(
-    connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+    curved: sa.Connection, saved: dict[tuple[str, str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import matplotlib
 
-    made.curved_study(connection)
-    plain = style.save(drawn(connection)["learning"].draw(), "svg")
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 30)
     monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "mine")
-    assert style.save(drawn(connection)["learning"].draw(), "svg") == plain
+    assert style.save(drawn(curved)["learning"].draw(), "svg") == saved["learning", "svg"]
 
 
-def test_an_svg_has_no_date_no_version_and_its_axes_have_units(connection: sa.Connection) -> None:
-    made.curved_study(connection)
-    for name, picture in drawn(connection).items():
-        svg = style.save(picture.draw(), "svg").decode()
+def test_an_svg_has_no_date_no_version_and_its_axes_have_units(saved: dict[tuple[str, str], bytes]) -> None:
+    for name in ALL:
+        svg = saved[name, "svg"].decode()
         ElementTree.fromstring(svg)
         assert "<dc:date>" not in svg
         assert "Matplotlib" not in svg.split("<defs>")[0]
@@ -90,9 +106,8 @@ def test_an_svg_has_no_date_no_version_and_its_axes_have_units(connection: sa.Co
         assert unit.get(name, "nats per token") in words.replace("&#39;", "'"), name
 
 
-def test_learning_curves_have_a_line_a_seed_and_a_mean(connection: sa.Connection) -> None:
-    made.curved_study(connection)
-    axes = axes_of(drawn(connection)["learning"].draw())
+def test_learning_curves_have_a_line_a_seed_and_a_mean(curved: sa.Connection) -> None:
+    axes = axes_of(drawn(curved)["learning"].draw())
     assert len(axes) == 4  # training and held-out loss, with and without balancing
     for one in axes:
         assert len(one.lines) == 3 * (3 + 1)
@@ -181,19 +196,19 @@ def test_the_forest_draws_what_has_no_interval_as_a_point() -> None:
     assert [len(line.get_xdata()) for line in axes.lines] == [2, 2, 1, 1]  # zero, interval, point, point
 
 
-def test_markdown_with_a_folder_names_its_figures(connection: sa.Connection, tmp_path: Path) -> None:
-    made.curved_study(connection)
+def test_markdown_with_a_folder_names_its_figures(
+    curved: sa.Connection, saved: dict[tuple[str, str], bytes], tmp_path: Path
+) -> None:
     options = Options(output=str(tmp_path / "out"))
-    files = produce(gather(connection, None, options), options, tmp_path)
+    files = produce(gather(curved, None, options), options, tmp_path)
     assert sorted(files) == sorted(["report.md", *(f"figures/{n}.{k}" for n in ALL for k in ("png", "svg"))])
     report = write(files, tmp_path / "out")
     text = report.read_text()
     for name in ALL:
         assert f"](figures/{name}.png)" in text
-        assert (report.parent / "figures" / f"{name}.svg").read_bytes() == files[f"figures/{name}.svg"]
+        assert (report.parent / "figures" / f"{name}.svg").read_bytes() == saved[name, "svg"]
     assert not [path for path in report.parent.rglob("*") if path.name.startswith(".")]
     assert f"--output {tmp_path / 'out'}" in text
-    assert produce(gather(connection, None, options), options, tmp_path) == files
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -202,9 +217,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write({"report.md": b""}, tmp_path / "file")
 
 
-def test_the_router_and_each_layer_are_followed_over_steps(connection: sa.Connection) -> None:
-    made.curved_study(connection)
-    pictures = drawn(connection)
+def test_the_router_and_each_layer_are_followed_over_steps(curved: sa.Connection) -> None:
+    pictures = drawn(curved)
     top = axes_of(pictures["routing-over-training"].draw())[0]
     line = top.get_lines()[0]  # the first seed of the first condition is job 1
     assert line.get_xdata().tolist() == [200, 400]

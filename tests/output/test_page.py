@@ -31,6 +31,20 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
         yield connection
 
 
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
+    """A study with curves, which no test changes."""
+    with made.opened(tmp_path_factory.mktemp("curved")) as connection:
+        made.curved_study(connection)
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def page(curved: sa.Connection) -> tuple[str, Reader]:
+    """Its page, made once."""
+    return page_of(curved)
+
+
 class Reader(HTMLParser):
     """Collects ids, links and text, and holds every end tag to its start."""
 
@@ -75,10 +89,9 @@ def page_of(connection: sa.Connection, runs_dir: Path = Path("nowhere")) -> tupl
     return text, reader
 
 
-def test_the_page_is_whole_and_needs_nothing_else(connection: sa.Connection) -> None:
-    made.curved_study(connection)
-    text, reader = page_of(connection)
-    assert page_of(connection)[0] == text
+def test_the_page_is_whole_and_needs_nothing_else(curved: sa.Connection, page: tuple[str, Reader]) -> None:
+    text, reader = page
+    assert page_of(curved)[0] == text
     assert [i for i, n in Counter(reader.ids).items() if n > 1] == []
     assert reader.targets
     assert all(target.startswith("#") for target in reader.targets)
@@ -92,12 +105,11 @@ def test_the_page_is_whole_and_needs_nothing_else(connection: sa.Connection) -> 
     assert "@media print" in text
 
 
-def test_the_page_says_what_the_markdown_says(connection: sa.Connection) -> None:
-    made.curved_study(connection)
-    _, reader = page_of(connection)
+def test_the_page_says_what_the_markdown_says(curved: sa.Connection, page: tuple[str, Reader]) -> None:
+    reader = page[1]
     shown = re.sub(r"\s+", " ", " ".join(reader.text))
     options = Options()
-    report = produce(gather(connection, None, options), options, Path())["report.md"].decode()
+    report = produce(gather(curved, None, options), options, Path())["report.md"].decode()
     cells = {
         c.strip() for line in report.splitlines() if line.startswith("| ") for c in line.split("|")[1:-1]
     }

@@ -256,7 +256,7 @@ def test_no_interleaving_breaks_the_queue(database: str) -> None:
     run_state_machine_as_test(
         lambda: Queue(emptied(database)),
         settings=settings(
-            max_examples=30 if "://" in database else 100,
+            max_examples=settings().max_examples // (2 if "://" in database else 1),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -97,7 +97,7 @@ def joined(inner: st.SearchStrategy[tuple[str, Any]]) -> st.SearchStrategy[tuple
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.recursive(comparisons(), joined, max_leaves=6))
 def test_a_condition_selects_what_python_selects(mixed: Store, asked: tuple[str, Any]) -> None:
     text, holds = asked

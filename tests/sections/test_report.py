@@ -359,6 +359,7 @@ def test_timings_and_failures(connection: sa.Connection) -> None:
     assert "0 of 11 finished runs needed more than one" in text
 
 
+@pytest.mark.numerical
 def test_the_whole_page_is_what_it_was(connection: sa.Connection) -> None:
     """A change of the report's text is seen here: read the difference, then make the file again.
 

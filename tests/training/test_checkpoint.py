@@ -273,7 +273,7 @@ def test_what_does_not_fit_the_run_is_refused(written: Path, tmp_path: Path) -> 
         assert reason in refusal(rewritten(written, tmp_path / f"{number}.safetensors", change))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_bytes_are_loaded_or_refused(written: Path, tmp_path: Path, data: st.DataObject) -> None:
     """Damage to the header under a right hash: never another exception, and never half a checkpoint."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +15,12 @@ from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.jobs import Worker
-from runner.queue.store import Store, open_store
+from runner.queue.store import Store
 from runner.view.gpus import gpus
 from tests.conftest import PROJECT, TINY_GRID, command, environment, rows
+from tests.injection import gate_at
 from tests.terminal import COLOUR, Screen, Terminal
-
-Cli = Callable[..., subprocess.CompletedProcess[str]]
+from tests.work.night import Night
 
 
 @pytest.fixture
@@ -158,23 +156,19 @@ def test_status_fits_eighty_columns_whatever_the_names(
 # --- work -------------------------------------------------------------------------------------------------
 
 
-def test_work_shows_job_step_loss_and_what_is_left(
-    cli: Cli, tiny_grid: Path, tmp_path: Path, terminal: Callable[..., Terminal]
-) -> None:
-    sizes = ["--set", "train.steps=400", "--set", "train.eval_every=200"]
-    cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--seeds", "42", *sizes)
-    working = terminal("work")
+def test_work_shows_job_step_loss_and_what_is_left(night: Night, terminal: Callable[..., Terminal]) -> None:
+    working = terminal("work", **night.inject(gate_at(100), "gate"))
     screen = working.until(lambda s: any("loss" in line and "left" in line for line in s.lines))
     bar = next(line for line in screen.lines if "left" in line)
     assert "job 1" in bar
     assert "tok/s" in bar or "loss" in bar
     assert sum("left" in line for line in screen.lines) == 1  # one line, that does not wrap
     working.type("\x03")
+    night.go_on_when_asked()
     assert working.end() == 0
     assert "Traceback" not in working.raw
-    store = open_store(str(tmp_path / "jobs.db"))
-    assert {job["status"] for job in rows(store, "jobs")} <= {"queued", "done"}
-    assert rows(store, "attempts")[-1]["outcome"] == "preempted"
+    assert {job["status"] for job in rows(night.store, "jobs")} == {"queued"}
+    assert rows(night.store, "attempts")[-1]["outcome"] == "preempted"
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------
@@ -221,21 +215,15 @@ def test_logs_follow_until_the_attempt_ends(
     claimed = queued.write(lambda c: jobs.claim(c, worker))
     assert claimed is not None
     log = tmp_path / "runs" / queued.database_id / "1" / "a1" / "trainer.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("one\n")
     following = terminal("logs", "1", "-f")
-
-    def write_later() -> None:
-        log.parent.mkdir(parents=True)
-        log.write_text("one\n")
-        following.process.poll()
-        with log.open("a") as file:
-            file.write("two\n")
-        queued.write(lambda c: jobs.fail(c, claimed, "bad_config", "no"))
-
-    time.sleep(0)
-    writer = threading.Timer(0.5, write_later)
-    writer.start()
+    following.until(lambda s: "one" in s.text)  # it follows: what comes now comes later
+    with log.open("a") as file:
+        file.write("two\n")
+    following.until(lambda s: "two" in s.text)
+    queued.write(lambda c: jobs.fail(c, claimed, "bad_config", "no"))
     assert following.end() == 0
-    writer.join()
     assert following.screen.lines[:2] == ["one", "two"]
 
 

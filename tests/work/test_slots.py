@@ -9,64 +9,38 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from model.events import Phase
 from runner.queue.store import Store
-from runner.work.options import DevicesUnknown, Options, slots, threads_each
+from runner.work.options import DevicesUnknown, slots, threads_each
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
-from runner.work.worker import DRAINED, PREEMPTED, Worker
+from runner.work.worker import DRAINED, PREEMPTED
 from tests.conftest import row, rows
-from tests.injection import GATE, inject
-from tests.work.test_faults import Night, bits
-from tests.work.test_worker import FAKE, _short_back_off, alive, wait_for
-
-__all__ = ["_short_back_off", "bits"]  # fixtures
+from tests.work.night import Night, alive, wait_for
+from tests.work.supervised import work_on
 
 TWO = ("--devices", "cpu,cpu", "--checkpoint-seconds", "0")
 
 
 @pytest.fixture
-def night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
-    made = Night(tmp_path, cache_dir)
-    yield made
-    made.store.close()
-
-
-@pytest.fixture
-def gated(night: Night) -> Iterator[subprocess.Popen[str]]:
+def gated(night: Night) -> subprocess.Popen[str]:
     """A worker whose two trainers each have a job, have left checkpoints, and stand still."""
-    gate = inject(night.folder / "gate", GATE)
-    worker = night.start("work", *TWO, **gate)
-    wait_for(lambda: len(list((night.folder / "gate").glob("at-*"))) == 2, "both at step 20")
-    wait_for(lambda: None not in [a["provenance"] for a in rows(night.store, "attempts")], "both processes")
-    yield worker
-    worker.kill()
-    worker.communicate()
+    return night.work_to_gate(*TWO, trainers=2)
 
 
-def open_gate(night: Night) -> None:
-    (night.folder / "gate" / "go").touch()
-
-
-def trainers(night: Night) -> dict[int, int]:
-    """Job → process of its trainer."""
-    return {attempt["job_id"]: attempt["pid"] for attempt in rows(night.store, "attempts")}
-
-
-def test_two_slots_give_the_bits_of_one(night: Night, bits: str) -> None:
-    done = night.run("work", *TWO)
-    assert done.returncode == DRAINED, done.stderr
+def test_two_slots_are_two_workers_to_the_database(
+    night: Night, gated: subprocess.Popen[str], bits: str
+) -> None:
+    """Of the model itself: test_real_night.py."""
+    night.open_gate()
+    assert gated.wait(timeout=120) == DRAINED
     night.assert_undisturbed(bits)
     attempts = rows(night.store, "attempts")
     assert len({attempt["pid"] for attempt in attempts}) == 2
-    assert len({attempt["owner"] for attempt in attempts}) == 2  # to the database a slot is a worker
+    assert len({attempt["owner"] for attempt in attempts}) == 2
     assert all(worker["exit_code"] == 0 for worker in rows(night.store, "workers"))
 
 
@@ -75,24 +49,24 @@ def test_first_signal_releases_both_jobs(night: Night, gated: subprocess.Popen[s
     assert gated.wait(timeout=120) == PREEMPTED
     assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} == {("queued", 0)}
     assert [attempt["outcome"] for attempt in rows(night.store, "attempts")] == ["preempted"] * 2
-    assert night.run("work", *TWO).returncode == DRAINED
+    assert night.drain() == DRAINED
     assert all(attempt["resumed_from_step"] for attempt in rows(night.store, "attempts", number=2))
     night.assert_undisturbed(bits)
 
 
 def test_killed_supervisor_leaves_no_process(night: Night, gated: subprocess.Popen[str]) -> None:
-    started = trainers(night)
-    assert all(alive(pid) for pid in started.values())
+    started = [night.trainer(1), night.trainer(2)]
+    assert all(alive(pid) for pid in started)
     gated.kill()
-    wait_for(lambda: not any(alive(pid) for pid in started.values()), "the trainers' end")
+    wait_for(lambda: not any(alive(pid) for pid in started), "the trainers' end")
 
 
 def test_killed_trainer_leaves_the_other_slot_alone(
     night: Night, gated: subprocess.Popen[str], bits: str
 ) -> None:
-    os.kill(trainers(night)[1], signal.SIGKILL)
+    os.kill(night.trainer(1), signal.SIGKILL)
     wait_for(lambda: row(night.store, "attempts", job_id=1, number=1)["outcome"], "the end of the attempt")
-    open_gate(night)
+    night.open_gate()
     assert gated.wait(timeout=120) == DRAINED
     killed = row(night.store, "attempts", job_id=1, number=1)
     assert (killed["outcome"], killed["cause"], killed["charged"]) == ("failed", "infrastructure", 0)
@@ -101,29 +75,6 @@ def test_killed_trainer_leaves_the_other_slot_alone(
 
 
 # --- trainers of the test's own ---------------------------------------------------------------------------
-
-
-def work_on(
-    store: Store,
-    folder: Path,
-    devices: tuple[str, ...],
-    jobs: int | None = None,
-    display: Display | None = None,
-    **parts: str,
-) -> tuple[int, Worker]:
-    """Run a supervisor in this process whose trainers are a small program that knows its `device`."""
-    program = FAKE.replace("START", parts.get("begin", "pass")).replace("CHECK", parts.get("check", "True"))
-    body = textwrap.indent(textwrap.dedent(parts.get("job", "finish()")), " " * 8).strip()
-    (folder / "fake_trainer.py").write_text(program.replace("JOB", body))
-    options = Options(
-        devices=devices,
-        jobs=jobs,
-        runs=folder / "runs",
-        phase_limits=dict.fromkeys(Phase, 60.0),
-        trainer_command=(sys.executable, str(folder / "fake_trainer.py")),
-    )
-    worker = Worker(store, options, display or Display())
-    return worker.run(), worker
 
 
 def test_failing_device_is_taken_out_and_the_other_finishes(queued: Store, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,10 @@ from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
 from runner.work.worker import DRAINED, PREEMPTED
 from tests.conftest import row, rows
-from tests.injection import GATE, inject
 from tests.queue.test_damage import damage
-from tests.work.test_faults import Night, bits, fill, small_disk
-from tests.work.test_slots import work_on
-from tests.work.test_worker import _short_back_off
-
-__all__ = ["_short_back_off", "bits", "small_disk"]  # fixtures
-
+from tests.work.night import Night
+from tests.work.supervised import work_on
+from tests.work.test_faults import fill
 
 # --- a trainer that dies while it starts ------------------------------------------------------------------
 
@@ -140,13 +135,6 @@ def test_worker_without_a_job_gives_a_sign_of_life(queued: Store, tmp_path: Path
 # --- the database is damaged, or exchanged ----------------------------------------------------------------
 
 
-@pytest.fixture
-def night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
-    made = Night(tmp_path, cache_dir)
-    yield made
-    made.store.close()
-
-
 def test_damaged_page_stops_the_worker_and_charges_no_job(night: Night) -> None:
     """Where measurements go: each job would be trained to its end, and then could not be recorded."""
     damage(night.store, "metrics")
@@ -165,12 +153,10 @@ def test_damaged_page_stops_the_worker_and_charges_no_job(night: Night) -> None:
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_exchanged_log_stops_the_worker_and_loses_no_job(night: Night, suffix: str) -> None:
     """The file is gone while the trainer stands still; nothing of the job may be written after that."""
-    gate = inject(night.folder / "gate", GATE)
-    worker = night.start("work", "--checkpoint-seconds", "0", "--lease-seconds", "2", **gate)
-    night.wait_for(lambda: list((night.folder / "gate").glob("at-*")), "step 20")
+    worker = night.work_to_gate("--checkpoint-seconds", "0", "--lease-seconds", "2")
     night.store.close()  # else the log would be folded back by whoever closes last: this process
     Path(f"{night.store.path}{suffix}").unlink()
-    (night.folder / "gate" / "go").touch()
+    night.open_gate()
     _, errors = worker.communicate(timeout=120)
     assert worker.returncode == 69
     assert "moved, deleted or replaced" in errors
@@ -187,56 +173,47 @@ def test_exchanged_log_stops_the_worker_and_loses_no_job(night: Night, suffix: s
 # --- the prepared data ------------------------------------------------------------------------------------
 
 
-def complaint(worker: subprocess.Popen[str], word: str) -> None:
-    """Read the worker's notes up to the one that says it."""
-    assert worker.stderr is not None
-    while word not in (line := worker.stderr.readline()):
-        assert line, f"the worker never said {word}"
-
-
-def test_full_cache_disk_is_waited_for(night: Night, small_disk: Path, bits: str) -> None:
-    night.cache_dir = small_disk
+def test_full_cache_disk_is_waited_for(real_night: Night, small_disk: Path, real_bits: str) -> None:
+    real_night.cache_dir = small_disk
     ballast = fill(small_disk)
-    worker = night.start("work")
-    complaint(worker, "waiting: [Errno 28] No space left on device")
+    worker = real_night.start("work")
+    real_night.wait_for_word(worker, "waiting: [Errno 28] No space left on device")
     ballast.unlink()
     _, errors = worker.communicate(timeout=300)
     assert worker.returncode == DRAINED, errors
-    assert {(a["number"], a["outcome"]) for a in rows(night.store, "attempts")} == {(1, "done")}
-    assert len(rows(night.store, "events", kind="waiting", job_id=1)) == 1
-    night.assert_undisturbed(bits)
+    assert {(a["number"], a["outcome"]) for a in rows(real_night.store, "attempts")} == {(1, "done")}
+    assert len(rows(real_night.store, "events", kind="waiting", job_id=1)) == 1
+    real_night.assert_undisturbed(real_bits)
 
 
-def test_signal_ends_the_waiting_for_a_read_only_cache(night: Night, small_disk: Path) -> None:
-    night.cache_dir = small_disk
+def test_signal_ends_the_waiting_for_a_read_only_cache(real_night: Night, small_disk: Path) -> None:
+    real_night.cache_dir = small_disk
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    worker = night.start("work")
-    complaint(worker, "waiting: [Errno 30] Read-only file system")
+    worker = real_night.start("work")
+    real_night.wait_for_word(worker, "waiting: [Errno 30] Read-only file system")
     worker.send_signal(signal.SIGTERM)
     worker.communicate(timeout=120)
     assert worker.returncode == PREEMPTED
-    assert {(job["status"], job["failures"]) for job in rows(night.store, "jobs")} == {("queued", 0)}
+    assert {(job["status"], job["failures"]) for job in rows(real_night.store, "jobs")} == {("queued", 0)}
 
 
-def test_result_of_altered_data_is_not_recorded(night: Night, cache_dir: Path, bits: str) -> None:
+def test_result_of_altered_data_is_not_recorded(real_night: Night, cache_dir: Path, real_bits: str) -> None:
     """A few tokens change under the run; what was trained on them goes, checkpoints too."""
-    night.cache_dir = night.folder / "cache"
-    shutil.copytree(cache_dir, night.cache_dir)
-    gate = inject(night.folder / "gate", GATE)
-    worker = night.start("work", "--checkpoint-seconds", "0", **gate)
-    night.wait_for(lambda: list((night.folder / "gate").glob("at-*")), "step 20")
-    for tokens in night.cache_dir.glob("*/train.npy"):
+    real_night.cache_dir = real_night.folder / "cache"
+    shutil.copytree(cache_dir, real_night.cache_dir)
+    worker = real_night.work_to_gate("--checkpoint-seconds", "0")
+    for tokens in real_night.cache_dir.glob("*/train.npy"):
         with tokens.open("r+b") as file:
             file.seek(-2000, os.SEEK_END)
             file.write(bytes(100))
-    (night.folder / "gate" / "go").touch()
+    real_night.open_gate()
     _, errors = worker.communicate(timeout=300)
     assert worker.returncode == DRAINED, errors
-    first, second = rows(night.store, "attempts", job_id=1)
+    first, second = rows(real_night.store, "attempts", job_id=1)
     assert (first["outcome"], first["cause"]) == ("failed", "infrastructure")
     assert "prepared train tokens were changed" in first["message"]
     assert (second["outcome"], second["resumed_from_step"]) == ("done", 18)
-    night.assert_undisturbed(bits)
+    real_night.assert_undisturbed(real_bits)
 
 
 # --- the run folder ---------------------------------------------------------------------------------------
