@@ -28,6 +28,7 @@ with suppress(OSError):
     sys.path[:] = [str(_own), *(entry for entry in sys.path if _current != Path(entry).resolve() != _own)]
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from runner.queue.store import Store
@@ -39,7 +40,27 @@ RUNS = "Checkpoints and logs; default: runs, beside the database."
 PROTOCOL = "Of runs whose file does not say; default: unknown."
 THREADS = "Of each trainer; default: all cores, shared out."
 
+PARTS = (
+    CHOOSING := "Choosing a study",
+    QUEUEING := "Into the queue",
+    NIGHT := "The night",
+    CHANGING := "Changing the queue",
+    MORNING := "The morning after",
+    MACHINE := "The machine and the files",
+)
+"""Headings of `--help`, of the README's table and of docs/commands.md, in this order."""
+
+
+class InParts(TyperGroup):
+    """Lists the commands part by part; typer would put db, grids and launch last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, in the order of PARTS and, within a part, of this file."""
+        return sorted(self.commands, key=lambda name: PARTS.index(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
+
+
 app = typer.Typer(
+    cls=InParts,
     help="A job queue for small Mixture-of-Experts studies: enqueue, work, report.",
     no_args_is_help=True,
     add_completion=True,
@@ -47,11 +68,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 db_app = typer.Typer(help="Look after the database.", no_args_is_help=True)
-app.add_typer(db_app, name="db")
+app.add_typer(db_app, name="db", rich_help_panel=MACHINE)
 grids_app = typer.Typer(invoke_without_command=True)
-app.add_typer(grids_app, name="grids")
+app.add_typer(grids_app, name="grids", rich_help_panel=CHOOSING)
 launch_app = typer.Typer(help="Start workers on a cluster.", no_args_is_help=True)
-app.add_typer(launch_app, name="launch")
+app.add_typer(launch_app, name="launch", rich_help_panel=NIGHT)
 
 
 class Scale(StrEnum):
@@ -113,7 +134,41 @@ Where = Annotated[str | None, typer.Option("--where", help='Such as "noise_std=0
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Change many jobs without asking.")]
 
 
-@app.command()
+@grids_app.callback()
+def grids(
+    context: typer.Context,
+    scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
+    as_json: AsJson = False,
+    db: Db = "jobs.db",
+) -> None:
+    """List the grids that ship: runs, cost here, question.   Example: python cli.py grids --scale smoke"""
+    from runner.design import catalogue
+    from runner.view import designs
+
+    if context.invoked_subcommand is not None:
+        return
+    measured = _paces(db)
+    listed = [catalogue.describe(name, scale.value, measured) for name in catalogue.shipped()]
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    designs.list_screen(listed)
+
+
+@grids_app.command("show")
+def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
+    """Print one grid's whole design.   Example: python cli.py grids show noise-kinds"""
+    from runner.design import catalogue
+    from runner.view import designs
+
+    design = catalogue.design(name, _paces(db))
+    if as_json:
+        print(json.dumps(design, indent=2))
+        return
+    designs.design_screen(design)
+
+
+@app.command(rich_help_panel=QUEUEING)
 def enqueue(
     grid: Annotated[str, typer.Option("--grid", help="A shipped grid's name, or a TOML file.")],
     scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
@@ -164,7 +219,25 @@ def enqueue(
     print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
 
 
-@app.command()
+@app.command(name="import", rich_help_panel=QUEUEING)
+def import_(
+    file: Path,
+    study: Annotated[str, typer.Option("--study", help="Name of the study that it becomes.")],
+    protocol: Annotated[Protocol | None, typer.Option("--protocol", help=PROTOCOL)] = None,
+    columns: Annotated[str, typer.Option("--columns", help="Such as val_loss=eval/loss,seed=trial.")] = "",
+    db: Db = "jobs.db",
+) -> None:
+    """Read results that were made elsewhere.   Example: python cli.py import results.csv --study published"""
+    from runner.design.grids import checked_name
+    from runner.design.importing import import_results
+
+    name = checked_name(study)
+    with _open(db, create=True) as store:
+        count = store.write(lambda c: import_results(c, file, name, protocol, columns))
+    print(f"{name}: {count} results imported")
+
+
+@app.command(rich_help_panel=NIGHT)
 def work(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Stop after so many.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Keep polling an empty queue.")] = False,
@@ -220,93 +293,7 @@ def work(
     raise typer.Exit(code)
 
 
-@app.command()
-def report(
-    study: Study = None,
-    format: Annotated[Format, typer.Option("--format", help="What is written.")] = Format.markdown,
-    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="With figures.")] = None,
-    std: Annotated[Std, typer.Option("--std", help="Spread that ± shows.")] = Std.sample,
-    metric: Annotated[str | None, typer.Option("--metric", help="Compared; default: primary.")] = None,
-    margin: Annotated[str | None, typer.Option("--margin", help="Such as 0.5percent.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a mixed study.")] = False,
-    runs_dir: Runs = None,
-    db: Db = "jobs.db",
-) -> None:
-    """Write the report, to stdout or a folder.   Example: python cli.py report > experiment_results.md"""
-    from reports.output.files import gather, produce, write
-    from reports.reading.frames import choose_study
-    from reports.statistics.analysis import Options
-
-    folder = str(output) if output else None
-    with _open(db) as store, store.read() as connection:
-        options = Options(std.value, metric, margin, strict, format.value, folder, store.name)
-        chosen, others = choose_study(connection, study)
-        if study is None and others:
-            _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
-        material = gather(connection, chosen.name, options)
-    files = produce(material, options, _runs(db, runs_dir))
-    if output:
-        _say(f"report: {write(files, output)}")
-        return
-    print(next(iter(files.values())).decode(), end="")
-
-
-@app.command()
-def power(
-    study: Study = None,
-    difference: Annotated[str | None, typer.Option("--difference", help="Such as 0.5ppl.")] = None,
-    half_width: Annotated[str | None, typer.Option("--half-width", help="Such as 0.005nats.")] = None,
-    metric: Annotated[str | None, typer.Option("--metric", help="Default: the primary one.")] = None,
-    db: Db = "jobs.db",
-) -> None:
-    """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
-    from reports.output.seeds import plan
-    from reports.reading.plans import PLANNED
-    from runner.design.enqueue import enqueue_command
-    from runner.queue.attempts import note
-
-    with _open(db) as store, store.read() as connection:
-        planned = plan(connection, study, difference, half_width, metric)
-        line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
-        where = f" --db {shlex.quote(store.name)}" if store.name != "jobs.db" else ""
-    if planned.event:
-        with _open(db) as store:
-            store.write(lambda c: note(c, PLANNED, detail=planned.event))
-    print(planned.text)
-    if planned.seeds:
-        print(f"{line}{where}" if line else f"seeds {planned.seeds} (its grid file is not here)")
-
-
-@app.command()
-def compare(first: str, second: str, db: Db = "jobs.db") -> None:
-    """Set two studies side by side.   Example: python cli.py compare published factorial-published"""
-    from reports.output.compare import compare_studies
-
-    with _open(db) as store, store.read() as connection:
-        text = compare_studies(connection, first, second, store.name)
-    print(text, end="")
-
-
-@app.command(name="test")
-def test_(
-    study: Annotated[str, typer.Option("--study", help="Revealed for good, and recorded.")],
-    db: Db = "jobs.db",  # noqa: PT028 (a command, not a test)
-) -> None:
-    """Reveal a study's sealed test scores.   Example: python cli.py test --study factorial"""
-    from reports.sections.heldout import revealed
-    from runner.queue.studies import reveal_test
-
-    with _open(db) as store:
-        words = [word.replace(db, store.name) for word in sys.argv[1:]]  # kept for ever: without password
-        command = f"python {shlex.join(['cli.py', *words])}"
-        if not store.write(lambda c: reveal_test(c, study, command)):
-            _say(f"{study}: revealed before; nothing changed")
-        with store.read() as connection:
-            text = revealed(connection, study)
-    print(text, end="")
-
-
-@app.command()
+@app.command(rich_help_panel=NIGHT)
 def status(as_json: AsJson = False, db: Db = "jobs.db") -> None:
     """Show how the studies stand and what is running.   Example: python cli.py status --json"""
     from runner.view import console
@@ -321,7 +308,7 @@ def status(as_json: AsJson = False, db: Db = "jobs.db") -> None:
     console.status_screen(overview, running)
 
 
-@app.command()
+@app.command(rich_help_panel=NIGHT)
 def watch(study: Study = None, db: Db = "jobs.db") -> None:
     """Show the queue live; Ctrl-C leaves it.   Example: python cli.py watch"""
     from runner.view import watch
@@ -330,35 +317,7 @@ def watch(study: Study = None, db: Db = "jobs.db") -> None:
         watch.watch(store, study)
 
 
-@app.command()
-def digest(
-    hours: Annotated[float, typer.Option("--hours", min=0.01, help="How far back.")] = 24.0,
-    db: Db = "jobs.db",
-) -> None:
-    """Say in twenty lines how the night went.   Example: python cli.py digest --hours 12"""
-    from runner.view import digest as made
-
-    with _open(db) as store, store.read() as connection:
-        text = made.digest(connection, hours)
-    print(text, end="")
-
-
-@app.command()
-def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
-    """Show one job: attempts, causes, result, load, events.   Example: python cli.py show 7"""
-    from runner.queue import selection
-    from runner.view import status
-    from runner.view.job import job_screen
-
-    with _open(db) as store, store.read() as connection:
-        details = status.job_details(connection, selection.find_job(connection, job))
-    if as_json:
-        print(json.dumps(details, indent=2))
-        return
-    job_screen(details)
-
-
-@app.command(name="logs")
+@app.command(name="logs", rich_help_panel=NIGHT)
 def logs_(
     job: Job,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
@@ -376,261 +335,6 @@ def logs_(
         log = logs.find_log(store, _runs(db, runs_dir), job_id, attempt)
         for piece in logs.lines(log, lambda: logs.has_ended(store, log), follow):
             print(piece, end="", flush=True)
-
-
-@app.command()
-def retry(
-    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
-) -> None:
-    """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
-    from runner.queue import jobs
-
-    statuses = ("failed", "cancelled")
-    _change(db, statuses, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes)
-
-
-@app.command()
-def cancel(
-    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
-) -> None:
-    """Cancel queued or running jobs; what they measured stays.   Example: python cli.py cancel 7"""
-    from runner.queue import jobs
-
-    said = ("cancelled", "its worker is asked to stop it")
-    change = lambda c, ids: dict(zip(said, jobs.cancel_all(c, ids), strict=True))  # noqa: E731
-    _change(db, ("queued", "running"), change, job, study, where, yes)
-
-
-@app.command()
-def pause(
-    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
-) -> None:
-    """Keep jobs, or a study, from being claimed.   Example: python cli.py pause --study factorial"""
-    from runner.queue import jobs, studies
-
-    if study and not job and not where:
-        _write(db, lambda c: studies.hold(c, study, True))
-        print(f"study {study}: paused; running jobs go on")
-        return
-    _change(db, ("queued", "running"), lambda c, ids: {"paused": jobs.hold(c, ids)}, job, study, where, yes)
-
-
-@app.command()
-def resume(
-    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
-) -> None:
-    """Let what was paused be claimed again.   Example: python cli.py resume --study factorial"""
-    from runner.queue import jobs, studies
-
-    if study and not job and not where:
-        _write(db, lambda c: studies.hold(c, study, False))
-        print(f"study {study}: resumed, and its paused jobs")
-        return
-    statuses = ("queued", "running")
-    _change(db, statuses, lambda c, ids: {"resumed": jobs.unhold(c, ids)}, job, study, where, yes)
-
-
-@app.command()
-def prioritize(
-    job: Jobs = None,
-    priority: Annotated[int, typer.Option("--priority", "-p", help="Higher goes first.")] = 1,
-    study: OfStudy = None,
-    where: Where = None,
-    yes: Yes = False,
-    db: Db = "jobs.db",
-) -> None:
-    """Let jobs go first, or last.   Example: python cli.py prioritize --where "seed=42" --priority 5"""
-    from runner.queue import jobs
-
-    said = f"priority {priority}"
-    change = lambda c, ids: {said: jobs.prioritize(c, ids, priority)}  # noqa: E731
-    _change(db, ("queued", "running"), change, job, study, where, yes)
-
-
-@app.command()
-def delete(
-    job: Jobs = None,
-    study: OfStudy = None,
-    where: Where = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
-    runs_dir: Runs = None,
-    db: Db = "jobs.db",
-) -> None:
-    """Remove jobs or a study, with all they left.   Example: python cli.py delete --study factorial"""
-    from runner.care import clean
-    from runner.queue import selection, studies
-    from runner.queue.schema import STATUSES
-    from runner.view import console
-    from runner.view.text import size
-
-    runs = _runs(db, runs_dir)
-    with _open(db) as store:
-        with store.read() as connection:
-            meant = selection.jobs_meant(connection, job or [], study, where, STATUSES)
-        whole = study if where is None else None
-        if not meant and not whole:
-            _say("no job is meant: nothing changed")
-            return
-        ids = [each.id for each in meant]
-        if not yes:
-            console.chosen_screen(meant)
-            _ask(f"Delete these {len(ids)} jobs for good, with their results, logs and weights?")
-        gone = store.write(lambda c: studies.delete(c, ids, whole))
-        print(f"{len(ids)} jobs deleted" + "".join(f", and study {name}" for name in gone))
-        left = [file for number in ids for file in clean.left_by(runs / store.database_id, number)]
-        print(f"{size(clean.remove(store, runs, left))} freed")
-
-
-@app.command()
-def export(
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="For --to tensorboard.")] = None,
-    study: Study = None,
-    table: Annotated[Table, typer.Option("--table", help="What to export.")] = Table.runs,
-    format: Annotated[FileFormat, typer.Option("--format", help="csv, parquet or json.")] = FileFormat.csv,
-    to: Annotated[Program | None, typer.Option("--to", help="For a program: event files in DIR.")] = None,
-    db: Db = "jobs.db",
-) -> None:
-    """Write a study's runs, metrics or counts.   Example: python cli.py export --format csv > results.csv"""
-    from reports.output import export as made
-    from reports.output import tensorboard
-
-    if (to is None) != (folder is None):
-        raise typer.BadParameter("--to tensorboard and DIR go together")
-    with _open(db) as store, store.read() as connection:
-        if folder is not None:
-            print(f"{tensorboard.export_tensorboard(connection, folder, study):,} values in {folder}")
-            return
-        data = made.export(connection, study, table.value, format.value)
-    if format is FileFormat.parquet and sys.stdout.isatty():
-        raise typer.BadParameter("--format parquet is not for a terminal: add > FILE")
-    sys.stdout.buffer.write(data)
-
-
-@app.command(name="import")
-def import_(
-    file: Path,
-    study: Annotated[str, typer.Option("--study", help="Name of the study that it becomes.")],
-    protocol: Annotated[Protocol | None, typer.Option("--protocol", help=PROTOCOL)] = None,
-    columns: Annotated[str, typer.Option("--columns", help="Such as val_loss=eval/loss,seed=trial.")] = "",
-    db: Db = "jobs.db",
-) -> None:
-    """Read results that were made elsewhere.   Example: python cli.py import results.csv --study published"""
-    from runner.design.grids import checked_name
-    from runner.design.importing import import_results
-
-    name = checked_name(study)
-    with _open(db, create=True) as store:
-        count = store.write(lambda c: import_results(c, file, name, protocol, columns))
-    print(f"{name}: {count} results imported")
-
-
-@app.command()
-def doctor(
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
-    runs_dir: Runs = None,
-    cache_dir: Cache = Path("data_cache"),
-    db: Db = "jobs.db",
-) -> None:
-    """Check machine and database; exit 70 when a night would fail.   Example: python cli.py doctor --fix"""
-    from runner.care import doctor as checks
-
-    fit = True
-    for finding in checks.examine(db, _runs(db, runs_dir), cache_dir, device, _damage_of):
-        print(f"{finding.level:4} {finding.name}: {finding.text}")
-        if fix and finding.mend:
-            finding.mend()
-            print("       mended")
-            continue
-        if finding.remedy:
-            print(f"       {finding.remedy}")
-        fit = fit and finding.level != "bad"
-    raise typer.Exit(0 if fit else 70)
-
-
-@app.command()
-def clean(
-    older_than: Annotated[str, typer.Option("--older-than", help="Such as 12h or 30d.")] = "0s",
-    larger_than: Annotated[str, typer.Option("--larger-than", help="Files of at least, say, 10MB.")] = "0B",
-    study: OfStudy = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
-    runs_dir: Runs = None,
-    cache_dir: Cache = Path("data_cache"),
-    db: Db = "jobs.db",
-) -> None:
-    """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
-    from runner.care import clean
-
-    age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
-    runs = _runs(db, runs_dir)
-    with _open(db) as store:
-        found = clean.removable(store, runs, age, least, study, cache_dir)
-        if not yes:
-            clean.clean_screen(found)
-            return
-        freed = clean.remove(store, runs, found)
-    print(f"{freed:,} bytes freed; results are as they were")
-
-
-@grids_app.callback()
-def grids(
-    context: typer.Context,
-    scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
-    as_json: AsJson = False,
-    db: Db = "jobs.db",
-) -> None:
-    """List the grids that ship: runs, cost here, question.   Example: python cli.py grids --scale smoke"""
-    from runner.design import catalogue
-    from runner.view import designs
-
-    if context.invoked_subcommand is not None:
-        return
-    measured = _paces(db)
-    listed = [catalogue.describe(name, scale.value, measured) for name in catalogue.shipped()]
-    if as_json:
-        print(json.dumps(listed, indent=2))
-        return
-    designs.list_screen(listed)
-
-
-@grids_app.command("show")
-def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
-    """Print one grid's whole design.   Example: python cli.py grids show noise-kinds"""
-    from runner.design import catalogue
-    from runner.view import designs
-
-    design = catalogue.design(name, _paces(db))
-    if as_json:
-        print(json.dumps(design, indent=2))
-        return
-    designs.design_screen(design)
-
-
-@db_app.command("backup")
-def db_backup(file: Path, db: Db = "jobs.db") -> None:
-    """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
-    from runner.queue.store import backup_store, locate
-
-    backup_store(db, file)
-    print(f"{locate(db).name} → {file}")
-
-
-@db_app.command("copy")
-def db_copy(source: str, target: str) -> None:
-    """Copy everything to a new database.   Example: python cli.py db copy jobs.db postgresql://me@host/lab"""
-    from runner.queue.copying import copy_store
-
-    for line in copy_store(source, target):
-        print(line)
-
-
-@db_app.command("upgrade")
-def db_upgrade(db: Db = "jobs.db") -> None:
-    """Bring an older database to this program's schema.   Example: python cli.py db upgrade"""
-    from runner.queue.store import upgrade_store
-
-    before, after = upgrade_store(db)
-    print(f"schema {before} → {after}" if before != after else f"schema {after}: nothing to upgrade")
 
 
 @launch_app.command("slurm")
@@ -676,6 +380,323 @@ def launch_stop(db: Db = "jobs.db") -> None:
     with _open(db) as store:
         waiting, running = slurm.stop(store)
     print(f"waiting workers cancelled: {waiting}; running ones asked to save and leave: {running}")
+
+
+@app.command(rich_help_panel=CHANGING)
+def retry(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
+    from runner.queue import jobs
+
+    statuses = ("failed", "cancelled")
+    _change(db, statuses, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes)
+
+
+@app.command(rich_help_panel=CHANGING)
+def cancel(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Cancel queued or running jobs; what they measured stays.   Example: python cli.py cancel 7"""
+    from runner.queue import jobs
+
+    said = ("cancelled", "its worker is asked to stop it")
+    change = lambda c, ids: dict(zip(said, jobs.cancel_all(c, ids), strict=True))  # noqa: E731
+    _change(db, ("queued", "running"), change, job, study, where, yes)
+
+
+@app.command(rich_help_panel=CHANGING)
+def pause(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Keep jobs, or a study, from being claimed.   Example: python cli.py pause --study factorial"""
+    from runner.queue import jobs, studies
+
+    if study and not job and not where:
+        _write(db, lambda c: studies.hold(c, study, True))
+        print(f"study {study}: paused; running jobs go on")
+        return
+    _change(db, ("queued", "running"), lambda c, ids: {"paused": jobs.hold(c, ids)}, job, study, where, yes)
+
+
+@app.command(rich_help_panel=CHANGING)
+def resume(
+    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+) -> None:
+    """Let what was paused be claimed again.   Example: python cli.py resume --study factorial"""
+    from runner.queue import jobs, studies
+
+    if study and not job and not where:
+        _write(db, lambda c: studies.hold(c, study, False))
+        print(f"study {study}: resumed, and its paused jobs")
+        return
+    statuses = ("queued", "running")
+    _change(db, statuses, lambda c, ids: {"resumed": jobs.unhold(c, ids)}, job, study, where, yes)
+
+
+@app.command(rich_help_panel=CHANGING)
+def prioritize(
+    job: Jobs = None,
+    priority: Annotated[int, typer.Option("--priority", "-p", help="Higher goes first.")] = 1,
+    study: OfStudy = None,
+    where: Where = None,
+    yes: Yes = False,
+    db: Db = "jobs.db",
+) -> None:
+    """Let jobs go first, or last.   Example: python cli.py prioritize --where "seed=42" --priority 5"""
+    from runner.queue import jobs
+
+    said = f"priority {priority}"
+    change = lambda c, ids: {said: jobs.prioritize(c, ids, priority)}  # noqa: E731
+    _change(db, ("queued", "running"), change, job, study, where, yes)
+
+
+@app.command(rich_help_panel=CHANGING)
+def delete(
+    job: Jobs = None,
+    study: OfStudy = None,
+    where: Where = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    runs_dir: Runs = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Remove jobs or a study, with all they left.   Example: python cli.py delete --study factorial"""
+    from runner.care import clean
+    from runner.queue import selection, studies
+    from runner.queue.schema import STATUSES
+    from runner.view import console
+    from runner.view.text import size
+
+    runs = _runs(db, runs_dir)
+    with _open(db) as store:
+        with store.read() as connection:
+            meant = selection.jobs_meant(connection, job or [], study, where, STATUSES)
+        whole = study if where is None else None
+        if not meant and not whole:
+            _say("no job is meant: nothing changed")
+            return
+        ids = [each.id for each in meant]
+        if not yes:
+            console.chosen_screen(meant)
+            _ask(f"Delete these {len(ids)} jobs for good, with their results, logs and weights?")
+        gone = store.write(lambda c: studies.delete(c, ids, whole))
+        print(f"{len(ids)} jobs deleted" + "".join(f", and study {name}" for name in gone))
+        left = [file for number in ids for file in clean.left_by(runs / store.database_id, number)]
+        print(f"{size(clean.remove(store, runs, left))} freed")
+
+
+@app.command(rich_help_panel=MORNING)
+def digest(
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="How far back.")] = 24.0,
+    db: Db = "jobs.db",
+) -> None:
+    """Say in twenty lines how the night went.   Example: python cli.py digest --hours 12"""
+    from runner.view import digest as made
+
+    with _open(db) as store, store.read() as connection:
+        text = made.digest(connection, hours)
+    print(text, end="")
+
+
+@app.command(rich_help_panel=MORNING)
+def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
+    """Show one job: attempts, causes, result, load, events.   Example: python cli.py show 7"""
+    from runner.queue import selection
+    from runner.view import status
+    from runner.view.job import job_screen
+
+    with _open(db) as store, store.read() as connection:
+        details = status.job_details(connection, selection.find_job(connection, job))
+    if as_json:
+        print(json.dumps(details, indent=2))
+        return
+    job_screen(details)
+
+
+@app.command(rich_help_panel=MORNING)
+def report(
+    study: Study = None,
+    format: Annotated[Format, typer.Option("--format", help="What is written.")] = Format.markdown,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="With figures.")] = None,
+    std: Annotated[Std, typer.Option("--std", help="Spread that ± shows.")] = Std.sample,
+    metric: Annotated[str | None, typer.Option("--metric", help="Compared; default: primary.")] = None,
+    margin: Annotated[str | None, typer.Option("--margin", help="Such as 0.5percent.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a mixed study.")] = False,
+    runs_dir: Runs = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Write the report, to stdout or a folder.   Example: python cli.py report > experiment_results.md"""
+    from reports.output.files import gather, produce, write
+    from reports.reading.frames import choose_study
+    from reports.statistics.analysis import Options
+
+    folder = str(output) if output else None
+    with _open(db) as store, store.read() as connection:
+        options = Options(std.value, metric, margin, strict, format.value, folder, store.name)
+        chosen, others = choose_study(connection, study)
+        if study is None and others:
+            _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
+        material = gather(connection, chosen.name, options)
+    files = produce(material, options, _runs(db, runs_dir))
+    if output:
+        _say(f"report: {write(files, output)}")
+        return
+    print(next(iter(files.values())).decode(), end="")
+
+
+@app.command(rich_help_panel=MORNING)
+def power(
+    study: Study = None,
+    difference: Annotated[str | None, typer.Option("--difference", help="Such as 0.5ppl.")] = None,
+    half_width: Annotated[str | None, typer.Option("--half-width", help="Such as 0.005nats.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Default: the primary one.")] = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
+    from reports.output.seeds import plan
+    from reports.reading.plans import PLANNED
+    from runner.design.enqueue import enqueue_command
+    from runner.queue.attempts import note
+
+    with _open(db) as store, store.read() as connection:
+        planned = plan(connection, study, difference, half_width, metric)
+        line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
+        where = f" --db {shlex.quote(store.name)}" if store.name != "jobs.db" else ""
+    if planned.event:
+        with _open(db) as store:
+            store.write(lambda c: note(c, PLANNED, detail=planned.event))
+    print(planned.text)
+    if planned.seeds:
+        print(f"{line}{where}" if line else f"seeds {planned.seeds} (its grid file is not here)")
+
+
+@app.command(rich_help_panel=MORNING)
+def compare(first: str, second: str, db: Db = "jobs.db") -> None:
+    """Set two studies side by side.   Example: python cli.py compare published factorial-published"""
+    from reports.output.compare import compare_studies
+
+    with _open(db) as store, store.read() as connection:
+        text = compare_studies(connection, first, second, store.name)
+    print(text, end="")
+
+
+@app.command(name="test", rich_help_panel=MORNING)
+def test_(
+    study: Annotated[str, typer.Option("--study", help="Revealed for good, and recorded.")],
+    db: Db = "jobs.db",  # noqa: PT028 (a command, not a test)
+) -> None:
+    """Reveal a study's sealed test scores.   Example: python cli.py test --study factorial"""
+    from reports.sections.heldout import revealed
+    from runner.queue.studies import reveal_test
+
+    with _open(db) as store:
+        words = [word.replace(db, store.name) for word in sys.argv[1:]]  # kept for ever: without password
+        command = f"python {shlex.join(['cli.py', *words])}"
+        if not store.write(lambda c: reveal_test(c, study, command)):
+            _say(f"{study}: revealed before; nothing changed")
+        with store.read() as connection:
+            text = revealed(connection, study)
+    print(text, end="")
+
+
+@app.command(rich_help_panel=MORNING)
+def export(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="For --to tensorboard.")] = None,
+    study: Study = None,
+    table: Annotated[Table, typer.Option("--table", help="What to export.")] = Table.runs,
+    format: Annotated[FileFormat, typer.Option("--format", help="csv, parquet or json.")] = FileFormat.csv,
+    to: Annotated[Program | None, typer.Option("--to", help="For a program: event files in DIR.")] = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Write a study's runs, metrics or counts.   Example: python cli.py export --format csv > results.csv"""
+    from reports.output import export as made
+    from reports.output import tensorboard
+
+    if (to is None) != (folder is None):
+        raise typer.BadParameter("--to tensorboard and DIR go together")
+    with _open(db) as store, store.read() as connection:
+        if folder is not None:
+            print(f"{tensorboard.export_tensorboard(connection, folder, study):,} values in {folder}")
+            return
+        data = made.export(connection, study, table.value, format.value)
+    if format is FileFormat.parquet and sys.stdout.isatty():
+        raise typer.BadParameter("--format parquet is not for a terminal: add > FILE")
+    sys.stdout.buffer.write(data)
+
+
+@app.command(rich_help_panel=MACHINE)
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
+    runs_dir: Runs = None,
+    cache_dir: Cache = Path("data_cache"),
+    db: Db = "jobs.db",
+) -> None:
+    """Check machine and database; exit 70 when a night would fail.   Example: python cli.py doctor --fix"""
+    from runner.care import doctor as checks
+
+    fit = True
+    for finding in checks.examine(db, _runs(db, runs_dir), cache_dir, device, _damage_of):
+        print(f"{finding.level:4} {finding.name}: {finding.text}")
+        if fix and finding.mend:
+            finding.mend()
+            print("       mended")
+            continue
+        if finding.remedy:
+            print(f"       {finding.remedy}")
+        fit = fit and finding.level != "bad"
+    raise typer.Exit(0 if fit else 70)
+
+
+@app.command(rich_help_panel=MACHINE)
+def clean(
+    older_than: Annotated[str, typer.Option("--older-than", help="Such as 12h or 30d.")] = "0s",
+    larger_than: Annotated[str, typer.Option("--larger-than", help="Files of at least, say, 10MB.")] = "0B",
+    study: OfStudy = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
+    runs_dir: Runs = None,
+    cache_dir: Cache = Path("data_cache"),
+    db: Db = "jobs.db",
+) -> None:
+    """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
+    from runner.care import clean
+
+    age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
+    runs = _runs(db, runs_dir)
+    with _open(db) as store:
+        found = clean.removable(store, runs, age, least, study, cache_dir)
+        if not yes:
+            clean.clean_screen(found)
+            return
+        freed = clean.remove(store, runs, found)
+    print(f"{freed:,} bytes freed; results are as they were")
+
+
+@db_app.command("backup")
+def db_backup(file: Path, db: Db = "jobs.db") -> None:
+    """Copy the database, even while it is worked on.   Example: python cli.py db backup monday.db"""
+    from runner.queue.store import backup_store, locate
+
+    backup_store(db, file)
+    print(f"{locate(db).name} → {file}")
+
+
+@db_app.command("copy")
+def db_copy(source: str, target: str) -> None:
+    """Copy everything to a new database.   Example: python cli.py db copy jobs.db postgresql://me@host/lab"""
+    from runner.queue.copying import copy_store
+
+    for line in copy_store(source, target):
+        print(line)
+
+
+@db_app.command("upgrade")
+def db_upgrade(db: Db = "jobs.db") -> None:
+    """Bring an older database to this program's schema.   Example: python cli.py db upgrade"""
+    from runner.queue.store import upgrade_store
+
+    before, after = upgrade_store(db)
+    print(f"schema {before} → {after}" if before != after else f"schema {after}: nothing to upgrade")
 
 
 # --- what the commands share ------------------------------------------------------------------------------

@@ -68,6 +68,33 @@ def test_the_documented_options_are_the_commands_own() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_parts_of_the_help_are_those_of_the_documents_in_the_same_order() -> None:
+    lines = re.findall(r"^(?:╭─ (.+?) ─+╮|│ ([a-z]+)  .*)$", helped(""), re.MULTILINE)
+    assert lines[0][0] == "Options"
+    shown = parts_of([(part, name) for part, name in lines if part != "Options"])
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| ([A-Z][^|]*?)? ?\| ((?:`[a-z ]+`(?:, )?)+) \| ", readme, re.MULTILINE)
+    cells = [(part, re.findall(r"`([a-z]+)", names)) for part, names in table]
+    told = parts_of([line for part, names in cells for line in [(part, ""), *(("", name) for name in names)]])
+    page = (PROJECT / "docs/commands.md").read_text(encoding="utf-8")
+    documented = parts_of(re.findall(r"^(?:## (.+)|### ([a-z]+).*)$", page, re.MULTILINE))
+    assert len(shown) == 6
+    assert sum(map(len, shown.values())) == len({name.split()[0] for name in commands()})
+    assert list(told.items()) == list(shown.items())
+    assert list(documented.items()) == list(shown.items())
+
+
+def parts_of(lines: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """(heading, "") and ("", command) lines as {heading: its commands}; a group of commands counts once."""
+    parts: dict[str, list[str]] = {}
+    for heading, name in lines:
+        if heading:
+            parts[heading] = []
+        elif name and name not in (known := list(parts.values())[-1]):
+            known.append(name)
+    return parts
+
+
 def helped(name: str) -> str:
     from typer.testing import CliRunner
 
