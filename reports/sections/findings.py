@@ -14,7 +14,7 @@ from reports.statistics.analysis import Analysis
 from reports.statistics.anova import Effect
 from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.failures import Failures
-from reports.statistics.inference import Contrast
+from reports.statistics.inference import ALPHA, Contrast
 from reports.statistics.judgement import Judged
 from reports.tables import Section, Table, interval, number, percent, probability, signed
 
@@ -32,13 +32,35 @@ def findings(analysis: Analysis) -> Section:
     """The sentences, and with declared claims the table behind them."""
     judged = analysis.judged
     if not judged:
-        return Section(HEADING, _undeclared(analysis.families))
+        return Section(HEADING, (*_diverged(analysis.families), *_undeclared(analysis.families)))
     columns = (
         *("Claim", "Metric", "Should be", "Margin", "n", "Difference", "95 % interval, together"),
         *("p", "Equivalence p", "Diverged", "First is", "Verdict"),
     )
     table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "ll")
-    return Section(HEADING, tuple(_sentence(j) for j in judged), (table,), _notes(judged))
+    sentences = (*_diverged(analysis.families), *(_sentence(j) for j in judged))
+    return Section(HEADING, sentences, (table,), _notes(judged))
+
+
+def _diverged(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
+    """A finding for each condition that diverged, or whose baseline did: tested before any loss."""
+    tested = [t for t in (families[0].tested if families else ()) if t.failures.any]
+    tests = sum(not math.isnan(t.failures.p) for t in tested)
+    return tuple(_diverging(t.comparison.label, t.failures, tests) for t in tested[:_SENTENCES])
+
+
+def _diverging(label: str, failures: Failures, tests: int) -> str:
+    text = (
+        f"{label} diverged in {failures.first} of {failures.first_of} runs, the baseline in "
+        f"{failures.second} of {failures.second_of}"
+    )
+    if math.isnan(failures.p):
+        return f"{text}: in the same seeds."
+    p = min(1.0, tests * failures.p)
+    way = "more often" if failures.balance > 0 else "less often"
+    said = f"it diverges {way}" if p < ALPHA and failures.balance else "that may be chance"
+    together = "" if tests == 1 else f", {tests} tests together {probability(p)}"
+    return f"{text}: {said} (exact McNemar p {probability(failures.p)}{together})."
 
 
 def _sentence(judged: Judged) -> str:

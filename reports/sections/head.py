@@ -31,7 +31,7 @@ _CORPORA = {
 }
 _PROTOCOLS = {
     "sound": "sound: documents are split before they are cut into windows, the split is fixed for the study, "
-    "and every held-out target is scored once",
+    "and each target of the held-out windows is scored once",
     "unknown": "unknown: the runs were not made here, and the file does not say how",
     "published": "published: the published study's own windows, split, schedule and evaluation",
 }
@@ -52,11 +52,11 @@ def facts(analysis: Analysis) -> tuple[Fact, ...]:
         *_levels(study),
         ("Primary metric", _primary(study)),
         *_target(study, target),
-        ("Declared before the runs", _declared(study)),
+        ("Declared before the runs", _declared(data)),
         ("Runs", _progress(data)),
         ("Corpus", corpus_line(study)),
         *_text(study),
-        ("Protocol", protocol_line(study)),
+        ("Protocol", protocol_line(study) + _scored(data)),
         ("Model and training", _shape(environment)),
         ("Parameters", _parameters(data)),
         ("Training tokens", _tokens(data.done)),
@@ -143,15 +143,37 @@ def _target(study: Study, target: Target) -> tuple[Fact, ...]:
     return (("Compared here", f"{target.metric}, margin {_margin(target)}; asked for on the command line"),)
 
 
-def _declared(study: Study) -> str:
+def _declared(data: StudyData) -> str:
+    study = data.study
     if study.imported_from is not None:
         return "nothing that is known: the results were imported"
     claims = study.claims
     named = f"{len(claims)} claim{'s' * (len(claims) != 1)}" if claims else "no claims"
     return (
         f"factors, seeds, baseline, primary metric, margins and {named}, in the grid "
-        f"{study.grid.get('name') or NOT_RECORDED}, {instant(study.created_at)}; seeds may have been added"
+        f"{study.grid.get('name') or NOT_RECORDED}, {instant(study.created_at)}{_added(data)}"
     )
+
+
+def _added(data: StudyData) -> str:
+    """`; added since: …`: what joined the study after its first runs, and by which plan."""
+    told = [(a.at, f"{a.runs} run{'s' * (a.runs != 1)} on {instant(a.at)}") for a in data.additions]
+    told += [
+        (p.at, f"(planned on {instant(p.at)}: {p.total} seeds in all, for a {p.rule} of {p.value:.4g})")
+        for p in data.plans
+    ]
+    return f"; added since: {', '.join(text for _, text in sorted(told))}" if told else ""
+
+
+def _scored(data: StudyData) -> str:
+    """`: 16,256 targets`: how many the final pass scored, from the experts' counts."""
+    counts, done = data.counts, data.done
+    if counts.empty:
+        return ""
+    top_k = {job: config.get("model", {}).get("top_k") for job, config in done[["job_id", "config"]].values}
+    first = counts[counts["layer"] == 0].groupby("job_id")["tokens"].sum()
+    scored = {int(n) // top_k[job] for job, n in first.items() if top_k.get(job)}
+    return f": {' or '.join(f'{n:,}' for n in sorted(scored))} targets" if scored else ""
 
 
 def _progress(data: StudyData) -> str:

@@ -50,7 +50,7 @@ def test_factorial_declares_the_research_plans_hypotheses() -> None:
     assert kinds == [
         ("not_worse", "val_loss"),
         ("greater", "val_loss"),
-        ("less", "expert_usage_cv"),
+        ("less", "expert_usage_cv_layer_mean"),
         ("less", "val_loss"),
         ("equivalent", "val_loss"),
         ("equivalent", "val_loss"),
