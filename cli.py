@@ -111,6 +111,8 @@ class FileFormat(StrEnum):
 
 class Program(StrEnum):
     tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
 
 
 def _folder(path: Path | None) -> Path | None:
@@ -601,22 +603,22 @@ def test_(
 
 @app.command(rich_help_panel=MORNING)
 def export(
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="For --to tensorboard.")] = None,
+    where: Annotated[str | None, typer.Argument(metavar="[WHERE]", help="With --to: a folder.")] = None,
     study: Study = None,
     table: Annotated[Table, typer.Option("--table", help="What to export.")] = Table.runs,
     format: Annotated[FileFormat, typer.Option("--format", help="csv, parquet or json.")] = FileFormat.csv,
-    to: Annotated[Program | None, typer.Option("--to", help="For a program: event files in DIR.")] = None,
+    to: Annotated[Program | None, typer.Option("--to", help="For a program, in WHERE.")] = None,
     db: Db = "jobs.db",
 ) -> None:
     """Write a study's runs, metrics or counts.   Example: python cli.py export --format csv > results.csv"""
     from reports.output import export as made
-    from reports.output import tensorboard
+    from reports.output import programs
 
-    if (to is None) != (folder is None):
-        raise typer.BadParameter("--to tensorboard and DIR go together")
+    if (to is None) != (where is None):
+        raise typer.BadParameter("--to PROGRAM and WHERE go together, as in --to tensorboard events")
     with _open(db) as store, store.read() as connection:
-        if folder is not None:
-            print(f"{tensorboard.export_tensorboard(connection, folder, study):,} values in {folder}")
+        if to and where:
+            print(f"{programs.export_to(connection, to.value, where, study):,} values in {where}")
             return
         data = made.export(connection, study, table.value, format.value)
     if format is FileFormat.parquet and sys.stdout.isatty():

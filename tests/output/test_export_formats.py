@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 
 from reports.output.export import FORMATS, export
-from reports.output.tensorboard import ExtraMissing, export_tensorboard
+from reports.output.programs import ExtraMissing, export_to
 from runner.queue import schema
 from tests import report_fixtures as made
 
@@ -137,7 +138,7 @@ def test_a_missing_extra_is_named_with_its_remedy(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
     with pytest.raises(ExtraMissing, match="pip install tensorboard"):
-        export_tensorboard(connection, tmp_path / "events")
+        export_to(connection, "tensorboard", str(tmp_path / "events"))
     assert not (tmp_path / "events").exists()
 
 
@@ -159,7 +160,7 @@ def test_every_series_is_given_to_the_writer(
     stand_in = ModuleType("tensorboard.summary")
     stand_in.Writer = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorboard.summary", stand_in)
-    assert export_tensorboard(connection, tmp_path) == 2
+    assert export_to(connection, "tensorboard", str(tmp_path)) == 2
     run = "factorial/job-1,noise_std=0.1,seed=42"
     assert written == [
         (run, "train/loss", 2.5, 4),
@@ -172,8 +173,77 @@ def test_tensorboard_reads_what_its_writer_wrote(connection: sa.Connection, tmp_
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    export_tensorboard(connection, tmp_path)
+    export_to(connection, "tensorboard", str(tmp_path))
     events = EventAccumulator(str(tmp_path / "factorial" / "job-1,noise_std=0.1,seed=42"))
     events.Reload()
     tags = events.Tags()
     assert sorted(tags["scalars"] or tags["tensors"]) == ["train/loss", "val/loss"]
+
+
+# --- MLflow and W&B ---------------------------------------------------------------------------------------
+
+
+def test_mlflow_reads_what_its_client_wrote(
+    connection: sa.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert export_to(connection, "mlflow", str(tmp_path / "mlruns")) == 2
+    client = MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    (experiment,) = (each for each in client.search_experiments() if each.name != "Default")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "job-1,noise_std=0.1,seed=42"
+    assert run.data.params["routing.noise_std"] == "0.1"
+    history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    assert [(m.step, m.value) for m in history["train/loss"]] == [(4, 2.5)]
+    assert [(m.step, m.value) for m in history["val/loss"]] == [(8, 0.1 + 0.2)]
+    assert run.data.metrics["val_loss"] == connection.scalar(sa.select(schema.results.c.val_loss))
+    assert not [name for name in history if "test" in name]
+
+
+def test_wandb_messages_hold_what_its_run_was_given(connection: sa.Connection, tmp_path: Path) -> None:
+    """The file's frames are read here, each record in them by W&B's own message type."""
+    pytest.importorskip("wandb")
+    assert export_to(connection, "wandb", str(tmp_path)) == 2
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    records = list(wandb_records(file.read_bytes()))
+    logged = [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [row["train/loss"] for row in logged if "train/loss" in row] == [2.5]
+    assert [(row["_step"], row["val/loss"]) for row in logged if "val/loss" in row] == [(8, 0.1 + 0.2)]
+    (started,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert started.display_name == "job-1,noise_std=0.1,seed=42"
+    assert "77.0" not in str(records)  # the sealed test score
+
+
+def wandb_records(data: bytes) -> Iterator[Any]:
+    """LevelDB's log format: blocks of 32 KiB, frames of checksum, length and kind; a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        if 32_768 - at % 32_768 < 7:
+            at += 32_768 - at % 32_768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+@pytest.mark.parametrize("program", ["mlflow", "wandb"])
+def test_program_that_is_not_installed_is_named(
+    connection: sa.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setitem(sys.modules, program, None)
+    with pytest.raises(ExtraMissing, match=f"--to {program}: .*pip install {program}"):
+        export_to(connection, program, str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
