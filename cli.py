@@ -85,6 +85,7 @@ class Format(StrEnum):
     markdown = "markdown"
     html = "html"
     json = "json"
+    pdf = "pdf"
 
 
 class Std(StrEnum):
@@ -257,7 +258,7 @@ def work(
     db: Db = "jobs.db",
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
-    import reports.output.report  # noqa: F401  what the night ends with is loaded before anybody edits it
+    import reports.output.files  # noqa: F401  what the night ends with is loaded before anybody edits it
     from runner.view import digest as digest_of
     from runner.work import options as chosen
     from runner.work import output
@@ -284,13 +285,15 @@ def work(
     chosen.allow_descriptors(len(names))
     with _open(db) as store:
         worker = Worker(store, options, Display())
+        found = ""
         try:
             code = worker.run()
             if worker.found_nothing:
                 _say("nothing to do: no job is queued")
-            _print_summary(store, worker.studies)
+            if found := _first_screens(store, worker.studies):
+                _show(found)
         finally:
-            if on_finish and (trouble := digest_of.send(store, on_finish)):
+            if on_finish and (trouble := digest_of.send(store, on_finish, found)):
                 _say(f"--on-finish: {trouble}")
     raise typer.Exit(code)
 
@@ -524,6 +527,7 @@ def report(
     metric: Annotated[str | None, typer.Option("--metric", help="Compared; default: primary.")] = None,
     margin: Annotated[str | None, typer.Option("--margin", help="Such as 0.5percent.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a mixed study.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="The first screen alone.")] = False,
     runs_dir: Runs = None,
     db: Db = "jobs.db",
 ) -> None:
@@ -534,7 +538,7 @@ def report(
 
     folder = str(output) if output else None
     with _open(db) as store, store.read() as connection:
-        options = Options(std.value, metric, margin, strict, format.value, folder, store.name)
+        options = Options(std.value, metric, margin, strict, format.value, brief, folder, store.name)
         chosen, others = choose_study(connection, study)
         if study is None and others:
             _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
@@ -543,7 +547,7 @@ def report(
     if output:
         _say(f"report: {write(files, output)}")
         return
-    print(next(iter(files.values())).decode(), end="")
+    sys.stdout.buffer.write(next(iter(files.values())))
 
 
 @app.command(rich_help_panel=MORNING)
@@ -588,7 +592,7 @@ def test_(
     db: Db = "jobs.db",  # noqa: PT028 (a command, not a test)
 ) -> None:
     """Reveal a study's sealed test scores.   Example: python cli.py test --study factorial"""
-    from reports.sections.heldout import revealed
+    from reports.output.files import revealed
     from runner.queue.studies import reveal_test
 
     with _open(db) as store:
@@ -778,18 +782,25 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _print_summary(store: Store, studies: list[str]) -> None:
-    from reports.output.report import summary
+def _first_screens(store: Store, studies: list[str]) -> str:
+    """What `report --brief` prints, of each study."""
+    from reports.output.files import first_screen
     from runner.queue.store import StoreUnavailable
 
     try:
         with store.read() as connection:
-            texts = [summary(connection, study) for study in studies]
+            return "\n".join(first_screen(connection, study) for study in studies)
     except StoreUnavailable as error:  # the night's work is done, and its exit code stays
         _say(f"no summary: {error}")
-        return
-    for text in texts:
-        print(text)
+        return ""
+
+
+def _show(markdown: str) -> None:
+    """Markdown as a terminal shows it, as wide as that is."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(highlight=False).print(Markdown(markdown))
 
 
 def _seconds(text: str, option: str) -> float:

@@ -1,8 +1,7 @@
-"""Text of tables and sections: what they hold, how numbers are written, how markdown is kept safe.
+"""Text of tables and sections: what they hold, and how numbers are written.
 
-A Table and a Section hold plain text; only `markdown` escapes, so that another format can show the same
-content. Names in a database may be hostile: nothing from it reaches the page unescaped.
-Who fills them: reports/output/report.py and the section modules beside it.
+A Table and a Section hold plain text, which every format escapes in its own way: names in a database may be
+hostile. Filled by reports/sections, written by reports/output.
 """
 
 from __future__ import annotations
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 DASH = "–"
 _TURNS_TEXT_AROUND = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in ("\\", "|", "`", "*", "[", "]")}
-)
 
 
 @dataclass(frozen=True)
@@ -51,15 +47,20 @@ class Picture:
     draw: Callable[[], Figure]
 
 
+Fact = tuple[str, str]
+"""A label and what it says."""
+
+
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, tables, notes under them, and pictures."""
+    """A heading, paragraphs, labelled facts, tables, notes under them, and pictures."""
 
     heading: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
 def plain(value: object) -> str:
@@ -67,46 +68,11 @@ def plain(value: object) -> str:
     return "".join(_plain_character(c) for c in str(value))
 
 
-def escape(value: object) -> str:
-    """One line of markdown that shows `value` as it is."""
-    return plain(value).translate(_ESCAPES)
-
-
 def _plain_character(character: str) -> str:
     if character in "\n\r\t\u2028\u2029":
         return " "
     category = unicodedata.category(character)
     return "\ufffd" if category in ("Cc", "Cs") or ord(character) in _TURNS_TEXT_AROUND else character
-
-
-def markdown_table(table: Table) -> str:
-    """The table as GitHub-flavoured markdown, with its heading as #### where it has one."""
-    align = table.align or "r" * len(table.columns)
-    lines = [f"#### {escape(table.heading)}"] if table.heading else []
-    lines.append(_row([escape(name) for name in table.columns]))
-    lines.append("|" + "|".join("---:" if letter == "r" else ":---" for letter in align) + "|")
-    lines += [_row([escape(cell) for cell in row]) for row in table.rows]
-    return "\n".join(lines)
-
-
-def markdown_section(section: Section, folder: str | None = None) -> str:
-    """The section as markdown: ## heading, paragraphs, tables, notes as a list, pictures from `folder`.
-
-    Without a folder there is nowhere to keep pictures, and none is mentioned.
-    """
-    parts = [f"## {escape(section.heading)}", *map(escape, section.text)]
-    parts += [markdown_table(table) for table in section.tables]
-    if section.notes:
-        parts.append("\n".join(f"- {escape(note)}" for note in section.notes))
-    if folder is not None:
-        for picture in section.pictures:
-            parts.append(f"![{escape(picture.alt)}]({folder}/{picture.name}.png)")
-            parts.append(f"Figure ([SVG]({folder}/{picture.name}.svg)). {escape(picture.caption)}")
-    return "\n\n".join(parts)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def number(value: Any, decimals: int = 4) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reports.output.report import compose, markdown
+from reports.output.markdown import markdown
+from reports.output.report import compose
 from reports.reading.frames import choose_study, load
 from reports.statistics.analysis import Options, analyse
 
@@ -39,9 +40,13 @@ def tables(text: str) -> list[list[dict[str, str]]]:
 
 
 def aggregate(text: str) -> dict[tuple[float, ...], dict[str, str]]:
-    """Condition → row of the aggregate table."""
-    rows = tables(section(text, "Results by condition"))[0]
-    return {(float(row["noise_std"]), float(row["load_balancing_weight"])): row for row in rows}
+    """Condition → its row of the tables of quality, load and cost."""
+    found: dict[tuple[float, ...], dict[str, str]] = {}
+    for heading in ("Timings and cost", "Expert load by condition", "Results by condition"):
+        for row in (*tables(section(text, heading)), [])[0]:
+            cell = (float(row["noise_std"]), float(row["load_balancing_weight"]))
+            found[cell] = found.get(cell, {}) | row
+    return found
 
 
 def fact(text: str, label: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from reports.reading.frames import StudyData
 from reports.reading.measures import measure
 from reports.reading.study import Cell
 from reports.sections import dose
+from reports.sections.answer import ANSWER, answer
 from reports.sections.behaviour import ROUTING, STABILITY
 from reports.sections.conditions import RESULTS
 from reports.sections.contrasts import HEADING as CONTRASTS
@@ -29,17 +31,43 @@ from reports.sections.load import HEADING as LOAD
 from reports.statistics.analysis import Analysis
 from reports.statistics.blocks import Blocks
 from reports.statistics.inference import Array
-from reports.tables import Picture, plain
+from reports.tables import Picture, plain, signed
 
 MAX_ROWS = 24
 """Of the figure of differences."""
+
+
+def answer_picture(analysis: Analysis) -> Picture | None:
+    """The first screen's lines on the compared metric: differences and intervals, the margin as a band."""
+    lines = answer(analysis).lines
+    shown = [line for line in lines if line.metric == analysis.metric and not math.isnan(line.contrast.low)]
+    if not shown:
+        return None
+    metric, margin = analysis.metric, analysis.target.margin
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(style.WIDTH, 0.7 + 0.26 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        labels = [textwrap.shorten(plain(line.name), 60, placeholder=" …") for line in shown]
+        style.forest(axes, labels, [line.contrast for line in shown], margin)
+        axes.set_xlabel(f"Difference in {plain(metric.named)}")
+        return figure
+
+    band = f", the band is the margin of ±{margin:.4g}" if margin is not None else ""
+    told = "; ".join(f"{line.name}: {signed(line.contrast.difference, metric.decimals)}" for line in shown)
+    return Picture(
+        "answer",
+        f"Differences in {plain(metric.named)}, with their intervals. {plain(told)}.",
+        f"Points are means over seeds, bars the intervals of the table{band}.",
+        styled(draw),
+    )
 
 
 def pictures(curves: Curves, analysis: Analysis) -> dict[str, tuple[Picture, ...]]:
     """The figures that the study has data for, by the heading of the section where they belong."""
     data, loads, matrix = analysis.data, analysis.loads, analysis.blocks
     layout = arrange(data)
-    found: dict[str, list[Picture | None]] = {}
+    found: dict[str, list[Picture | None]] = {ANSWER: [answer_picture(analysis)]}
     if matrix is not None and len(data.done):
         found[RESULTS] = [_interaction(matrix, layout)]
         found[CONTRASTS] = [_slopes(matrix, layout), _forest(analysis)]

@@ -12,6 +12,7 @@ from reports.output.report import Report
 from reports.reading.frames import StudyData
 from reports.reading.measures import measured
 from reports.reading.study import Cell
+from reports.sections.answer import answer
 from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import TestedFamily
 from reports.statistics.failures import Failures
@@ -22,12 +23,16 @@ from reports.tables import Section
 def as_json(report: Report, analysis: Analysis) -> str:
     """One object; a number that is missing or not finite is null. Keys: docs/method.md."""
     data = analysis.data
+    first = report.answer or answer(analysis)
     content = {
         "title": report.title,
         "database_id": data.database_id,
         "command": report.command,
+        "question": first.question,
+        "answer": first.sentences,
+        "missing": first.missing,
+        "limits": dict(first.limits),
         "warnings": report.warnings,
-        "facts": dict(report.facts),
         "claims": [
             {
                 "name": j.name,
@@ -46,7 +51,7 @@ def as_json(report: Report, analysis: Analysis) -> str:
         ],
         "conditions": [_condition(data, cell) for cell in data.cells],
         "families": [_family(family) for family in analysis.families],
-        "sections": [_section(section) for section in report.sections],
+        "sections": [_section(section) for section in (*report.sections, *report.appendix)],
     }
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
@@ -116,6 +121,7 @@ def _section(section: Section) -> dict[str, Any]:
     return {
         "heading": section.heading,
         "text": section.text,
+        "facts": dict(section.facts),
         "tables": [{"heading": t.heading, "columns": t.columns, "rows": t.rows} for t in section.tables],
         "notes": section.notes,
         "figures": [{"name": picture.name, "caption": picture.caption} for picture in section.pictures],

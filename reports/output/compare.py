@@ -13,7 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reports.output.report import Report, markdown
+from reports.output.markdown import markdown
+from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import BITS, LOAD, LOSS, PERPLEXITY, Measure
 from reports.reading.origin import configurations, distinct
@@ -70,9 +71,11 @@ def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report
         sections = [Section("Conditions", (text,))]
     return Report(
         title=f"{names[0]} and {names[1]}",
+        answer=None,
         warnings=_warnings(first, second),
         facts=tuple((data.study.name, _line(data)) for data in (first, second)),
         sections=(_differences(first, second), *sections),
+        appendix=(),
         command=command,
     )
 

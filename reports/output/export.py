@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from reports.reading.frames import choose_study, runs
 from reports.reading.study import Study
-from reports.sections.conditions import GB
+from reports.sections.costs import GB
 from reports.tables import plain
 from runner.queue.schema import expert_counts, jobs, metrics, results
 

@@ -15,12 +15,16 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from reports.figures.layout import Curves, chosen_runs, read_curves
-from reports.output.report import compose, markdown
+from reports.output.markdown import brief, markdown, markdown_section
+from reports.output.report import compose, title
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.units import UnknownOption
+from reports.sections.answer import answer
+from reports.sections.heldout import held_out
 from reports.statistics.analysis import Options, analyse
 
-FORMATS = ("markdown", "html", "json")
+FORMATS = ("markdown", "html", "json", "pdf")
+_PAGES = ("html", "pdf")
 FIGURES = "figures"
 
 
@@ -41,9 +45,13 @@ def gather(connection: sa.Connection, study: str | None, options: Options) -> Ma
     """
     if options.format not in FORMATS:
         raise UnknownOption(f"--format {options.format}: choose one of {', '.join(FORMATS)}")
+    if options.brief and options.format != "markdown":
+        raise UnknownOption(f"--brief is markdown; leave out --format {options.format}")
     data = load(connection, choose_study(connection, study)[0])
-    drawn = options.format == "html" or (options.format == "markdown" and options.output is not None)
-    further = chosen_runs(data) if options.format == "html" else []
+    if options.brief:
+        return Material(data, None)
+    drawn = options.format in _PAGES or (options.format == "markdown" and options.output is not None)
+    further = chosen_runs(data) if options.format in _PAGES else []
     return Material(data, read_curves(connection, data, further) if drawn else None)
 
 
@@ -53,9 +61,12 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
     Raises:
         UnknownOption: the metric or margin asked for does not exist.
         NotUniform: --strict, and what made the results is not one thing.
+        NoBrowser: a PDF, and there is no Chromium that prints it.
     """
     data, curves = material.data, material.curves
     analysis = analyse(data, options)
+    if options.brief:
+        return {"report.md": brief(title(analysis.study), answer(analysis)).encode()}
     if curves is None:
         report = compose(analysis)
         if options.format == "markdown":
@@ -66,17 +77,38 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
     from reports.figures import style  # matplotlib: a second of imports that a table does not need
     from reports.figures.comparison import pictures
     from reports.output.page import page
+    from reports.output.pdf import pdf
     from reports.output.runs import run_pages
 
     report = compose(analysis, partial(pictures, curves))
-    if options.format == "html":
-        return {"report.html": page(report, run_pages(curves, data, runs_dir)).encode()}
+    if options.format in _PAGES:
+        content = page(report, run_pages(curves, data, runs_dir)).encode()
+        return {"report.html": content} if options.format == "html" else {"report.pdf": pdf(content)}
     files = {"report.md": markdown(report, FIGURES).encode()}
-    for section in report.sections:
-        for picture in section.pictures:
-            figure = picture.draw()
-            files |= {f"{FIGURES}/{picture.name}.{kind}": style.save(figure, kind) for kind in ("png", "svg")}
+    for picture in report.pictures:
+        figure = picture.draw()
+        files |= {f"{FIGURES}/{picture.name}.{kind}": style.save(figure, kind) for kind in ("png", "svg")}
     return files
+
+
+def first_screen(connection: sa.Connection, study: str) -> str:
+    """The first screen of a study, as markdown.
+
+    Raises:
+        NoSuchStudy: there is none of that name.
+    """
+    options = Options(brief=True)
+    return produce(gather(connection, study, options), options, Path())["report.md"].decode()
+
+
+def revealed(connection: sa.Connection, study: str) -> str:
+    """The test split's section alone, as markdown, for the command that reveals it.
+
+    Raises:
+        NoSuchStudy: there is none of that name.
+    """
+    section = held_out(analyse(load(connection, choose_study(connection, study)[0]), Options()))
+    return f"{markdown_section(section)}\n" if section else ""
 
 
 def write(files: dict[str, bytes], folder: Path) -> Path:

@@ -31,6 +31,8 @@ from reports.tables import (
 
 _CLOCKS = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
 _SHOWN = 30
+GB = 1e9
+"""Bytes in a GB, here and in the exported CSV."""
 
 
 def timings(analysis: Analysis) -> Section:
@@ -41,7 +43,7 @@ def timings(analysis: Analysis) -> Section:
     columns = (
         *data.study.factors,
         *("n", "Training (min)", "Evaluation (min)", "Compiling (min)", "Waiting (min)"),
-        *("Tokens/s", "Slowest tokens/s", "Hours in all"),
+        *("Tokens/s", "Slowest tokens/s", "Hours in all", "Peak memory (GB)"),
     )
     hours = sum(_total(data.done[clock]) for clock in _CLOCKS) / 3600
     lost = _lost_seconds(data) / 3600
@@ -54,7 +56,8 @@ def timings(analysis: Analysis) -> Section:
         (Table(columns, tuple(_row(data, cell) for cell in data.cells)),),
         (
             "Minutes are means a run. Compiling is the first step of each process, waiting is data, start-up "
-            "and checkpoints. Tokens/s is of training steps alone.",
+            "and checkpoints. Tokens/s is of training steps alone. Peak memory is the largest of the "
+            "condition, in 10^9 bytes.",
         ),
     )
 
@@ -126,6 +129,7 @@ def _row(data: StudyData, cell: Cell) -> tuple[str, ...]:
         whole(float(speed.mean())) if speed.size else DASH,
         whole(float(speed.min())) if speed.size else DASH,
         number(total / 3600, 2) if len(done) else DASH,
+        number(done["peak_memory_bytes"].max() / GB, 2),
     )
 
 

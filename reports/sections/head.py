@@ -1,7 +1,6 @@
-"""The head of a report: what was asked, of what, how much of it is there, and what to be wary of.
+"""What a study is and what made it: warnings and limits for the first screen, provenance for the appendix.
 
-`facts` are labelled lines, `warnings` what a reader must know before the first number. Both only read a
-StudyData. The tables under the head: reports/sections/conditions.py and its neighbours.
+They only read a StudyData. The first screen: reports/sections/answer.py.
 """
 
 from __future__ import annotations
@@ -18,16 +17,20 @@ from reports.reading.measures import LOSS
 from reports.reading.origin import NOT_RECORDED, SOURCE, Environment, distinct, short
 from reports.reading.study import Study, Target
 from reports.statistics.analysis import Analysis
-from reports.tables import DASH, instant, number, whole
+from reports.tables import DASH, Fact, Section, instant, number, whole
 
-Fact = tuple[str, str]
 MOST_LOST = 0.01
 """Share of the text's characters above which the report warns, as `enqueue` refuses."""
 
+HEADING = "Provenance"
 _CORPORA = {
     "bundled": "bundled: State of the Union addresses, 1790 to 2021, public domain. This is NOT Cosmopedia: "
     "its losses do not compare with the published study's",
     "smollm": "smollm: HuggingFaceTB/smollm-corpus, cosmopedia-v2",
+}
+_SHORT = {
+    "bundled": "bundled: State of the Union addresses; no loss compares with Cosmopedia's",
+    "smollm": "HuggingFaceTB/smollm-corpus, cosmopedia-v2",
 }
 _PROTOCOLS = {
     "sound": "sound: documents are split before they are cut into windows, the split is fixed for the study, "
@@ -36,18 +39,31 @@ _PROTOCOLS = {
     "published": "published: the published study's own windows, split, schedule and evaluation",
 }
 _PUBLISHED = (
-    "Published protocol, with its known defects. Training and validation windows overlap almost entirely, so "
-    "the validation loss is close to a training loss; the split is drawn from the run's seed; the schedule's "
-    "horizon counts steps, so that the rate hardly decays; perplexity is taken over the first 2,400 windows. "
-    "These numbers do not compare with those of the sound protocol."
+    "Published protocol: its validation text is almost all in the training text, so that these losses are "
+    "close to training losses, and do not compare with the sound protocol's."
+)
+_DEFECTS = (
+    "The split is drawn from the run's seed; training and validation windows overlap almost entirely; the "
+    "schedule's horizon counts steps, so that the rate hardly decays; perplexity is over the first 2,400 "
+    "windows"
 )
 
 
-def facts(analysis: Analysis) -> tuple[Fact, ...]:
-    """The labelled lines of the banner, in the order in which a reader asks."""
+def provenance(analysis: Analysis) -> Section:
+    """What was declared, what ran, and what made the results; what is not recorded stands in one line."""
+    found = _facts(analysis)
+    absent = [label.lower() for label, text in found if text == NOT_RECORDED]
+    facts = tuple((label, text) for label, text in found if text != NOT_RECORDED)
+    return Section(
+        HEADING,
+        facts=(*facts, *([("Not recorded", ", ".join(absent))] if absent else [])),
+        notes=tuple(f"Mixed: {line}." for line in analysis.environment.mixed),
+    )
+
+
+def _facts(analysis: Analysis) -> tuple[Fact, ...]:
     data, environment, target, study = analysis.data, analysis.environment, analysis.target, analysis.study
     return (
-        ("Question", str(study.grid.get("question") or "none declared")),
         ("Design", _design(data)),
         *_levels(study),
         ("Primary metric", _primary(study)),
@@ -57,6 +73,7 @@ def facts(analysis: Analysis) -> tuple[Fact, ...]:
         ("Corpus", corpus_line(study)),
         *_text(study),
         ("Protocol", protocol_line(study) + _scored(data)),
+        *((("Known defects of the protocol", _DEFECTS),) if study.protocol == "published" else ()),
         ("Model and training", _shape(environment)),
         ("Parameters", _parameters(data)),
         ("Training tokens", _tokens(data.done)),
@@ -70,7 +87,7 @@ def facts(analysis: Analysis) -> tuple[Fact, ...]:
 
 
 def warnings(analysis: Analysis) -> tuple[str, ...]:
-    """What must be known before the first number is read; empty for a complete, sound, uniform study."""
+    """What changes how the numbers may be read, in a line each; empty for a sound, uniform study."""
     data, environment, study = analysis.data, analysis.environment, analysis.study
     lines = [_PUBLISHED] if study.protocol == "published" else []
     if study.imported_from is not None:
@@ -78,19 +95,59 @@ def warnings(analysis: Analysis) -> tuple[str, ...]:
             f"Imported from {study.imported_from}: computed elsewhere, by the definitions of its authors, "
             "and shown as given."
         )
-    if (scale := study.grid.get("scale")) in ("small", "smoke"):
-        lines.append(f"Scaled down ({scale}): model and training far smaller than the question is about.")
-    if missing := len(data.runs) - len(data.done):
-        lines.append(f"Unfinished: {missing} of {len(data.runs)} runs have no result; n is shown everywhere.")
     if (lost := study.grid.get("text", {}).get("lost", 0.0)) > MOST_LOST:
         lines.append(
             f"The tokenizer loses {_percent(lost)} of the text's characters: bits per byte is too low, since "
             "what is lost costs nothing and its bytes are counted."
         )
-    if study.held:
-        lines.append("The study is paused.")
-    lines += [f"Mixed: {line}." for line in environment.mixed]
+    if len(environment.mixed) == 1:
+        lines.append(f"Mixed: {environment.mixed[0]}.")
+    elif environment.mixed:
+        keys = ", ".join(line.partition(":")[0] for line in environment.mixed)
+        lines.append(f"Mixed: runs differ in {keys}; a difference between conditions may be one of those.")
     return (*lines, *_not_finite(data))
+
+
+def missing_line(analysis: Analysis) -> str:
+    """What has no result, and why."""
+    data = analysis.data
+    missing = len(data.runs) - len(data.done)
+    if not len(data.runs):
+        return "The study has no runs."
+    paused = " The study is paused." if data.study.held else ""
+    absent = _never_enqueued(data)
+    never = f" {absent} of the grid never enqueued." if absent else ""
+    if not missing:
+        return f"Nothing: all {len(data.runs)} runs are done.{never}{paused}"
+    return f"Unfinished: {missing} of {len(data.runs)} runs have no result ({_states(data)}).{never}{paused}"
+
+
+def limits(analysis: Analysis) -> tuple[Fact, ...]:
+    """The three facts that limit what the answer says: scale, corpus, seeds."""
+    data, study = analysis.data, analysis.study
+    scale = study.grid.get("scale")
+    done = data.done
+    sizes = [
+        f"{_compact(float(done[column].dropna().median()))} {what}"
+        for column, what in (("parameters_total", "parameters"), ("tokens_seen", "training tokens a run"))
+        if done[column].notna().any()
+    ]
+    small = "; far below the question's" if scale in ("small", "smoke") else ""
+    told = [*([str(scale)] if scale else []), *([" and ".join(sizes)] if sizes else [])]
+    seeds = sorted(set(data.runs["seed"].tolist()))
+    return (
+        ("Scale", f"{': '.join(told) or NOT_RECORDED}{small}"),
+        ("Corpus", _SHORT.get(study.corpus, study.corpus) or NOT_RECORDED),
+        ("Seeds", f"{len(seeds)} ({_seeds(seeds) or DASH}); intervals are over seeds, of one text"),
+    )
+
+
+def _compact(count: float) -> str:
+    """`1.7 M`, `123 k`: a size at a glance; the exact ones stand under provenance."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
 
 
 def newest_record(data: StudyData) -> float:
@@ -177,18 +234,28 @@ def _scored(data: StudyData) -> str:
 
 
 def _progress(data: StudyData) -> str:
-    counted = data.runs["status"].value_counts()
-    parts = [f"{counted[s]} {s}" for s in ("failed", "cancelled", "running", "queued") if s in counted]
-    if "failed" in counted:
-        parts[0] += f" ({_causes(data)})"
-    text = "; ".join([f"{counted.get('done', 0)} of {len(data.runs)} done", *parts])
-    known = set(zip(data.runs["cell"], data.runs["seed"], strict=True))
-    wanted = {(cell, seed) for cell in data.study.cells() for seed in data.study.seeds}
-    if absent := len(wanted - known):
+    states = _states(data)
+    text = f"{len(data.done)} of {len(data.runs)} done" + (f"; {states}" if states else "")
+    if absent := _never_enqueued(data):
         text += f"; {absent} of the grid never enqueued"
     ended = distinct(data.attempts["outcome"].dropna())
     other = [f"{n} {outcome}" for outcome, n in ended.items() if outcome != "done"]
     return f"{text}. Attempts that ended without a result: {', '.join(other) or 'none'}"
+
+
+def _states(data: StudyData) -> str:
+    """`2 failed (oom 2); 3 queued`: the runs without a result."""
+    counted = data.runs["status"].value_counts()
+    parts = [f"{counted[s]} {s}" for s in ("failed", "cancelled", "running", "queued") if s in counted]
+    if "failed" in counted:
+        parts[0] += f" ({_causes(data)})"
+    return "; ".join(parts)
+
+
+def _never_enqueued(data: StudyData) -> int:
+    known = set(zip(data.runs["cell"], data.runs["seed"], strict=True))
+    wanted = {(cell, seed) for cell in data.study.cells() for seed in data.study.seeds}
+    return len(wanted - known)
 
 
 def _causes(data: StudyData) -> str:
@@ -287,6 +354,8 @@ def _devices(environment: Environment) -> str:
 
 
 def _code(environment: Environment) -> str:
+    if not environment.made_by:
+        return NOT_RECORDED
     dirty = sum("true" in value for value in environment.made_by.get("git_dirty", {}).values())
     changed = f"; with uncommitted changes in {dirty} run{'s' * (dirty != 1)}" if dirty else ""
     source = f"source {short(environment.all_of(SOURCE))}, " if SOURCE in environment.made_by else ""

@@ -6,13 +6,12 @@ Until then reports/reading/series.py reads none of them, and the section says ho
 from __future__ import annotations
 
 import pandas as pd
-import sqlalchemy as sa
 
-from reports.reading.frames import StudyData, choose_study, load
+from reports.reading.frames import StudyData
 from reports.reading.measures import LOSS
 from reports.reading.series import SCORES
 from reports.reading.study import Cell
-from reports.statistics.analysis import Analysis, Options, analyse
+from reports.statistics.analysis import Analysis
 from reports.statistics.inference import Std, mean_interval
 from reports.tables import (
     Section,
@@ -21,22 +20,11 @@ from reports.tables import (
     done_of_all,
     instant,
     interval,
-    markdown_section,
     mean_spread,
 )
 
 HEADING = "Test split"
 _DECIMALS = {"loss": 4, "perplexity": 2, "accuracy": 4, "bits_per_byte": 4}
-
-
-def revealed(connection: sa.Connection, study: str) -> str:
-    """The section alone, as markdown, for the command that reveals.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    section = held_out(analyse(load(connection, choose_study(connection, study)[0]), Options()))
-    return f"{markdown_section(section)}\n" if section else ""
 
 
 def held_out(analysis: Analysis) -> Section | None:

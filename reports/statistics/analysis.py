@@ -38,6 +38,8 @@ class Options:
     """Of equivalence, with its unit, instead of the declared one."""
     strict: bool = False
     format: str = "markdown"
+    brief: bool = False
+    """The first screen alone."""
     output: str | None = None
     db: str = DEFAULT_DB
 

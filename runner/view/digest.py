@@ -45,15 +45,16 @@ def digest(connection: sa.Connection, hours: float = 24.0) -> str:
     return "\n".join(_cut([line for line in lines if line is not None])) + "\n"
 
 
-def send(store: Store, command: str) -> str | None:
-    """Run a shell command with the digest on its stdin, in UTF-8; returns what went wrong, if anything did.
+def send(store: Store, command: str, findings: str = "") -> str | None:
+    """Run a shell command with the digest, and `findings` after it, on its stdin, in UTF-8.
 
-    It is run even if there is no digest to be had: its stdin then says why.
+    Returns what went wrong, if anything did. It is run even if there is no digest to be had: its stdin then
+    says why.
     """
     try:
         store.check_identity()  # a file that was moved away is still open, and knows nothing of the end
         with store.read() as connection:
-            text = digest(connection)
+            text = digest(connection) + (f"\n{findings}" if findings else "")
     except Exception as error:  # whatever it is, the night is over, and whoever waits is to know
         text = f"no digest: {plain(error)}\n"
     try:

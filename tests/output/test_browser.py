@@ -85,7 +85,7 @@ def column(table: object, index: int) -> list[str]:
 def test_the_page_works_in_a_browser(browser: object, page: str) -> None:
     browser.get(page)
     assert browser.title == f"Study {HOSTILE}"  # nothing took it over
-    assert browser.find_element("tag name", "h1").text == f"Study {HOSTILE}"
+    assert browser.find_element("tag name", "h1").text == HOSTILE  # the question
     assert browser.find_elements("tag name", "img") == []
 
     table = browser.find_element("css selector", "#results-by-condition table")
@@ -118,6 +118,10 @@ def test_the_page_works_in_a_browser(browser: object, page: str) -> None:
 
     run = browser.find_element("id", "run-1")
     assert run.get_attribute("open") is None
+    assert not run.is_displayed()
+    folded = browser.find_element("id", "runs")
+    browser.execute_script("arguments[0].scrollIntoView()", folded)
+    folded.find_element("tag name", "summary").click()
     browser.execute_script("arguments[0].scrollIntoView()", run)
     run.find_element("tag name", "summary").click()
     assert run.find_element("tag name", "svg").is_displayed()
@@ -127,6 +131,50 @@ def test_the_page_works_in_a_browser(browser: object, page: str) -> None:
     asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     urls = [request["request"]["url"] for request in asked if request["documentURL"] == page]
     assert urls == [page]  # nothing but the page itself
+
+
+SCREENS = {"1280": (1280, 800), "390": (390, 844)}
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_screen_holds_the_answer(browser: object, tmp_path: Path, screen: str, scheme: str) -> None:
+    """Question, answer, six claims with their verdicts, what is missing and what limits it: one screen."""
+    claims = [
+        {"name": name, "kind": "greater", "metric": "val_loss", **sides}
+        for sides in [{"compare": {"noise_std": 0.5}, "against": {"noise_std": 0.0}}]
+        for name in ("High noise harms", "Routing without noise does at least as well", *"abcd")
+    ]
+    with made.opened(tmp_path) as connection:
+        made.published_study(connection, question="Does routing noise help a small MoE?", claims=claims)
+        options = Options(format="html")
+        files = produce(gather(connection, None, options), options, tmp_path / "runs")
+    width, height = SCREENS[screen]
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+    browser.get(write(files, tmp_path).as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    for wanted in ("h1", ".say", ".claims", ".limits"):
+        element = browser.find_element("css selector", f"#answer {wanted}")
+        assert element.is_displayed()
+        assert element.rect["y"] + element.rect["height"] <= height, wanted
+    shown = browser.find_element("id", "answer").text
+    for words in ("0.5 costs 10.7", "SUPPORTED", "+10.70 %", "n", "Missing", "Scale", "Corpus", "Seeds"):
+        assert words in shown
+    bars = browser.find_elements("css selector", "#answer .bar svg")
+    assert len(bars) == 6
+    assert min(bar.rect["width"] for bar in bars) > 40
+
+
+def test_a_pdf_has_every_section(tmp_path: Path) -> None:
+    with made.opened(tmp_path) as connection:
+        made.published_study(connection)
+        options = Options(format="pdf")
+        files = produce(gather(connection, None, options), options, tmp_path)
+    assert files["report.pdf"].startswith(b"%PDF-")
+    assert files["report.pdf"].count(b"/Type /Page\n") + files["report.pdf"].count(b"/Type /Page ") >= 2
 
 
 def test_the_page_follows_the_readers_colours_and_fits_a_narrow_screen(browser: object, page: str) -> None:

@@ -1,10 +1,10 @@
-"""reports/output/export.py and the summary that ends a worker's night."""
+"""reports/output/export.py: the published columns, every digit, and no formula for a spreadsheet."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 
 from reports.output.export import PUBLISHED_COLUMNS, export
-from reports.output.report import summary
 from tests import report_fixtures as made
 
 # Section 11 of the published tutorial, unchanged.
@@ -32,31 +31,6 @@ print(df.groupby(['noise_std','load_balancing_weight']).agg(
 def connection(tmp_path: Path) -> Iterator[sa.Connection]:
     with made.opened(tmp_path) as connection:
         yield connection
-
-
-@pytest.mark.parametrize("state", [made.finished_study, made.unfinished_study, made.published_study])
-def test_the_summary_fits_a_terminal(
-    connection: sa.Connection, state: Callable[[sa.Connection], int]
-) -> None:
-    state(connection)
-    lines = summary(connection).splitlines()
-    assert len(lines) == 10  # title, a head of three lines, six conditions
-    assert max(map(len, lines)) <= 80
-
-
-def test_the_summary_shows_means_and_deviations(connection: sa.Connection) -> None:
-    made.published_study(connection)
-    last = summary(connection, "published").splitlines()[-1]
-    assert last.split("  ")[-4:] == ["3/3", "4.9719 ± 0.0047", "144.30 ± 0.67", "0.3345 ± 0.0956"]
-
-
-def test_a_summary_too_wide_for_a_table_becomes_blocks(connection: sa.Connection) -> None:
-    names = [f"a_factor_called_{letter * 12}" for letter in "abcdefg"]
-    study = made.add_study(connection, "x" * 100, grid={"factors": {name: [0.5] for name in names}})
-    made.add_result(connection, made.add_job(connection, study, dict.fromkeys(names, 0.5), 42))
-    lines = summary(connection).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "  Val loss  4.5000 ± –" in lines
 
 
 def test_the_tutorials_snippet_runs_on_the_export(

@@ -46,7 +46,7 @@ def test_the_published_table_is_reproduced_with_the_population_sd(connection: sa
         assert shown_mean == pytest.approx(mean, abs=0.0101)
         assert shown_sd == pytest.approx(sd, abs=0.0001)
         assert float(row["Expert Usage CV"].split(" ± ")[0]) == pytest.approx(cv, abs=0.00001)
-        assert float(row["Avg time (min)"]) == pytest.approx(time, abs=0.101)
+        assert float(row["Training (min)"]) == pytest.approx(time, abs=0.101)
         assert row["n"] == "3/3"
 
 
@@ -95,11 +95,11 @@ def test_the_published_per_seed_tables_have_the_tutorials_form(connection: sa.Co
     made.published_study(connection)
     assert (
         "#### noise_std=0.0, load_balancing_weight=0.01\n"
-        "| Seed | Best Val PPL | Expert Usage CV |\n"
-        "|---:|---:|---:|\n"
-        "| 42 | 129.75 | 0.0661 |\n"
-        "| 43 | 131.55 | 0.0867 |\n"
-        "| 44 | 129.40 | 0.0560 |\n"
+        "| Seed | Val loss | Val PPL | Best Val PPL | Expert Usage CV |\n"
+        "|---:|---:|---:|---:|---:|\n"
+        "| 42 | 4.8656 | 129.75 | 129.75 | 0.0661 |\n"
+        "| 43 | 4.8794 | 131.55 | 131.55 | 0.0867 |\n"
+        "| 44 | 4.8629 | 129.40 | 129.40 | 0.0560 |\n"
     ) in render(connection, "published")
 
 
@@ -107,11 +107,13 @@ def test_imported_results_say_that_they_are(connection: sa.Connection) -> None:
     made.published_study(connection)
     text = render(connection)
     assert "Imported from published_results.csv" in text
-    assert "Published protocol, with its known defects" in text
+    assert "Published protocol: its validation text is almost all in the training text" in text
     assert fact(text, "Exactness") == "unknown: computed elsewhere"
     assert "No expert counts are recorded" in text
     assert "No measures of training are recorded" in text
-    assert "Scaled down" not in text
+    absent = fact(text, "Not recorded")
+    assert absent == "model and training, parameters, training tokens, devices, code, packages, test split"
+    assert text.count("not recorded") <= 3
 
 
 def wide() -> dict[tuple[float, float], pd.Series]:

@@ -37,10 +37,10 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
 def test_the_banner_of_a_complete_study(connection: sa.Connection) -> None:
     made.finished_study(connection)
     text = render(connection)
-    assert fact(text, "Question") == "Does routing noise help?"
+    assert "**Question.** Does routing noise help?\n" in text
     assert fact(text, "Design").endswith("× seeds {42, 43, 44}: 6 conditions, 18 runs")
     assert fact(text, "Runs").startswith("18 of 18 done.")
-    assert "NOT Cosmopedia" in fact(text, "Corpus")
+    assert "no loss compares with Cosmopedia" in fact(text, "Corpus")
     assert fact(text, "Parameters").startswith(
         "29,507,328 in total, 24,788,736 truly active per token, 20,070,144 outside experts"
     )
@@ -61,7 +61,7 @@ def test_the_aggregate_table_against_numpy_by_hand(connection: sa.Connection) ->
         reach = 4.302652729911275 * sd / math.sqrt(3)
         assert row["95 % interval"] == f"{losses.mean() - reach:.4f} to {losses.mean() + reach:.4f}"
         assert row["Best Val PPL"].startswith(f"{np.exp(losses - 0.01).mean():.2f} ±")
-        assert (row["Avg time (min)"], row["Tokens/s"], row["Peak memory (GB)"]) == ("1.6", "51,200", "3.00")
+        assert (row["Training (min)"], row["Tokens/s"], row["Peak memory (GB)"]) == ("1.6", "51,200", "3.00")
 
 
 def test_the_load_tables_against_numpy_by_hand(connection: sa.Connection) -> None:
@@ -125,7 +125,7 @@ def test_unfinished_studies_say_what_is_missing(connection: sa.Connection) -> No
     rows = aggregate(text)
     assert rows[0.1, 0.0]["n"] == "2/3"
     assert rows[0.5, 0.01]["n"] == "0/3"
-    assert set(list(rows[0.5, 0.01].values())[3:]) == {"–"}
+    assert {v for k, v in rows[0.5, 0.01].items() if k not in (*made.FACTORS, "n")} == {"–"}
     missing = tables(section(text, "Runs without a result"))[0]
     assert len(missing) == 7
     assert (missing[0]["Status"], missing[0]["Last cause"], missing[0]["Message"]) == (
@@ -133,7 +133,7 @@ def test_unfinished_studies_say_what_is_missing(connection: sa.Connection) -> No
         "diverged",
         "loss is nan",
     )
-    assert "| 44 | – | – |" in section(text, "Results by seed")
+    assert "| 44 | – | – | – | – |" in section(text, "Results by seed")
     contrasts = tables(section(text, "Paired contrasts"))[0]
     assert {row["n"] for row in contrasts} == {"3", "2", "0"}
     # One condition is queued, the other diverged with every seed: that is not the same.
@@ -159,7 +159,8 @@ def test_what_is_mixed_is_named(connection: sa.Connection) -> None:
     )
     connection.execute(sa.update(schema.results).where(schema.results.c.job_id == 9).values(exact=0))
     text = render(connection)
-    assert "Mixed: packages.torch: 2.11.0 (4 runs), 2.13.0 (14 runs)." in text
+    assert "> **Note:** Mixed: runs differ in git_dirty, packages.torch;" in text
+    assert "Mixed: packages.torch: 2.11.0 (4 runs), 2.13.0 (14 runs)." in section(text, "Provenance")
     assert "Mixed: git_dirty: false (14 runs), true (4 runs)." in text
     assert "packages.numpy" not in text
     assert "uncommitted changes in 4 runs" in fact(text, "Code")
@@ -213,8 +214,10 @@ def test_parameters_that_differ_between_cells_are_not_called_the_same(connection
 def test_scaled_and_published_studies_are_marked(connection: sa.Connection) -> None:
     made.finished_study(connection, grid={"scale": "smoke"}, protocol="published")
     text = render(connection)
-    assert "Scaled down (smoke)" in text
-    assert "Published protocol, with its known defects" in text
+    assert fact(text, "Scale").startswith("smoke: ")
+    assert fact(text, "Scale").endswith("far below the question's")
+    assert "> **Note:** Published protocol: its validation text is almost all in the training text" in text
+    assert "the split is drawn from the run's seed" in fact(text, "Known defects of the protocol").lower()
 
 
 def test_values_that_are_not_finite_are_named_and_in_no_mean(connection: sa.Connection) -> None:

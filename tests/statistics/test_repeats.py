@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from model.config import ConfigError, RunConfig
+from reports.output.markdown import markdown_section
 from reports.reading.frames import choose_study, load
 from reports.sections.repeats import noise_floor
-from reports.tables import markdown_section
 from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import schema

@@ -149,7 +149,7 @@ def test_edit_and_commit_reach_no_trainer_of_the_night(night: Night, tmp_path: P
     night.store.write(lambda c: c.execute(sa.text("UPDATE jobs SET run_after = NULL")))
     out, _ = worker.communicate(timeout=300)
     assert worker.returncode == 0
-    assert "2/2 runs done" in out  # the summary is of the night's code, too
+    assert "all 2 runs are done" in out  # the first screen is made by the night's code, too
     assert [attempt["outcome"] for attempt in rows(night.store, "attempts", job_id=1)] == ["failed", "done"]
     for provenance in [*night.ran(1), *night.ran(2)]:
         assert provenance["source_sha256"] == before.sha256 == provenance["numeric_environment"]["source"]  # type: ignore[index]
