@@ -134,6 +134,15 @@ def store(database: str) -> Iterator[Store]:
 
 
 @pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sa.Connection]:
+    """A new, empty database for a report's study (tests/report_fixtures.py)."""
+    from tests.report_fixtures import opened
+
+    with opened(tmp_path) as connection:
+        yield connection
+
+
+@pytest.fixture
 def worker() -> jobs.Worker:
     return jobs.Worker(owner="worker-1", host="here", pid=1, device="cpu")
 

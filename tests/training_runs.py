@@ -38,6 +38,9 @@ class Numbers:
     def __init__(self, config: RunConfig, empty_test: bool = False) -> None:
         self.config, self.empty_test = config, empty_test
 
+    def require_unchanged(self) -> None:
+        """Nothing is on a disk."""
+
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.config.train.batch_size
         epoch, at = divmod(step * size, self.windows_in_an_epoch)

@@ -34,12 +34,6 @@ ALL = [
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \ud800 é漢"
 
 
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
-
-
 @pytest.fixture(scope="module")
 def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
     """A study with curves, which no test changes."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +13,6 @@ from model.config import ConfigError
 from reports.output.compare import compare_studies
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def test_published_against_ours(connection: sa.Connection) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,12 +24,6 @@ print(df.groupby(['noise_std','load_balancing_weight']).agg(
     n=('seed','count')
 ))
 """
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def test_the_tutorials_snippet_runs_on_the_export(

@@ -26,12 +26,6 @@ HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(2)
 VOID = {"meta", "br", "img", "path", "use", "rect"}
 
 
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
-
-
 @pytest.fixture(scope="module")
 def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
     """A study with curves, which no test changes."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,12 +29,6 @@ from tests.report_reading import render, tables
 CELL = {"noise_std": 0.1, "load_balancing_weight": 0.01}
 ONE_CELL: dict[str, Any] = {"factors": {}, "baseline": {}}
 HOSTILE = "=cmd|'/C calc'!A0 <script>alert(1)</script> `x` [a](http://b) *c* \x1b[31m \u202e\n| d |"
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def empty_study(connection: sa.Connection) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,12 +16,6 @@ from runner.queue import schema
 from tests import report_fixtures as made
 
 CELL = {"noise_std": 0.1, "load_balancing_weight": 0.01}
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def chosen(connection: sa.Connection, name: str | None = None) -> Study:

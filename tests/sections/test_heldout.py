@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -18,12 +18,6 @@ from runner.queue.studies import reveal_test
 from tests import report_fixtures as made
 from tests.conftest import rows
 from tests.report_reading import fact, render, section, tables
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def test_until_it_is_revealed_nothing_of_it_is_shown(connection: sa.Connection) -> None:

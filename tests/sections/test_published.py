@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,12 +26,6 @@ TUTORIAL = [
     (0.5, 0.01, 144.37, 1.40, 0.0639, 1.6),
     (0.5, 0.0, 144.30, 0.54, 0.3345, 1.6),
 ]
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def test_the_published_table_is_reproduced_with_the_population_sd(connection: sa.Connection) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from tests.report_reading import aggregate, fact, render, section, tables
 
 SNAPSHOT = Path(__file__).resolve().parents[1] / "data" / "report.md"
 ONE_CELL: dict[str, Any] = {"factors": {}, "baseline": {}}
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def test_the_banner_of_a_complete_study(connection: sa.Connection) -> None:

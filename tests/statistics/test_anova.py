@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +22,6 @@ from reports.statistics.contrasts import judge_families
 from reports.statistics.judgement import judge
 from tests import report_fixtures as made
 from tests.report_reading import render, section, tables
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def published(connection: sa.Connection) -> tuple[StudyData, pd.DataFrame]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +19,6 @@ from tests import report_fixtures as made
 from tests.report_reading import render, section, tables
 
 LEVELS: dict[str, Any] = {"compare": {"noise_std": 0.5}, "against": {"noise_std": 0.0}}
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def data_of(connection: sa.Connection) -> StudyData:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,6 @@ LEVELS = [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0]
 SEEDS = (1, 2, 3, 4, 5)
 UNIT = 0.2
 """The median of the levels above 0."""
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 def wobble(seed: int, level: float) -> float:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -31,12 +31,6 @@ from runner.queue.store import Store
 from tests import report_fixtures as made
 from tests.conftest import rows
 from tests.report_reading import render, section, tables
-
-
-@pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sa.Connection]:
-    with made.opened(tmp_path) as connection:
-        yield connection
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 40])
