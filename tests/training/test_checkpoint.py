@@ -132,7 +132,7 @@ def test_the_file_is_tensors_and_json(written: Path) -> None:
     assert header["config_hash"] == TINY.hash
     assert set(header["environment"]) == {
         "torch", "device", "device_type", "cpu_capability", "threads", "precision", "engine",
-        "deterministic",
+        "deterministic", "source",
     }  # fmt: skip
     assert written.name == f"step-{SAVED_STEP}.safetensors"
     assert [p.name for p in written.parent.iterdir()] == [written.name]  # nothing is left beside it
