@@ -104,7 +104,7 @@ def test_the_documented_lines_load_what_work_kept(
     store = open_store(str(tmp_path / "jobs.db"))
     assert rows(store, "checkpoints") == []  # they are another thing
     lines = re.search(
-        r"```python\n(import torch\nfrom model\.weights.*?)```",
+        r"```python\n(import torch\nfrom model\.training\.weights.*?)```",
         (PROJECT / "docs/commands.md").read_text(),
         re.DOTALL,
     )
