@@ -27,6 +27,7 @@ from reports.sections.answer import ANSWER, answer
 from reports.sections.behaviour import ROUTING, STABILITY
 from reports.sections.conditions import RESULTS
 from reports.sections.contrasts import HEADING as CONTRASTS
+from reports.sections.contrasts import told_once
 from reports.sections.load import HEADING as LOAD
 from reports.statistics.analysis import Analysis
 from reports.statistics.blocks import Blocks
@@ -151,7 +152,7 @@ def _forest(analysis: Analysis) -> Picture | None:
     families, target = analysis.families, analysis.target
     named = [
         (family.family.name, tested)
-        for family in families
+        for family in told_once(families)
         if family is families[0] or len(family.family.factors) == 1
         for tested in family.tested
         if tested.contrast.n

@@ -18,7 +18,7 @@ from reports.reading.frames import StudyData
 from reports.reading.study import Cell
 from reports.tables import plain
 
-MAX_PANELS, MAX_LEVELS, MAX_CONDITIONS, MAX_SEEDS = 4, 6, 12, 12
+MAX_PANELS, MAX_LEVELS, MAX_CONDITIONS, MAX_SEEDS = 4, 8, 12, 12
 """More would not be told apart; captions say when something is left out."""
 MAX_RUNS = 60
 """A page of more runs would be too heavy to open."""

@@ -1,7 +1,7 @@
 """Plots: each function draws on an Axes and returns it. How everything looks is set here, in one place.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; every series also has its own marker and
-dash, so that grey paper and a thin line are enough. What is drawn, and the captions:
+Colours are Okabe and Ito's and two more, which colour-blind readers tell apart; every series also has its own
+marker and dash, so that grey paper and a thin line are enough. What is drawn, and the captions:
 reports/figures/comparison.py.
 """
 
@@ -28,11 +28,12 @@ INK, FAINT, PAPER = "#20262e", "#c9d0d8", "#fefefe"
 """Text and axes, grid lines, background. Nothing else has these colours: the page puts its own in."""
 WIDTH = 8.0
 """Inches: 800 pixels at 100 a inch, where 9 points of text are 12 pixels."""
-_COLOURS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+_COLOURS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#7b4ea3", "#8a8f98")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     *("-", (0, (5, 1.5)), (0, (1.5, 1.2))),
     *((0, (6, 1.5, 1.5, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1))),
+    *((0, (10, 1, 2, 1)), (0, (1, 3))),
 )
 STYLES = len(_COLOURS)
 _RC: dict[Any, Any] = {

@@ -199,7 +199,7 @@ def _sentences(analysis: Analysis) -> list[str]:
 
 
 def _effect(analysis: Analysis, family: TestedFamily) -> str:
-    """`Compared with noise_std 0.0, 0.1 costs 0.9 % and 0.5 costs 10.7 % of the perplexity.`"""
+    """`Compared with noise_std 0.0: 0.1 costs 0.9 % and 0.5 costs 10.7 % of the perplexity.`"""
     (factor,) = family.family.factors
     standard = str(analysis.study.values(baseline_cell(analysis.data)[0])[factor])
     by_phrase: dict[str, list[str]] = {}
@@ -212,7 +212,7 @@ def _effect(analysis: Analysis, family: TestedFamily) -> str:
     if not by_phrase:
         return ""
     told = [f"{_list(levels)} {_plural(phrase, len(levels))}" for phrase, levels in by_phrase.items()]
-    text = f"Compared with {factor} {standard}, {_list(told)}"
+    text = f"Compared with {factor} {standard}: {_list(told)}"
     if analysis.metric.logarithmic and _PERCENT in text:
         text += " of the perplexity"
     others = sorted({name for effect in family.depends_on for name in effect.factors} - {factor})

@@ -35,7 +35,7 @@ def contrasts(analysis: Analysis) -> Section:
         f"Baseline: {data.study.label(baseline)}{remark}. "
         f"Difference: first - second in {analysis.metric.named}, paired by seed.",
     )
-    shown = [family for family in families if not family.family.skipped]
+    shown = [family for family in told_once(families) if not family.family.skipped]
     hidden = [f"{f.family.name}: {f.family.skipped} tests" for f in families if f.family.skipped]
     notes = [f"Not shown, for more than {MAX_TESTS} tests: {'; '.join(hidden)}."] if hidden else []
     return Section(
@@ -44,6 +44,17 @@ def contrasts(analysis: Analysis) -> Section:
         tuple(_table(family, target) for family in shown),
         (*notes, *_notes(target), *_flat(families)),
     )
+
+
+def told_once(families: tuple[TestedFamily, ...]) -> list[TestedFamily]:
+    """The families without those whose every comparison another one has: one factor's levels, for one."""
+    asked = [{frozenset(t.comparison.weights.items()) for t in family.tested} for family in families]
+    return [
+        family
+        for i, family in enumerate(families)
+        if not any(asked[i] < other or (asked[i] == other and j < i) for j, other in enumerate(asked))
+        or family.family.skipped
+    ]
 
 
 def _table(family: TestedFamily, target: Target) -> Table:

@@ -14,7 +14,7 @@ from reports.reading.frames import choose_study, load
 from reports.sections.answer import MAX_LINES, answer
 from reports.statistics.analysis import Options, analyse
 from tests import report_fixtures as made
-from tests.report_reading import fact, tables
+from tests.report_reading import fact, render, section, tables
 
 LINES = 40
 
@@ -52,8 +52,8 @@ def test_the_first_screen_has_at_most_forty_lines(
 def test_the_published_study_is_answered_in_its_first_lines(connection: sa.Connection) -> None:
     made.published_study(connection)
     first = "\n".join(first_screen(connection, None).splitlines()[:6]).replace("\u00a0", " ")
-    assert "Compared with noise_std 0.0, 0.1 costs 0.9 % and 0.5 costs 10.7 % of the perplexity." in first
-    assert "Compared with load_balancing_weight 0.01, 0.0 is open." in first
+    assert "Compared with noise_std 0.0: 0.1 costs 0.9 % and 0.5 costs 10.7 % of the perplexity." in first
+    assert "Compared with load_balancing_weight 0.01: 0.0 is open." in first
     assert "has the lowest val loss" in first
 
 
@@ -66,6 +66,21 @@ def test_a_claim_shows_its_difference_in_the_metric_and_in_percent(connection: s
     assert row["Difference in val_loss, nats per token"] == "+0.1016"
     assert row["In percent"] == "+10.70 %"
     assert row["95 % interval"] == "0.0928 to 0.1104"
+
+
+def test_one_factor_has_its_levels_in_one_table(connection: sa.Connection) -> None:
+    levels = [0.0, 0.1, 0.2, 0.3, 0.5]
+    study = made.add_study(connection, grid={"factors": {"noise_std": levels}, "baseline": {}})
+    for level in levels:
+        for seed in made.SEEDS:
+            made.add_result(
+                connection,
+                made.add_job(connection, study, {"noise_std": level}, seed),
+                val_loss=4.5 + level * seed / 40,
+            )
+    found = section(render(connection), "Paired contrasts")
+    assert found.count("####") == 1
+    assert len(tables(found)[0]) == len(levels) - 1
 
 
 def test_what_does_not_fit_is_counted(connection: sa.Connection) -> None:

@@ -208,7 +208,7 @@ def test_few_levels_names_and_numbers_below_zero_have_no_dose(
 def test_the_figure_shows_points_means_and_curve(connection: sa.Connection) -> None:
     data = dose(connection, bent)
     report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
-    picture = next(p for s in report.sections for p in s.pictures if p.name == "response-noise_std")
+    picture = next(p for p in report.pictures if p.name == "response-noise_std")
     figure = picture.draw()
     lines = figure.axes[0].get_lines()
     assert len(lines) == 1 + len(SEEDS) + 1
@@ -293,7 +293,7 @@ def test_learning_curves_have_two_lengths(connection: sa.Connection) -> None:
     long_study(connection, {400: 0.1, 4000: 0.1})
     data = load(connection, choose_study(connection)[0])
     report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
-    learning = next(p for s in report.sections for p in s.pictures if p.name == "learning")
+    learning = next(p for p in report.pictures if p.name == "learning")
     figure = learning.draw()
     ends = [max(max(line.get_xdata()) for line in axes.get_lines()) for axes in figure.axes[:4]]
     titles = [axes.get_title(loc="left") for axes in figure.axes[:4]]
