@@ -125,10 +125,10 @@ def claims(store: Store) -> list[float]:
     found = []
     for _ in range(CLAIMS):
         began = time.perf_counter()
-        claimed = store.write(lambda c: jobs.claim(c, me))
+        lease = store.write(lambda c: jobs.claim(c, me))
         found.append(time.perf_counter() - began)
-        assert claimed is not None
-        store.write(lambda c, claimed=claimed: jobs.release(c, claimed, "benchmark"))
+        assert lease is not None
+        store.write(lambda c, lease=lease: jobs.release(c, lease, "benchmark"))
     return found
 
 

@@ -154,12 +154,12 @@ def work(db: str, workers: int, seconds: float) -> dict[str, object]:
     def one(store: Store, me: jobs.Worker) -> None:
         while time.time() < began + seconds:
             start = time.perf_counter()
-            claimed = store.write(lambda c: jobs.claim(c, me))
-            if claimed is None:
+            lease = store.write(lambda c: jobs.claim(c, me))
+            if lease is None:
                 return
             claims.append(time.perf_counter() - start)
             start = time.perf_counter()
-            store.write(lambda c, claimed=claimed: jobs.finish(c, claimed, RESULT))
+            store.write(lambda c, lease=lease: jobs.finish(c, lease, RESULT))
             finishes.append(time.perf_counter() - start)
 
     threads = [
@@ -177,17 +177,17 @@ def heartbeats(db: str, cluster: Path, seconds: float) -> Beats:
     """Each of the workers holds a job and beats every ten seconds, as `work` does, one after another."""
     grow(db, HEARTBEATING)
     stores = [open_store(db) for _ in range(HEARTBEATING)]
-    claims = []
+    leases = []
     for number, store in enumerate(stores):
         me = jobs.Worker(f"beat-{number}", "here", 1, "cpu", lease_seconds=3600.0)
-        claims.append(store.write(lambda c, me=me: jobs.claim(c, me)))
+        leases.append(store.write(lambda c, me=me: jobs.claim(c, me)))
     took: list[float] = []
     before, began = server_seconds(cluster), time.perf_counter()
     while (passed := time.perf_counter() - began) < seconds:
-        store, claimed = stores[len(took) % HEARTBEATING], claims[len(took) % HEARTBEATING]
+        store, lease = stores[len(took) % HEARTBEATING], leases[len(took) % HEARTBEATING]
         start = time.perf_counter()
         store.check_identity()
-        store.write(lambda c, claimed=claimed: jobs.heartbeat(c, claimed, LEASE_SECONDS, 1))  # type: ignore[arg-type]
+        store.write(lambda c, lease=lease: jobs.heartbeat(c, lease, LEASE_SECONDS, 1))  # type: ignore[arg-type]
         took.append(time.perf_counter() - start)
         due = len(took) * BEAT_SECONDS / HEARTBEATING
         time.sleep(max(0.0, due - (time.perf_counter() - began)))

@@ -163,7 +163,7 @@ def queued(store: Store, tiny_grid: Path) -> Store:
 
 
 @pytest.fixture
-def claimed(queued: Store, worker: jobs.Worker) -> jobs.Claim:
+def lease(queued: Store, worker: jobs.Worker) -> jobs.Lease:
     """Job 1 in the hands of worker-1."""
     found = queued.write(lambda c: jobs.claim(c, worker))
     assert found is not None

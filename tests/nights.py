@@ -15,8 +15,8 @@ from runner.view.status import studies_overview
 RESULT = {"val_loss": 1.0, "val_perplexity": 2.718, "training_seconds": 20.0}
 
 
-def claim(store: Store, worker: jobs.Worker) -> jobs.Claim:
-    def registered(connection: sa.Connection) -> jobs.Claim | None:
+def claim(store: Store, worker: jobs.Worker) -> jobs.Lease:
+    def registered(connection: sa.Connection) -> jobs.Lease | None:
         known = sa.select(schema.workers.c.id).where(schema.workers.c.id == worker.owner)
         if connection.scalar(known) is None:
             values = {"id": worker.owner, "host": worker.host, "pid": worker.pid, "device": worker.device}
@@ -28,10 +28,10 @@ def claim(store: Store, worker: jobs.Worker) -> jobs.Claim:
     return found
 
 
-def finish(store: Store, worker: jobs.Worker, **values: float) -> jobs.Claim:
-    claimed = claim(store, worker)
-    store.write(lambda c: jobs.finish(c, claimed, {**RESULT, **values}))
-    return claimed
+def finish(store: Store, worker: jobs.Worker, **values: float) -> jobs.Lease:
+    lease = claim(store, worker)
+    store.write(lambda c: jobs.finish(c, lease, {**RESULT, **values}))
+    return lease
 
 
 def overview(store: Store, name: str = "tiny") -> dict[str, object]:

@@ -149,14 +149,14 @@ def test_run_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path, tiny_
     assert "taken" in line
 
 
-def test_the_run_folder_lies_beside_its_database(queued: Store, claimed: jobs.Claim, tmp_path: Path) -> None:
+def test_the_run_folder_lies_beside_its_database(queued: Store, lease: jobs.Lease, tmp_path: Path) -> None:
     """Wherever the command is called, and whatever links lead there."""
     log = tmp_path / "runs" / queued.database_id / "1" / "a1" / "trainer.log"
     log.parent.mkdir(parents=True)
     log.write_text("step 4\n")
     values = {"log_path": "1/a1/trainer.log"}
     queued.write(lambda c: c.execute(sa.update(schema.attempts).values(values)))
-    queued.write(lambda c: jobs.end_cancelled(c, claimed))
+    queued.write(lambda c: jobs.end_cancelled(c, lease))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "link.db").symlink_to(queued.path)

@@ -59,8 +59,11 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A job in hand. (job_id, attempt, owner) fences every later write."""
+class Lease:
+    """What a worker holds: a job, in one attempt, while `jobs.lease_expires_at` lies ahead or nobody took it.
+
+    (job_id, attempt, owner) fences every write of the attempt.
+    """
 
     job_id: int
     attempt: int
@@ -131,7 +134,7 @@ def submit(
 # --- queued → running -------------------------------------------------------------------------------------
 
 
-def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
+def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
     """Take the next due job, after giving back those whose lease has expired; None when there is none.
 
     Safe on SQLite because it is one UPDATE under the write lock (BEGIN IMMEDIATE). On PostgreSQL the choice
@@ -179,7 +182,7 @@ def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
         .where(checkpoints.c.job_id == taken.id)
         .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
     )
-    return Claim(
+    return Lease(
         job_id=taken.id,
         attempt=taken.attempt,
         owner=worker.owner,
@@ -195,7 +198,7 @@ def claim(connection: sa.Connection, worker: Worker) -> Claim | None:
 # --- while running ----------------------------------------------------------------------------------------
 
 
-def fence(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
+def fence(connection: sa.Connection, lease: Lease, **values: Any) -> None:
     """Change the job's row only while it is ours, and hold the row for the rest of the transaction.
 
     Raises:
@@ -207,19 +210,19 @@ def fence(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
     matched = connection.execute(
         sa.update(jobs)
         .where(
-            jobs.c.id == claimed.job_id,
-            jobs.c.attempt == claimed.attempt,
-            jobs.c.owner == claimed.owner,
+            jobs.c.id == lease.job_id,
+            jobs.c.attempt == lease.attempt,
+            jobs.c.owner == lease.owner,
             jobs.c.status == "running",
         )
-        .values(**(values or {"owner": claimed.owner}))
+        .values(**(values or {"owner": lease.owner}))
     )
     if matched.rowcount != 1:
-        raise LeaseLost(f"job {claimed.job_id}: attempt {claimed.attempt} no longer holds it")
+        raise LeaseLost(f"job {lease.job_id}: attempt {lease.attempt} no longer holds it")
 
 
 def heartbeat(
-    connection: sa.Connection, claimed: Claim, lease_seconds: float, step: int, silent_seconds: float = 0.0
+    connection: sa.Connection, lease: Lease, lease_seconds: float, step: int, silent_seconds: float = 0.0
 ) -> bool:
     """Renew the lease and note the progress; True when someone asked to cancel the job.
 
@@ -229,44 +232,44 @@ def heartbeat(
     """
     fence(
         connection,
-        claimed,
+        lease,
         lease_expires_at=now() + lease_seconds,
         heartbeat_at=now(),
         progress_at=now() - silent_seconds,
         progress_step=step,
     )
-    connection.execute(sa.update(workers).where(workers.c.id == claimed.owner).values(heartbeat_at=now()))
-    wanted = connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == claimed.job_id))
+    connection.execute(sa.update(workers).where(workers.c.id == lease.owner).values(heartbeat_at=now()))
+    wanted = connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == lease.job_id))
     return bool(wanted)
 
 
 # --- running → done ---------------------------------------------------------------------------------------
 
 
-def finish(connection: sa.Connection, claimed: Claim, values: Mapping[str, Any]) -> None:
+def finish(connection: sa.Connection, lease: Lease, values: Mapping[str, Any]) -> None:
     """Record the result and end the job in one transaction: a result exists exactly for a done job.
 
     Raises:
         LeaseLost: the job is another's; its result is not ours to record.
     """
-    fence(connection, claimed, progress_step=claimed.total_steps, **_ending("done"))
+    fence(connection, lease, progress_step=lease.total_steps, **_ending("done"))
     exact = connection.scalar(
-        sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == claimed.job_id)
+        sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == lease.job_id)
     )
     # NaN is NULL in SQLite by itself; where val_loss is NaN, both engines refuse the result.
     kept = {name: None if value != value else value for name, value in values.items()}
     connection.execute(
         results.insert().values(
-            job_id=claimed.job_id, attempt=claimed.attempt, recorded_at=now(), exact=exact, **kept
+            job_id=lease.job_id, attempt=lease.attempt, recorded_at=now(), exact=exact, **kept
         )
     )
-    attempt_log.end(connection, claimed.job_id, claimed.attempt, Ending("done"))
+    attempt_log.end(connection, lease.job_id, lease.attempt, Ending("done"))
 
 
-def is_finished_by(connection: sa.Connection, claimed: Claim) -> bool:
+def is_finished_by(connection: sa.Connection, lease: Lease) -> bool:
     """Whether our own finish was committed: for a connection that was lost during COMMIT."""
-    recorded: int | None = connection.scalar(_recorded(claimed.job_id))
-    return recorded == claimed.attempt
+    recorded: int | None = connection.scalar(_recorded(lease.job_id))
+    return recorded == lease.attempt
 
 
 def settle(connection: sa.Connection) -> list[int]:
@@ -288,7 +291,7 @@ def unsettled(connection: sa.Connection) -> list[int]:
 
 def fail(
     connection: sa.Connection,
-    claimed: Claim,
+    lease: Lease,
     cause: str,
     message: str,
     traceback: str | None = None,
@@ -301,19 +304,19 @@ def fail(
     Raises:
         LeaseLost: the job is another's.
     """
-    fence(connection, claimed)
+    fence(connection, lease)
     ending = Ending("failed", cause, message, traceback, exit_code)
-    return _end_badly(connection, claimed.job_id, claimed.attempt, ending)
+    return _end_badly(connection, lease.job_id, lease.attempt, ending)
 
 
-def release(connection: sa.Connection, claimed: Claim, message: str) -> None:
+def release(connection: sa.Connection, lease: Lease, message: str) -> None:
     """Give the job back unharmed (a signal, a time limit): nothing is charged, it may be claimed at once.
 
     Raises:
         LeaseLost: the job is another's.
     """
-    fence(connection, claimed, **_BACK_IN_QUEUE)
-    attempt_log.end(connection, claimed.job_id, claimed.attempt, Ending("preempted", message=message))
+    fence(connection, lease, **_BACK_IN_QUEUE)
+    attempt_log.end(connection, lease.job_id, lease.attempt, Ending("preempted", message=message))
 
 
 def requeue_lost(connection: sa.Connection) -> list[int]:
@@ -376,14 +379,14 @@ def cancel_all(connection: sa.Connection, job_ids: Sequence[int]) -> tuple[list[
     return cancelled, requested
 
 
-def end_cancelled(connection: sa.Connection, claimed: Claim) -> None:
+def end_cancelled(connection: sa.Connection, lease: Lease) -> None:
     """The worker's answer to a requested cancel: the job ends, and what it measured stays.
 
     Raises:
         LeaseLost: the job is another's.
     """
-    fence(connection, claimed, **_ending("cancelled"))
-    attempt_log.end(connection, claimed.job_id, claimed.attempt, Ending("cancelled"))
+    fence(connection, lease, **_ending("cancelled"))
+    attempt_log.end(connection, lease.job_id, lease.attempt, Ending("cancelled"))
 
 
 def retry(connection: sa.Connection, job_id: int) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from model.events import Checkpointed, Measured, NotSaved, Resumed, Waiting
 from runner.queue import attempts as attempt_log
 from runner.queue.dialects import insert_new, now
-from runner.queue.jobs import Claim, fence
+from runner.queue.jobs import Lease, fence
 from runner.queue.schema import attempts, checkpoints, expert_counts, metrics
 
 CHECKPOINTS_KEPT = 2
@@ -24,44 +24,44 @@ CHECKPOINTS_KEPT = 2
 
 
 def describe(
-    connection: sa.Connection, claimed: Claim, provenance: Mapping[str, Any], log_path: str, pid: int
+    connection: sa.Connection, lease: Lease, provenance: Mapping[str, Any], log_path: str, pid: int
 ) -> None:
     """Write what ran this attempt (git, packages, device, numeric environment) and where its log is."""
-    fence(connection, claimed)
-    _update_attempt(connection, claimed, provenance=json.dumps(provenance), log_path=log_path, pid=pid)
+    fence(connection, lease)
+    _update_attempt(connection, lease, provenance=json.dumps(provenance), log_path=log_path, pid=pid)
 
 
-def rewind(connection: sa.Connection, claimed: Claim, event: Resumed) -> None:
+def rewind(connection: sa.Connection, lease: Lease, event: Resumed) -> None:
     """Delete the rows past the step that the attempt starts from, before its first: none is there twice."""
-    fence(connection, claimed, progress_step=event.step)
+    fence(connection, lease, progress_step=event.step)
     for table in (metrics, expert_counts):
-        past = sa.and_(table.c.job_id == claimed.job_id, table.c.step > event.step)
+        past = sa.and_(table.c.job_id == lease.job_id, table.c.step > event.step)
         connection.execute(sa.delete(table).where(past))
-    provenance = json.loads(connection.scalar(_attempt(claimed, attempts.c.provenance)) or "{}")
+    provenance = json.loads(connection.scalar(_attempt(lease, attempts.c.provenance)) or "{}")
     provenance["numeric_environment"] = event.environment
     _update_attempt(
         connection,
-        claimed,
+        lease,
         resumed_from_step=event.step,
         exact=int(event.exact),
         provenance=json.dumps(provenance),
     )
     detail = {"step": event.step, "exact": event.exact}
-    attempt_log.note(connection, "started", claimed.job_id, claimed.attempt, claimed.owner, detail)
+    attempt_log.note(connection, "started", lease.job_id, lease.attempt, lease.owner, detail)
     notes = [("checkpoint refused", {"reason": reason}) for reason in event.refused]
     notes += [("not exact", {"changed": text}) for text in event.changed]
     for kind, why in notes:
-        attempt_log.note(connection, kind, claimed.job_id, claimed.attempt, claimed.owner, why)
+        attempt_log.note(connection, kind, lease.job_id, lease.attempt, lease.owner, why)
 
 
-def record(connection: sa.Connection, claimed: Claim, event: Measured) -> None:
+def record(connection: sa.Connection, lease: Lease, event: Measured) -> None:
     """Insert the values and counts of one step and split; what is there already is passed over.
 
     It is there when the connection broke during COMMIT: the event is sent again, and is the same event.
     SQLite turns NaN into NULL and would lose which of NaN and the infinities it was: `nonfinite` keeps it.
     """
-    fence(connection, claimed, progress_step=event.step)
-    where = {"job_id": claimed.job_id, "step": event.step, "split": event.split}
+    fence(connection, lease, progress_step=event.step)
+    where = {"job_id": lease.job_id, "step": event.step, "split": event.split}
     rows = [{**where, "name": name, **_number(value)} for name, value in event.values.items()]
     if rows:
         insert_new(connection, metrics, rows)
@@ -74,16 +74,16 @@ def record(connection: sa.Connection, claimed: Claim, event: Measured) -> None:
         insert_new(connection, expert_counts, counts)
 
 
-def checkpointed(connection: sa.Connection, claimed: Claim, event: Checkpointed, path: str) -> list[str]:
+def checkpointed(connection: sa.Connection, lease: Lease, event: Checkpointed, path: str) -> list[str]:
     """Point at a checkpoint that is on the disk; returns the paths that it makes superfluous.
 
     The caller deletes those files after the commit: a crash in between leaves a file too many, never one
     too few. `path` is relative to the run folder.
     """
-    fence(connection, claimed, progress_step=event.step)
+    fence(connection, lease, progress_step=event.step)
     file = {
-        "job_id": claimed.job_id,
-        "attempt": claimed.attempt,
+        "job_id": lease.job_id,
+        "attempt": lease.attempt,
         "step": event.step,
         "path": path,
         "sha256": event.sha256,
@@ -92,23 +92,21 @@ def checkpointed(connection: sa.Connection, claimed: Claim, event: Checkpointed,
         "created_at": connection.scalar(sa.select(now())),
     }
     insert_new(connection, checkpoints, [file])
-    return _forget(connection, claimed.job_id, keep=CHECKPOINTS_KEPT)
+    return _forget(connection, lease.job_id, keep=CHECKPOINTS_KEPT)
 
 
-def not_saved(connection: sa.Connection, claimed: Claim, event: NotSaved) -> None:
+def not_saved(connection: sa.Connection, lease: Lease, event: NotSaved) -> None:
     """Note that a checkpoint could not be written; the job goes on, and is not blamed."""
-    fence(connection, claimed, progress_step=event.step)
+    fence(connection, lease, progress_step=event.step)
     detail = {"step": event.step, "reason": event.reason}
-    attempt_log.note(
-        connection, "checkpoint not saved", claimed.job_id, claimed.attempt, claimed.owner, detail
-    )
+    attempt_log.note(connection, "checkpoint not saved", lease.job_id, lease.attempt, lease.owner, detail)
 
 
-def waits(connection: sa.Connection, claimed: Claim, event: Waiting) -> None:
+def waits(connection: sa.Connection, lease: Lease, event: Waiting) -> None:
     """Note that the attempt cannot start yet, and why; nothing is charged for that."""
-    fence(connection, claimed)
+    fence(connection, lease)
     detail = {"reason": event.reason}
-    attempt_log.note(connection, "waiting", claimed.job_id, claimed.attempt, claimed.owner, detail)
+    attempt_log.note(connection, "waiting", lease.job_id, lease.attempt, lease.owner, detail)
 
 
 def forget_checkpoints(connection: sa.Connection, job_id: int) -> list[str]:
@@ -127,14 +125,14 @@ def _forget(connection: sa.Connection, job_id: int, keep: int) -> list[str]:
     return [file.path for file in superfluous]
 
 
-def _attempt(claimed: Claim, column: sa.Column[Any]) -> sa.Select[Any]:
-    return sa.select(column).where(attempts.c.job_id == claimed.job_id, attempts.c.number == claimed.attempt)
+def _attempt(lease: Lease, column: sa.Column[Any]) -> sa.Select[Any]:
+    return sa.select(column).where(attempts.c.job_id == lease.job_id, attempts.c.number == lease.attempt)
 
 
-def _update_attempt(connection: sa.Connection, claimed: Claim, **values: Any) -> None:
+def _update_attempt(connection: sa.Connection, lease: Lease, **values: Any) -> None:
     connection.execute(
         sa.update(attempts)
-        .where(attempts.c.job_id == claimed.job_id, attempts.c.number == claimed.attempt)
+        .where(attempts.c.job_id == lease.job_id, attempts.c.number == lease.attempt)
         .values(**values)
     )
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from model.events import Phase, Progressed, Resumed
-from runner.queue.jobs import Claim
+from runner.queue.jobs import Lease
 
 LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
@@ -60,30 +60,30 @@ class Display:
         for task in list(self._tasks.values())[:1]:
             self._bars.update(task, queue=self._queue)
 
-    def claimed(self, claim: Claim) -> None:
-        self.note(f"{claim.label}: attempt {claim.attempt}")
-        self._said_at[claim.job_id] = time.monotonic()
-        self._tasks[claim.job_id] = self._bars.add_task(
-            f"job {claim.job_id}", total=claim.total_steps, state="", queue=""
+    def claimed(self, lease: Lease) -> None:
+        self.note(f"{lease.label}: attempt {lease.attempt}")
+        self._said_at[lease.job_id] = time.monotonic()
+        self._tasks[lease.job_id] = self._bars.add_task(
+            f"job {lease.job_id}", total=lease.total_steps, state="", queue=""
         )
         self._show_queue()
 
-    def resumed(self, claim: Claim, event: Resumed) -> None:
+    def resumed(self, lease: Lease, event: Resumed) -> None:
         for reason in event.refused:
-            self.note(f"{claim.label}: checkpoint refused: {reason}")
+            self.note(f"{lease.label}: checkpoint refused: {reason}")
         if event.step:
-            self.note(f"{claim.label}: resumes from step {event.step}{event.not_exact}")
+            self.note(f"{lease.label}: resumes from step {event.step}{event.not_exact}")
 
-    def progress(self, claim: Claim, event: Progressed) -> None:
+    def progress(self, lease: Lease, event: Progressed) -> None:
         loss = f" loss {event.loss:.3f}" if event.loss is not None else ""
         speed = f" {event.tokens_per_second:,.0f} tok/s" if event.tokens_per_second else ""
         state = f"{'' if event.phase is Phase.STEP else event.phase}{loss}{speed}"
-        self._bars.update(self._tasks[claim.job_id], completed=event.step, state=state)
-        if not self._live and time.monotonic() - self._said_at[claim.job_id] >= LINE_SECONDS:
-            self._said_at[claim.job_id] = time.monotonic()
-            self.note(f"{claim.label}: step {event.step}/{claim.total_steps} {state.strip()} · {self._queue}")
+        self._bars.update(self._tasks[lease.job_id], completed=event.step, state=state)
+        if not self._live and time.monotonic() - self._said_at[lease.job_id] >= LINE_SECONDS:
+            self._said_at[lease.job_id] = time.monotonic()
+            self.note(f"{lease.label}: step {event.step}/{lease.total_steps} {state.strip()} · {self._queue}")
 
-    def ended(self, claim: Claim) -> None:
+    def ended(self, lease: Lease) -> None:
         """The job is not in hand any more."""
-        self._bars.remove_task(self._tasks.pop(claim.job_id))
+        self._bars.remove_task(self._tasks.pop(lease.job_id))
         self._show_queue()

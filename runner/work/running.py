@@ -31,7 +31,7 @@ from model.events import (
 from runner.queue import attempts as attempt_log
 from runner.queue import jobs, records
 from runner.queue.attempts import Ending
-from runner.queue.jobs import Claim, LeaseLost
+from runner.queue.jobs import Lease, LeaseLost
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work.options import Options
 from runner.work.process import TrainerProcess
@@ -51,16 +51,16 @@ class RunningJob:
     def __init__(
         self,
         store: Store,
-        claimed: Claim,
+        lease: Lease,
         trainer: TrainerProcess,
         display: Display,
         options: Options,
         runs: Path,
         provenance: dict[str, Any],
     ) -> None:
-        self.store, self.claimed, self.trainer, self.display = store, claimed, trainer, display
+        self.store, self.lease, self.trainer, self.display = store, lease, trainer, display
         self.options, self.runs = options, runs
-        self.workdir = runs / str(claimed.job_id) / f"a{claimed.attempt}"
+        self.workdir = runs / str(lease.job_id) / f"a{lease.attempt}"
         self._provenance: dict[str, Any] | None = provenance  # until it is written
         self.ending: Ending | None = None
         self.lost = False
@@ -68,7 +68,7 @@ class RunningJob:
         self.advanced = False  # it has left a checkpoint behind
         self.longest_update_seconds = 0.0
         self._boundary_at: float | None = None
-        self._accumulate = int(claimed.setting("train.accumulate", 1))
+        self._accumulate = int(lease.setting("train.accumulate", 1))
         self._phase, self._phase_at = Phase.START, time.monotonic()
         self._outbox: list[Event] = []
         self._waits: list[Event] = []  # each is noted once, and each complaint
@@ -83,10 +83,10 @@ class RunningJob:
         self.trainer.jobs_run += 1
         self.trainer.send(
             command="run",
-            config_json=self.claimed.config_json,
+            config_json=self.lease.config_json,
             workdir=str(self.workdir),
             cache_dir=str(self.options.cache.resolve()),
-            resume_from=[[str(self.runs / path), sha256] for path, sha256 in self.claimed.checkpoints],
+            resume_from=[[str(self.runs / path), sha256] for path, sha256 in self.lease.checkpoints],
             checkpoint_seconds=self.options.checkpoint_seconds,
             keep_weights=self.options.keep_weights,
             source=self._provenance["source_sha256"],
@@ -119,11 +119,11 @@ class RunningJob:
             self._phase, self.step = event.phase, event.step
             if event.phase is Phase.STEP and event.step % self._accumulate == 0:
                 self._time_update()
-            self.display.progress(self.claimed, event)
+            self.display.progress(self.lease, event)
         elif isinstance(event, Finished):
             self.ending = Ending("done", results=event.results)
         elif isinstance(event, Waiting):
-            self.display.note(f"{self.claimed.label}: waiting: {event.reason}")
+            self.display.note(f"{self.lease.label}: waiting: {event.reason}")
             if event not in self._waits:
                 self._waits.append(event)
                 self._outbox.append(event)
@@ -132,9 +132,9 @@ class RunningJob:
             self.advanced |= isinstance(event, Checkpointed)
             if isinstance(event, Resumed):
                 self.step = event.step
-                self.display.resumed(self.claimed, event)
+                self.display.resumed(self.lease, event)
             elif isinstance(event, NotSaved):
-                self.display.note(f"{self.claimed.label}: checkpoint not saved: {event.reason}")
+                self.display.note(f"{self.lease.label}: checkpoint not saved: {event.reason}")
 
     def _time_update(self) -> None:
         """From boundary to boundary, evaluations and saves included: how long a request may have to wait."""
@@ -225,32 +225,30 @@ class RunningJob:
             return
         self._complaints.add(reason)
         self.display.note(f"run folder: {reason}")
-        claimed, detail = self.claimed, {"reason": reason}
-        of_it = (claimed.job_id, claimed.attempt, claimed.owner)
+        lease, detail = self.lease, {"reason": reason}
+        of_it = (lease.job_id, lease.attempt, lease.owner)
         with contextlib.suppress(StoreUnavailable):
             self.store.try_write(lambda c: attempt_log.note(c, "run folder", *of_it, detail))
 
     def _write_outbox(self, connection: sa.Connection) -> tuple[list[str], bool]:
         silent_seconds = time.monotonic() - self._phase_at
-        cancel = jobs.heartbeat(
-            connection, self.claimed, self.options.lease_seconds, self.step, silent_seconds
-        )
+        cancel = jobs.heartbeat(connection, self.lease, self.options.lease_seconds, self.step, silent_seconds)
         if self._provenance is not None:
             log_path = str(self.workdir.relative_to(self.runs) / "trainer.log")
-            records.describe(connection, self.claimed, self._provenance, log_path, self.trainer.pid)
+            records.describe(connection, self.lease, self._provenance, log_path, self.trainer.pid)
         superfluous: list[str] = []
         for event in self._outbox:
             if isinstance(event, Resumed):
-                records.rewind(connection, self.claimed, event)
+                records.rewind(connection, self.lease, event)
             elif isinstance(event, Measured):
-                records.record(connection, self.claimed, event)
+                records.record(connection, self.lease, event)
             elif isinstance(event, Waiting):
-                records.waits(connection, self.claimed, event)
+                records.waits(connection, self.lease, event)
             elif isinstance(event, NotSaved):
-                records.not_saved(connection, self.claimed, event)
+                records.not_saved(connection, self.lease, event)
             elif isinstance(event, Checkpointed):
                 path = str(Path(event.path).relative_to(self.runs))
-                superfluous += records.checkpointed(connection, self.claimed, event, path)
+                superfluous += records.checkpointed(connection, self.lease, event, path)
         return superfluous, cancel
 
     def conclude(self) -> str | None:
@@ -278,7 +276,7 @@ class RunningJob:
         if not self.lost:
             return None
         try:
-            ours = self.store.try_write(lambda c: jobs.is_finished_by(c, self.claimed))
+            ours = self.store.try_write(lambda c: jobs.is_finished_by(c, self.lease))
         except StoreUnavailable:
             return None
         return "done" if ours else "lost"  # a connection may break after COMMIT: the row is there
@@ -288,19 +286,19 @@ class RunningJob:
         ending = self.ending
         assert ending is not None
         if ending.outcome == "done":
-            jobs.finish(connection, self.claimed, ending.results or {})
+            jobs.finish(connection, self.lease, ending.results or {})
             if not self.options.keep_checkpoints:
-                superfluous += records.forget_checkpoints(connection, self.claimed.job_id)
+                superfluous += records.forget_checkpoints(connection, self.lease.job_id)
             self._became = "done"
         elif ending.outcome == "preempted":
-            jobs.release(connection, self.claimed, ending.message or "")
+            jobs.release(connection, self.lease, ending.message or "")
             self._became = "queued"
         elif ending.outcome == "cancelled":
-            jobs.end_cancelled(connection, self.claimed)
+            jobs.end_cancelled(connection, self.lease)
             self._became = "cancelled"
         else:
             why = (ending.cause or "bug", ending.message or "", ending.traceback, ending.exit_code)
-            self._became = jobs.fail(connection, self.claimed, *why)
+            self._became = jobs.fail(connection, self.lease, *why)
         return superfluous, False
 
 

@@ -49,7 +49,7 @@ NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 class Concluded:
     """A job that has left its slot."""
 
-    claimed: jobs.Claim
+    lease: jobs.Lease
     ending: Ending | None
     became: str
     seconds: float
@@ -144,7 +144,7 @@ class Slot:
             self.display.note(f"run folder: {error}; the trainer's log is {path}")
         return path
 
-    def claim(self, connection: sa.Connection) -> jobs.Claim | None:
+    def claim(self, connection: sa.Connection) -> jobs.Lease | None:
         """Take the next job for this slot, which is on the list of workers from then on."""
         device = str(self._ready.get("device", self.device))
         me = jobs.Worker(self.owner, socket.gethostname(), os.getpid(), device, self.options.lease_seconds)
@@ -154,14 +154,14 @@ class Slot:
             connection.execute(workers.insert().values(started_at=now(), heartbeat_at=now(), **row))
         return jobs.claim(connection, me)
 
-    def take(self, claimed: jobs.Claim) -> None:
+    def take(self, lease: jobs.Lease) -> None:
         """Start on a job that `claim` has brought."""
         assert self._trainer is not None
         self._began_at = awake_seconds()
-        self.display.claimed(claimed)
+        self.display.claimed(lease)
         provenance = {**self._machine, **self._ready}
         self.running = RunningJob(
-            self.store, claimed, self._trainer, self.display, self.options, self.runs, provenance
+            self.store, lease, self._trainer, self.display, self.options, self.runs, provenance
         )
         self.running.start()
 
@@ -200,7 +200,7 @@ class Slot:
         if became != "done":
             self.end_trainer()  # after any failure, cancellation or lost lease: a fresh process
         self._distrust(running, seconds)
-        return Concluded(running.claimed, running.ending, became, seconds)
+        return Concluded(running.lease, running.ending, became, seconds)
 
     def give_back(self, why: str) -> None:
         """Release the job in hand, without what is not recorded yet, if the database still takes that."""
@@ -208,7 +208,7 @@ class Slot:
         self.end_trainer()
         if running is not None:
             with contextlib.suppress(Exception):  # the job's lease runs out, and another takes it
-                self.store.try_write(lambda c: jobs.release(c, running.claimed, why))
+                self.store.try_write(lambda c: jobs.release(c, running.lease, why))
 
     def ask_to_stop(self) -> None:
         """Let a job save and come back; a trainer that is only starting, or tested, is ended."""
@@ -225,7 +225,7 @@ class Slot:
         ending = running.ending
         failed_here = ending is not None and ending.cause in ("device", "infrastructure", "bug", "oom")
         quick = failed_here and seconds < QUICK_SECONDS and not running.advanced
-        self._quick = [*self._quick, running.claimed.job_id] if quick else []
+        self._quick = [*self._quick, running.lease.job_id] if quick else []
         if len(self._quick) >= QUICK_FAILURES:
             self._suspects, self._quick = self._quick, []
 

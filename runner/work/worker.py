@@ -159,13 +159,13 @@ class Worker:
                 self._claim(slot)
 
     def _claim(self, slot: Slot) -> None:
-        claimed = self.store.write(slot.claim, POLL_SECONDS)
+        lease = self.store.write(slot.claim, POLL_SECONDS)
         left = self._left
-        self._left = replace(left, due=left.due - 1, running=left.running + 1) if claimed and left else None
-        if claimed is not None:
+        self._left = replace(left, due=left.due - 1, running=left.running + 1) if lease and left else None
+        if lease is not None:
             self._handed_out += 1
-            self._say_other_code(claimed.study)
-            slot.take(claimed)
+            self._say_other_code(lease.study)
+            slot.take(lease)
 
     def _say_other_code(self, study: str) -> None:
         """Once a study: that it has results of other code than this worker's."""
@@ -183,20 +183,20 @@ class Worker:
 
     def _account(self, concluded: Concluded) -> None:
         """Count the job and say what became of it."""
-        ending, claimed, became = concluded.ending, concluded.claimed, concluded.became
+        ending, lease, became = concluded.ending, concluded.lease, concluded.became
         self.jobs_done += 1
-        if claimed.study not in self.studies:
-            self.studies.append(claimed.study)
+        if lease.study not in self.studies:
+            self.studies.append(lease.study)
         if became == "done" and ending is not None and ending.results is not None:
-            self._pace.append((concluded.seconds, claimed.total_steps))
+            self._pace.append((concluded.seconds, lease.total_steps))
             perplexity = ending.results["val_perplexity"]
             said = f"done in {concluded.seconds:.0f} s, val perplexity {perplexity:.2f}"
         elif ending is not None and ending.outcome == "failed":
             said = f"{ending.cause}: {ending.message} → {became}"
         else:
             said = became
-        self.display.note(f"{claimed.label}: {said}")
-        self.display.ended(claimed)
+        self.display.note(f"{lease.label}: {said}")
+        self.display.ended(lease)
 
     def _backlog(self) -> Backlog:
         """What is left. Counting a million jobs takes a second: a count is believed for 100 times as long."""

@@ -27,15 +27,15 @@ def kept(queued: Store, worker: Worker, tmp_path: Path) -> Store:
     folder = tmp_path / "runs" / queued.database_id
     claims = []
     for _ in range(4):
-        claimed = queued.write(lambda c: jobs.claim(c, worker))
-        assert claimed is not None
-        claims.append(claimed)
-        path = f"{claimed.job_id}/a1/step-10.safetensors"
+        lease = queued.write(lambda c: jobs.claim(c, worker))
+        assert lease is not None
+        claims.append(lease)
+        path = f"{lease.job_id}/a1/step-10.safetensors"
         (folder / path).parent.mkdir(parents=True)
-        (folder / path).write_bytes(b"x" * 1000 * claimed.job_id)
+        (folder / path).write_bytes(b"x" * 1000 * lease.job_id)
         (folder / path).with_name("trainer.log").write_text("said\n")
         event = Checkpointed(10, "", "0" * 64, 10, 0.1)
-        queued.write(lambda c, k=claimed, e=event, p=path: records.checkpointed(c, k, e, p))
+        queued.write(lambda c, k=lease, e=event, p=path: records.checkpointed(c, k, e, p))
     queued.write(lambda c: jobs.finish(c, claims[0], RESULT))
     queued.write(lambda c: jobs.fail(c, claims[1], "diverged", "no"))
     queued.write(lambda c: jobs.end_cancelled(c, claims[3]))

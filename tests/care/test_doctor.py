@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from model.events import Checkpointed
 from runner.care import doctor
 from runner.queue import jobs, records
-from runner.queue.jobs import Claim
+from runner.queue.jobs import Lease
 from runner.queue.store import Store
 from tests.conftest import row, rows
 
@@ -102,9 +102,7 @@ def test_a_damaged_page_is_found(queued: Store, tmp_path: Path) -> None:
     assert (found.level, "backup" in found.remedy) == ("bad", True)
 
 
-def test_leases_of_dead_workers_are_found_and_given_back(
-    queued: Store, claimed: Claim, tmp_path: Path
-) -> None:
+def test_leases_of_dead_workers_are_found_and_given_back(queued: Store, lease: Lease, tmp_path: Path) -> None:
     assert of_database(queued, tmp_path)["leases"].level == "ok"  # a good lease is not left over
     queued.write(lambda c: c.execute(sa.text("UPDATE jobs SET lease_expires_at = 1 WHERE id = 1")))
     finding = of_database(queued, tmp_path)["leases"]
@@ -121,23 +119,23 @@ def run_folder(queued: Store, tmp_path: Path) -> Path:
     return tmp_path / "runs" / queued.database_id
 
 
-def write_checkpoint(store: Store, claimed: Claim, folder: Path, step: int, pointed: bool = True) -> Path:
-    path = f"{claimed.job_id}/a{claimed.attempt}/step-{step}.safetensors"
+def write_checkpoint(store: Store, lease: Lease, folder: Path, step: int, pointed: bool = True) -> Path:
+    path = f"{lease.job_id}/a{lease.attempt}/step-{step}.safetensors"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(b"weights")
     if pointed:
         event = Checkpointed(step, "", "0" * 64, 7, 0.1)
-        store.write(lambda c: records.checkpointed(c, claimed, event, path))
+        store.write(lambda c: records.checkpointed(c, lease, event, path))
     return folder / path
 
 
 def test_checkpoints_without_jobs_are_found_and_removed(
-    queued: Store, claimed: Claim, tmp_path: Path, run_folder: Path
+    queued: Store, lease: Lease, tmp_path: Path, run_folder: Path
 ) -> None:
-    kept = write_checkpoint(queued, claimed, run_folder, 10)
-    young = write_checkpoint(queued, claimed, run_folder, 20, pointed=False)
+    kept = write_checkpoint(queued, lease, run_folder, 10)
+    young = write_checkpoint(queued, lease, run_folder, 20, pointed=False)
     assert of_database(queued, tmp_path / "runs")["checkpoints"].level == "ok"  # the job still runs
-    queued.write(lambda c: jobs.release(c, claimed, "signal"))
+    queued.write(lambda c: jobs.release(c, lease, "signal"))
     (run_folder / "99" / "a1").mkdir(parents=True)
     nobodys = run_folder / "99" / "a1" / "step-4.safetensors.part"
     nobodys.write_bytes(b"half")
@@ -152,10 +150,10 @@ def test_checkpoints_without_jobs_are_found_and_removed(
 
 
 def test_rows_whose_file_is_gone_are_named(
-    queued: Store, claimed: Claim, tmp_path: Path, run_folder: Path
+    queued: Store, lease: Lease, tmp_path: Path, run_folder: Path
 ) -> None:
-    write_checkpoint(queued, claimed, run_folder, 10).unlink()
-    queued.write(lambda c: jobs.release(c, claimed, "signal"))
+    write_checkpoint(queued, lease, run_folder, 10).unlink()
+    queued.write(lambda c: jobs.release(c, lease, "signal"))
     finding = of_database(queued, tmp_path / "runs")["checkpoints"]
     assert (finding.level, finding.mend) == ("warn", None)
     assert "--runs-dir" in finding.remedy

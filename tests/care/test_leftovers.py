@@ -109,10 +109,10 @@ def test_worker_with_a_lease_or_a_sign_of_life_is_not_dead(queued: Store, worker
         with queued.read() as connection:
             return len(watch.snapshot(connection, None, []).workers)
 
-    claimed = claim(queued, worker)
+    lease = claim(queued, worker)
     queued.write(lambda c: c.execute(sa.update(schema.workers).values(heartbeat_at=1)))
     assert shown() == 1  # a lease of a day has few heartbeats
-    queued.write(lambda c: jobs.release(c, claimed, "signal"))
+    queued.write(lambda c: jobs.release(c, lease, "signal"))
     assert shown() == 0
     queued.write(lambda c: backlog.beat(c, [worker.owner]))
     assert shown() == 1  # it waits for jobs

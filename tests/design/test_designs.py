@@ -22,10 +22,10 @@ def timed(store: Store, seconds: dict[int, float], device: str = "cpu", host: st
     """Finish the jobs that are named, each with so many seconds of training."""
     worker = jobs.Worker(owner=f"{device}-{host}", host=host, pid=1, device=device)
     for _ in seconds:
-        claimed = store.write(lambda c: jobs.claim(c, worker))
-        assert claimed is not None
-        result = {"val_loss": 4.0, "val_perplexity": 54.6, "training_seconds": seconds[claimed.job_id]}
-        store.write(lambda c, claimed=claimed, result=result: jobs.finish(c, claimed, result))
+        lease = store.write(lambda c: jobs.claim(c, worker))
+        assert lease is not None
+        result = {"val_loss": 4.0, "val_perplexity": 54.6, "training_seconds": seconds[lease.job_id]}
+        store.write(lambda c, lease=lease, result=result: jobs.finish(c, lease, result))
 
 
 @pytest.fixture

@@ -85,9 +85,9 @@ def test_another_declaration_is_not_taken_over_and_said_to_be_so(
 def test_jobs_that_stay_as_they_are_are_named_with_the_command_that_changes_them(
     mine: Store, worker: Worker
 ) -> None:
-    claimed = mine.write(lambda c: jobs.claim(c, worker))
-    assert claimed is not None
-    mine.write(lambda c: jobs.fail(c, claimed, "diverged", "no"))
+    lease = mine.write(lambda c: jobs.claim(c, worker))
+    assert lease is not None
+    mine.write(lambda c: jobs.fail(c, lease, "diverged", "no"))
     mine.write(lambda c: jobs.cancel_all(c, [2, 3]))
     grid = made(factors={"noise_std": [0.0, 0.1], "top_k": [1, 2]})
     assert said(mine, grid, priority=1, max_failures=3) == [

@@ -100,10 +100,10 @@ def test_queue_goes_on_in_the_copy(lived: str, cluster: Cluster, worker: jobs.Wo
     before = everything(server)
     store.write(lambda c: studies.hold(c, "tiny", False))
     store.write(lambda c: c.exec_driver_sql("UPDATE jobs SET run_after = NULL"))
-    claimed = store.write(lambda c: jobs.claim(c, worker))
-    assert claimed is not None
-    assert (claimed.job_id, claimed.attempt) == (2, 2)
-    store.write(lambda c: jobs.finish(c, claimed, RESULT))
+    lease = store.write(lambda c: jobs.claim(c, worker))
+    assert lease is not None
+    assert (lease.job_id, lease.attempt) == (2, 2)
+    store.write(lambda c: jobs.finish(c, lease, RESULT))
     assert max(a["id"] for a in rows(store, "attempts")) == max(a["id"] for a in before["attempts"]) + 1
     assert row(store, "results", job_id=2)["attempt"] == 2
     store.close()

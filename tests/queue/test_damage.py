@@ -16,7 +16,7 @@ import cli
 from model.config import ConfigError
 from runner.care import doctor
 from runner.queue import copying, jobs, schema
-from runner.queue.jobs import Claim
+from runner.queue.jobs import Lease
 from runner.queue.store import Store, StoreRefused, StoreUnreachable, backup_store, open_store
 from tests.conftest import PROJECT, both_engines, environment, on_a_server, row, rows
 from tests.injection import inject
@@ -142,11 +142,11 @@ def test_log_that_comes_later_is_no_exchange(queued: Store) -> None:
 
 
 @both_engines
-def test_job_with_a_result_never_fails(queued: Store, claimed: Claim) -> None:
+def test_job_with_a_result_never_fails(queued: Store, lease: Lease) -> None:
     """A result without its ending, as an exchanged -wal may leave it: the attempt fails, the job is done."""
     half = schema.results.insert().values(job_id=1, attempt=1, recorded_at=1, **RESULT)
     queued.write(lambda c: c.execute(half))
-    assert queued.write(lambda c: jobs.fail(c, claimed, "bad_config", "no such key")) == "done"
+    assert queued.write(lambda c: jobs.fail(c, lease, "bad_config", "no such key")) == "done"
     assert (row(queued, "jobs", id=1)["status"], row(queued, "jobs", id=1)["failures"]) == ("done", 0)
 
 

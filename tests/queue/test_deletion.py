@@ -16,7 +16,7 @@ from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.copying import content, copy_store
-from runner.queue.jobs import Claim, UnknownJob, Worker
+from runner.queue.jobs import Lease, UnknownJob, Worker
 from runner.queue.store import Store, open_store
 from tests.conftest import both_engines, row, rows
 
@@ -25,16 +25,16 @@ RESULT = {"val_loss": 1.0, "val_perplexity": 2.7}
 TABLES = ("jobs", "attempts", "metrics", "expert_counts", "results", "checkpoints")
 
 
-def left_behind(store: Store, claimed: Claim, runs: Path) -> None:
+def left_behind(store: Store, lease: Lease, runs: Path) -> None:
     """A row in every table, and a checkpoint, a log and weights in the run folder."""
-    folder = runs / store.database_id / str(claimed.job_id) / "a1"
+    folder = runs / store.database_id / str(lease.job_id) / "a1"
     folder.mkdir(parents=True)
     for name in ("step-10.safetensors", "trainer.log", "weights.safetensors"):
         (folder / name).write_text("a few bytes")
     event = Checkpointed(10, "", "0" * 64, 10, 0.1)
-    path = f"{claimed.job_id}/a1/step-10.safetensors"
-    store.write(lambda c: records.checkpointed(c, claimed, event, path))
-    store.write(lambda c: records.record(c, claimed, Measured(10, "val", {"loss": 2.0}, [[1, 2]])))
+    path = f"{lease.job_id}/a1/step-10.safetensors"
+    store.write(lambda c: records.checkpointed(c, lease, event, path))
+    store.write(lambda c: records.record(c, lease, Measured(10, "val", {"loss": 2.0}, [[1, 2]])))
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def mixed(queued: Store, tiny_grid: Path, worker: Worker, tmp_path: Path) -> Sto
     queued.write(lambda c: enqueue(c, "other", grid))
     for number in (1, 2, 5):
         queued.write(lambda c, n=number: jobs.prioritize(c, [n], 9))
-        claimed = queued.write(lambda c: jobs.claim(c, worker))
-        assert claimed is not None
-        left_behind(queued, claimed, tmp_path / "runs")
+        lease = queued.write(lambda c: jobs.claim(c, worker))
+        assert lease is not None
+        left_behind(queued, lease, tmp_path / "runs")
         if number == 2:
-            queued.write(lambda c, k=claimed: jobs.fail(c, k, "diverged", "no"))
+            queued.write(lambda c, k=lease: jobs.fail(c, k, "diverged", "no"))
         else:
-            queued.write(lambda c, k=claimed: jobs.finish(c, k, RESULT))
+            queued.write(lambda c, k=lease: jobs.finish(c, k, RESULT))
     queued.write(lambda c: jobs.cancel(c, 3))
     return queued
 
@@ -118,8 +118,8 @@ def test_nothing_goes_while_any_of_it_runs(cli: Cli, mixed: Store, worker: Worke
     assert ids(mixed, "jobs") == {5, 6, 7, 8}
 
 
-def held_job(claimed: Claim) -> sa.ColumnElement[bool]:
-    return schema.jobs.c.id == claimed.job_id
+def held_job(lease: Lease) -> sa.ColumnElement[bool]:
+    return schema.jobs.c.id == lease.job_id
 
 
 def test_it_shows_and_asks_first(cli: Cli, mixed: Store) -> None:

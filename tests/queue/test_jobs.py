@@ -15,7 +15,7 @@ from runner.design import grids
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.backlog import backlog
-from runner.queue.jobs import Claim, LeaseLost, UnknownJob, Worker
+from runner.queue.jobs import Lease, LeaseLost, UnknownJob, Worker
 from runner.queue.store import Store
 from runner.view import status
 from tests.conftest import PROJECT, both_engines, row, rows
@@ -24,7 +24,7 @@ pytestmark = both_engines
 RESULT = {"val_loss": 1.0, "val_perplexity": 2.718}
 
 
-def claim(store: Store, worker: Worker) -> Claim | None:
+def claim(store: Store, worker: Worker) -> Lease | None:
     return store.write(lambda c: jobs.claim(c, worker))
 
 
@@ -38,10 +38,10 @@ def make_due(store: Store) -> None:
     store.write(lambda c: c.execute(sa.text("UPDATE jobs SET run_after = NULL")))
 
 
-def checkpoint(store: Store, claimed: Claim, step: int) -> list[str]:
+def checkpoint(store: Store, lease: Lease, step: int) -> list[str]:
     event = Checkpointed(step, "", "0" * 64, 10, 0.1)
-    path = f"{claimed.job_id}/a{claimed.attempt}/step-{step}.safetensors"
-    return store.write(lambda c: records.checkpointed(c, claimed, event, path))
+    path = f"{lease.job_id}/a{lease.attempt}/step-{step}.safetensors"
+    return store.write(lambda c: records.checkpointed(c, lease, event, path))
 
 
 # --- into the queue ---------------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ from runner.queue import jobs
 from runner.queue.store import open_store
 store = open_store({database!r})
 me = jobs.Worker(sys.argv[1], "here", 1, "cpu")
-while (claimed := store.write(lambda c: jobs.claim(c, me))) is not None:
-    store.write(lambda c: jobs.finish(c, claimed, {RESULT!r}))
-    print(claimed.job_id)
+while (lease := store.write(lambda c: jobs.claim(c, me))) is not None:
+    store.write(lambda c: jobs.finish(c, lease, {RESULT!r}))
+    print(lease.job_id)
 """
     workers = [
         subprocess.Popen(
@@ -171,35 +171,35 @@ def test_stale_attempt_writes_nothing(queued: Store, worker: Worker, meanwhile: 
         assert everything(queued) == before, name
 
 
-def test_late_heartbeat_keeps_a_job_that_nobody_took(queued: Store, claimed: Claim) -> None:
-    expire(queued, claimed.job_id)
-    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 7))
+def test_late_heartbeat_keeps_a_job_that_nobody_took(queued: Store, lease: Lease) -> None:
+    expire(queued, lease.job_id)
+    queued.write(lambda c: jobs.heartbeat(c, lease, 60, 7))
     assert queued.write(jobs.requeue_lost) == []
-    assert row(queued, "jobs", id=claimed.job_id)["progress_step"] == 7
+    assert row(queued, "jobs", id=lease.job_id)["progress_step"] == 7
 
 
 # --- done -------------------------------------------------------------------------------------------------
 
 
-def test_finish_records_one_result_and_ends_the_attempt(queued: Store, claimed: Claim) -> None:
-    queued.write(lambda c: jobs.finish(c, claimed, RESULT))
-    job = row(queued, "jobs", id=claimed.job_id)
+def test_finish_records_one_result_and_ends_the_attempt(queued: Store, lease: Lease) -> None:
+    queued.write(lambda c: jobs.finish(c, lease, RESULT))
+    job = row(queued, "jobs", id=lease.job_id)
     assert (job["status"], job["owner"], job["progress_step"]) == ("done", None, 40)
     assert job["finished_at"] is not None
     assert row(queued, "attempts")["outcome"] == "done"
     result = row(queued, "results")
     assert (result["val_loss"], result["attempt"], result["exact"]) == (1.0, 1, 1)
     with queued.read() as connection:
-        assert jobs.is_finished_by(connection, claimed)
-        assert not jobs.is_finished_by(connection, replace(claimed, attempt=2))
+        assert jobs.is_finished_by(connection, lease)
+        assert not jobs.is_finished_by(connection, replace(lease, attempt=2))
     with pytest.raises(LeaseLost):
-        queued.write(lambda c: jobs.finish(c, claimed, RESULT))
+        queued.write(lambda c: jobs.finish(c, lease, RESULT))
 
 
-def test_finish_and_result_stand_or_fall_together(queued: Store, claimed: Claim) -> None:
+def test_finish_and_result_stand_or_fall_together(queued: Store, lease: Lease) -> None:
     with pytest.raises(sa.exc.IntegrityError):
-        queued.write(lambda c: jobs.finish(c, claimed, {"val_perplexity": 1.0}))  # no val_loss
-    assert row(queued, "jobs", id=claimed.job_id)["status"] == "running"
+        queued.write(lambda c: jobs.finish(c, lease, {"val_perplexity": 1.0}))  # no val_loss
+    assert row(queued, "jobs", id=lease.job_id)["status"] == "running"
     assert rows(queued, "results") == []
 
 
@@ -225,9 +225,9 @@ def fail_until_final(store: Store, worker: Worker, cause: str) -> int:
     store.write(lambda c: c.execute(sa.text("UPDATE jobs SET held = 1 WHERE id > 1")))
     for attempts in range(1, 10):
         make_due(store)
-        claimed = claim(store, worker)
-        assert claimed is not None
-        if store.write(lambda c, claimed=claimed: jobs.fail(c, claimed, cause, "because")) == "failed":
+        lease = claim(store, worker)
+        assert lease is not None
+        if store.write(lambda c, lease=lease: jobs.fail(c, lease, cause, "because")) == "failed":
             return attempts
     raise AssertionError("never final")
 
@@ -257,10 +257,10 @@ def test_failures_back_off_twice_as_long_each_time(queued: Store, worker: Worker
     waits = []
     for _ in range(2):
         make_due(queued)
-        claimed = claim(queued, worker)
-        assert claimed is not None
-        assert claimed.job_id == 1
-        queued.write(lambda c, claimed=claimed: jobs.fail(c, claimed, "stalled", "silent"))
+        lease = claim(queued, worker)
+        assert lease is not None
+        assert lease.job_id == 1
+        queued.write(lambda c, lease=lease: jobs.fail(c, lease, "stalled", "silent"))
         job, attempt = row(queued, "jobs", id=1), rows(queued, "attempts", job_id=1)[-1]
         waits.append(job["run_after"] - attempt["ended_at"])
         next_one = claim(queued, worker)
@@ -269,8 +269,8 @@ def test_failures_back_off_twice_as_long_each_time(queued: Store, worker: Worker
     assert waits == pytest.approx([jobs.BACKOFF_SECONDS, 2 * jobs.BACKOFF_SECONDS], abs=0.1)
 
 
-def test_text_that_no_database_keeps_is_written_out(queued: Store, claimed: Claim) -> None:
-    queued.write(lambda c: jobs.fail(c, claimed, "bug", "a\0b", "half \ud83d of it, and 東京"))
+def test_text_that_no_database_keeps_is_written_out(queued: Store, lease: Lease) -> None:
+    queued.write(lambda c: jobs.fail(c, lease, "bug", "a\0b", "half \ud83d of it, and 東京"))
     attempt = row(queued, "attempts")
     assert (attempt["message"], attempt["traceback"]) == ("a\\0b", "half \\ud83d of it, and 東京")
 
@@ -278,9 +278,9 @@ def test_text_that_no_database_keeps_is_written_out(queued: Store, claimed: Clai
 def test_lost_lease_is_charged_and_requeued_then_failed(queued: Store, worker: Worker) -> None:
     for number in (1, 2, 3):
         make_due(queued)
-        claimed = claim(queued, worker)
-        assert claimed is not None
-        assert (claimed.job_id, claimed.attempt) == (1, number)
+        lease = claim(queued, worker)
+        assert lease is not None
+        assert (lease.job_id, lease.attempt) == (1, number)
         expire(queued, 1)
         assert queued.write(jobs.requeue_lost) == [1]
     job = row(queued, "jobs", id=1)
@@ -293,12 +293,12 @@ def test_lost_lease_is_charged_and_requeued_then_failed(queued: Store, worker: W
 def test_lost_attempt_that_moved_the_job_on_is_not_charged(queued: Store, worker: Worker) -> None:
     for number in range(1, 8):
         make_due(queued)
-        claimed = claim(queued, worker)
-        assert claimed is not None
-        assert claimed.job_id == 1
+        lease = claim(queued, worker)
+        assert lease is not None
+        assert lease.job_id == 1
         resumed = Resumed(2 * (number - 1))
-        queued.write(lambda c, claimed=claimed, resumed=resumed: records.rewind(c, claimed, resumed))
-        checkpoint(queued, claimed, 2 * number)
+        queued.write(lambda c, lease=lease, resumed=resumed: records.rewind(c, lease, resumed))
+        checkpoint(queued, lease, 2 * number)
         expire(queued, 1)
         queued.write(jobs.requeue_lost)
     assert row(queued, "jobs", id=1)["failures"] == 0
@@ -308,18 +308,18 @@ def test_lost_attempt_that_moved_the_job_on_is_not_charged(queued: Store, worker
 def test_attempt_that_repeats_the_same_stretch_is_charged(queued: Store, worker: Worker) -> None:
     for _ in range(2):
         make_due(queued)
-        claimed = claim(queued, worker)
-        assert claimed is not None
-        queued.write(lambda c, claimed=claimed: records.rewind(c, claimed, Resumed(20)))
+        lease = claim(queued, worker)
+        assert lease is not None
+        queued.write(lambda c, lease=lease: records.rewind(c, lease, Resumed(20)))
         expire(queued, 1)
         queued.write(jobs.requeue_lost)
     assert row(queued, "jobs", id=1)["failures"] == 2
 
 
 def test_release_charges_nothing_and_is_claimable_at_once(
-    queued: Store, claimed: Claim, worker: Worker
+    queued: Store, lease: Lease, worker: Worker
 ) -> None:
-    queued.write(lambda c: jobs.release(c, claimed, "SIGTERM"))
+    queued.write(lambda c: jobs.release(c, lease, "SIGTERM"))
     again = claim(queued, worker)
     assert again is not None
     assert (again.job_id, again.attempt) == (1, 2)
@@ -329,9 +329,9 @@ def test_release_charges_nothing_and_is_claimable_at_once(
 
 def test_broken_device_costs_the_jobs_nothing(queued: Store, worker: Worker) -> None:
     for _ in range(3):
-        claimed = claim(queued, worker)
-        assert claimed is not None
-        queued.write(lambda c, claimed=claimed: jobs.fail(c, claimed, "infrastructure", "dead"))
+        lease = claim(queued, worker)
+        assert lease is not None
+        queued.write(lambda c, lease=lease: jobs.fail(c, lease, "infrastructure", "dead"))
     queued.write(lambda c: jobs.uncharge(c, worker.owner, [1, 2, 3]))
     assert {(j["status"], j["failures"], j["run_after"]) for j in rows(queued, "jobs")} == {
         ("queued", 0, None)
@@ -342,18 +342,18 @@ def test_broken_device_costs_the_jobs_nothing(queued: Store, worker: Worker) -> 
 # --- asked for by people ----------------------------------------------------------------------------------
 
 
-def test_living_worker_does_not_hide_a_silent_trainer(queued: Store, claimed: Claim) -> None:
-    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 1, silent_seconds=500.0))
+def test_living_worker_does_not_hide_a_silent_trainer(queued: Store, lease: Lease) -> None:
+    queued.write(lambda c: jobs.heartbeat(c, lease, 60, 1, silent_seconds=500.0))
     with queued.read() as connection:
         [running] = status.running_jobs(connection)
     assert running["heartbeat_age_seconds"] < 500.0 <= running["event_age_seconds"]
 
 
-def test_cancel_ends_a_queued_job_and_asks_a_running_ones_worker(queued: Store, claimed: Claim) -> None:
+def test_cancel_ends_a_queued_job_and_asks_a_running_ones_worker(queued: Store, lease: Lease) -> None:
     assert queued.write(lambda c: jobs.cancel(c, 2)) == "cancelled"
     assert queued.write(lambda c: jobs.cancel(c, 1)) == "requested"
-    assert queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 1)) is True
-    queued.write(lambda c: jobs.end_cancelled(c, claimed))
+    assert queued.write(lambda c: jobs.heartbeat(c, lease, 60, 1)) is True
+    queued.write(lambda c: jobs.end_cancelled(c, lease))
     assert [job["status"] for job in rows(queued, "jobs")][:2] == ["cancelled", "cancelled"]
     with pytest.raises(UnknownJob, match="cancelled"):
         queued.write(lambda c: jobs.cancel(c, 1))
@@ -361,7 +361,7 @@ def test_cancel_ends_a_queued_job_and_asks_a_running_ones_worker(queued: Store, 
         queued.write(lambda c: jobs.cancel(c, 99))
 
 
-def test_cancel_holds_when_the_attempt_fails_or_is_lost_first(queued: Store, claimed: Claim) -> None:
+def test_cancel_holds_when_the_attempt_fails_or_is_lost_first(queued: Store, lease: Lease) -> None:
     queued.write(lambda c: jobs.cancel(c, 1))
     expire(queued, 1)
     queued.write(jobs.requeue_lost)
@@ -372,27 +372,27 @@ def test_retry_counts_anew_and_keeps_the_history(queued: Store, worker: Worker) 
     fail_until_final(queued, worker, "bug")
     queued.write(lambda c: jobs.retry(c, 1))
     assert row(queued, "jobs", id=1)["failures"] == 0
-    claimed = claim(queued, worker)
-    assert claimed is not None
-    assert claimed.attempt == 3
+    lease = claim(queued, worker)
+    assert lease is not None
+    assert lease.attempt == 3
     # The bugs before the retry no longer make the next one final.
-    assert queued.write(lambda c: jobs.fail(c, claimed, "bug", "again")) == "queued"
+    assert queued.write(lambda c: jobs.fail(c, lease, "bug", "again")) == "queued"
     assert len(rows(queued, "attempts")) == 3
 
 
-def test_done_is_for_ever(queued: Store, claimed: Claim) -> None:
-    queued.write(lambda c: jobs.finish(c, claimed, RESULT))
+def test_done_is_for_ever(queued: Store, lease: Lease) -> None:
+    queued.write(lambda c: jobs.finish(c, lease, RESULT))
     for change in (jobs.retry, jobs.cancel):
         with pytest.raises(UnknownJob, match="done"):
             queued.write(lambda c, change=change: change(c, 1))
 
 
 def test_held_jobs_wait_and_a_running_one_is_held_when_it_comes_back(
-    queued: Store, claimed: Claim, worker: Worker
+    queued: Store, lease: Lease, worker: Worker
 ) -> None:
     assert queued.write(lambda c: jobs.hold(c, [1, 2, 3])) == [1, 2, 3]
-    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 5))  # it goes on
-    queued.write(lambda c: jobs.release(c, claimed, "signal"))
+    queued.write(lambda c: jobs.heartbeat(c, lease, 60, 5))  # it goes on
+    queued.write(lambda c: jobs.release(c, lease, "signal"))
     fourth = claim(queued, worker)
     assert fourth is not None
     assert fourth.job_id == 4
@@ -449,12 +449,12 @@ def test_holding_a_study_holds_what_comes_later_too(queued: Store, tiny_grid, wo
 # --- what a running attempt records -----------------------------------------------------------------------
 
 
-def test_resume_deletes_what_lies_past_the_checkpoint(queued: Store, claimed: Claim) -> None:
+def test_resume_deletes_what_lies_past_the_checkpoint(queued: Store, lease: Lease) -> None:
     for step in (10, 20, 30):
         event = Measured(step, "val", {"loss": step / 10}, [[1, 2], [3, 4]])
-        queued.write(lambda c, event=event: records.record(c, claimed, event))
+        queued.write(lambda c, event=event: records.record(c, lease, event))
     queued.write(
-        lambda c: records.rewind(c, claimed, Resumed(20, "x", True, ["newer: damaged"], {"threads": 1}))
+        lambda c: records.rewind(c, lease, Resumed(20, "x", True, ["newer: damaged"], {"threads": 1}))
     )
     assert {r["step"] for r in rows(queued, "metrics")} == {10, 20}
     assert {r["step"] for r in rows(queued, "expert_counts")} == {10, 20}
@@ -464,9 +464,9 @@ def test_resume_deletes_what_lies_past_the_checkpoint(queued: Store, claimed: Cl
     assert "newer: damaged" in row(queued, "events", kind="checkpoint refused")["detail"]
 
 
-def test_values_that_are_not_numbers_are_told_apart(queued: Store, claimed: Claim) -> None:
+def test_values_that_are_not_numbers_are_told_apart(queued: Store, lease: Lease) -> None:
     values = {"a": float("nan"), "b": float("inf"), "c": float("-inf"), "d": 2.0}
-    queued.write(lambda c: records.record(c, claimed, Measured(1, "train", values)))
+    queued.write(lambda c: records.record(c, lease, Measured(1, "train", values)))
     found = {r["name"]: (r["value"], r["nonfinite"]) for r in rows(queued, "metrics")}
     assert found == {"a": (None, "nan"), "b": (None, "inf"), "c": (None, "-inf"), "d": (2.0, None)}
 

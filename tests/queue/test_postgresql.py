@@ -70,9 +70,9 @@ def test_database_of_the_first_schema_is_refused_then_upgraded_whole(
     assert upgrade_store(url) == ("0001", schema.HEAD)
     assert upgrade_store(url) == (schema.HEAD, schema.HEAD)
     store = open_store(url)
-    claimed = store.write(lambda c: jobs.claim(c, worker))
-    assert claimed is not None
-    assert (claimed.job_id, claimed.seed) == (1, 42)
+    lease = store.write(lambda c: jobs.claim(c, worker))
+    assert lease is not None
+    assert (lease.job_id, lease.seed) == (1, 42)
     store.close()
     cluster.drop(url)
 
@@ -162,14 +162,14 @@ def test_what_trying_again_would_not_mend_is_raised(store: Store) -> None:
 
 
 @on_a_server
-def test_row_that_is_locked_is_waited_for(queued: Store, claimed: jobs.Claim, database: str) -> None:
+def test_row_that_is_locked_is_waited_for(queued: Store, lease: jobs.Lease, database: str) -> None:
     holder = sa.create_engine(database)
     with holder.begin() as other:
         other.exec_driver_sql("SELECT id FROM jobs WHERE id = 1 FOR UPDATE")
         with pytest.raises(StoreUnavailable, match="locked or busy"):
-            queued.try_write(lambda c: jobs.heartbeat(c, claimed, 60, 1))
+            queued.try_write(lambda c: jobs.heartbeat(c, lease, 60, 1))
         assert queued.write(jobs.requeue_lost) == []  # passes over locked rows, and does not wait
-    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 1))
+    queued.write(lambda c: jobs.heartbeat(c, lease, 60, 1))
     holder.dispose()
 
 
@@ -192,7 +192,7 @@ def test_claim_that_waits_for_no_one_sees_what_changed_meanwhile(
     other = open_store(database)
     theirs = jobs.Worker("worker-2", "there", 2, "cpu")
     first_holds, second_may_go = threading.Event(), threading.Event()
-    found: list[jobs.Claim | None] = []
+    found: list[jobs.Lease | None] = []
 
     def claim_and_stay(connection: sa.Connection) -> None:
         found.append(jobs.claim(connection, theirs))
@@ -225,12 +225,12 @@ def test_connection_cut_in_mid_transaction_is_made_anew(store: Store, cluster: C
 
 
 @on_a_server
-def test_event_that_is_sent_again_is_there_once(queued: Store, claimed: jobs.Claim) -> None:
+def test_event_that_is_sent_again_is_there_once(queued: Store, lease: jobs.Lease) -> None:
     """The answer to its COMMIT was lost: the worker cannot know, and writes it again."""
     measured = Measured(10, "val", {"loss": 1.0, "accuracy": float("nan")}, [[1, 2], [3, 4]])
     for _ in range(2):
-        queued.write(lambda c: records.record(c, claimed, measured))
-        queued.write(lambda c: records.checkpointed(c, claimed, Checkpointed(10, "", "0" * 64, 1, 0.1), "p"))
+        queued.write(lambda c: records.record(c, lease, measured))
+        queued.write(lambda c: records.checkpointed(c, lease, Checkpointed(10, "", "0" * 64, 1, 0.1), "p"))
     assert len(rows(queued, "metrics")) == 2
     assert [count["tokens"] for count in rows(queued, "expert_counts")] == [1, 2, 3, 4]
     assert row(queued, "checkpoints")["path"] == "p"

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from model.config import RunConfig
 from model.events import Checkpointed, Measured, Resumed
 from runner.queue import jobs, records, schema
-from runner.queue.jobs import Claim, LeaseLost, UnknownJob, Worker
+from runner.queue.jobs import Lease, LeaseLost, UnknownJob, Worker
 from runner.queue.store import Store, now, open_store
 from tests.conftest import both_engines
 
@@ -49,7 +49,7 @@ class Expected:
 class Queue(RuleBasedStateMachine):
     """Claims are a bundle that only grows: a stale claim may be used at any later time."""
 
-    claims = Bundle("claims")
+    leases = Bundle("leases")
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -71,74 +71,74 @@ class Queue(RuleBasedStateMachine):
 
     # --- moves ----------------------------------------------------------------------------------------------
 
-    @rule(target=claims, owner=st.sampled_from(["a", "b"]))
+    @rule(target=leases, owner=st.sampled_from(["a", "b"]))
     def claim(self, owner: str) -> object:
-        claimed = self.store.write(lambda c: jobs.claim(c, Worker(owner, "here", 1, "cpu")))
+        lease = self.store.write(lambda c: jobs.claim(c, Worker(owner, "here", 1, "cpu")))
         free = [number for number, job in self.expected.items() if job.status == "queued"]
         if not free:
-            assert claimed is None
+            assert lease is None
             return multiple()
-        assert claimed is not None
-        assert claimed.job_id == free[0]
-        job = self.expected[claimed.job_id]
+        assert lease is not None
+        assert lease.job_id == free[0]
+        job = self.expected[lease.job_id]
         job.status, job.owner, job.attempt, job.saved_by_attempt = "running", owner, job.attempt + 1, False
-        assert claimed.attempt == job.attempt
-        return claimed
+        assert lease.attempt == job.attempt
+        return lease
 
-    @rule(claimed=claims)
-    def heartbeat(self, claimed: Claim) -> None:
-        answer = self._fenced(claimed, lambda c: jobs.heartbeat(c, claimed, 60, 1))
-        if self._mine(claimed):
-            assert answer == self.expected[claimed.job_id].cancel_requested
+    @rule(lease=leases)
+    def heartbeat(self, lease: Lease) -> None:
+        answer = self._fenced(lease, lambda c: jobs.heartbeat(c, lease, 60, 1))
+        if self._mine(lease):
+            assert answer == self.expected[lease.job_id].cancel_requested
 
-    @rule(claimed=claims, step=st.integers(1, 5))
-    def measure(self, claimed: Claim, step: int) -> None:
+    @rule(lease=leases, step=st.integers(1, 5))
+    def measure(self, lease: Lease, step: int) -> None:
         def transaction(connection: sa.Connection) -> None:
-            records.rewind(connection, claimed, Resumed(0))
-            records.record(connection, claimed, Measured(step, "val", {"loss": 1.0}, [[1, 2]]))
+            records.rewind(connection, lease, Resumed(0))
+            records.record(connection, lease, Measured(step, "val", {"loss": 1.0}, [[1, 2]]))
 
-        self._fenced(claimed, transaction)
+        self._fenced(lease, transaction)
 
-    @rule(claimed=claims)
-    def save(self, claimed: Claim) -> None:
-        job = self.expected[claimed.job_id]
-        if self._mine(claimed) and job.saved_by_attempt:
+    @rule(lease=leases)
+    def save(self, lease: Lease) -> None:
+        job = self.expected[lease.job_id]
+        if self._mine(lease) and job.saved_by_attempt:
             return  # one checkpoint a step and attempt
         # Higher than any earlier one, so that the attempt has moved the job on.
-        event = Checkpointed(10 * claimed.attempt, "", "0" * 64, 1, 0.1)
-        self._fenced(claimed, lambda c: records.checkpointed(c, claimed, event, f"{claimed.attempt}"))
-        if self._mine(claimed):
+        event = Checkpointed(10 * lease.attempt, "", "0" * 64, 1, 0.1)
+        self._fenced(lease, lambda c: records.checkpointed(c, lease, event, f"{lease.attempt}"))
+        if self._mine(lease):
             job.saved_by_attempt = True
 
-    @rule(claimed=consumes(claims))
-    def finish(self, claimed: Claim) -> None:
-        mine = self._mine(claimed)
-        self._fenced(claimed, lambda c: jobs.finish(c, claimed, RESULT))
+    @rule(lease=consumes(leases))
+    def finish(self, lease: Lease) -> None:
+        mine = self._mine(lease)
+        self._fenced(lease, lambda c: jobs.finish(c, lease, RESULT))
         if mine:
-            self._end(claimed, "done")
-            self.expected[claimed.job_id].finished_by = claimed.attempt
+            self._end(lease, "done")
+            self.expected[lease.job_id].finished_by = lease.attempt
 
-    @rule(claimed=claims)
-    def release(self, claimed: Claim) -> None:
-        mine = self._mine(claimed)
-        self._fenced(claimed, lambda c: jobs.release(c, claimed, "signal"))
+    @rule(lease=leases)
+    def release(self, lease: Lease) -> None:
+        mine = self._mine(lease)
+        self._fenced(lease, lambda c: jobs.release(c, lease, "signal"))
         if mine:
-            self._end(claimed, "queued")
+            self._end(lease, "queued")
 
-    @rule(claimed=claims, cause=st.sampled_from(["stalled", "infrastructure", "diverged", "bad_config"]))
-    def fail(self, claimed: Claim, cause: str) -> None:
-        mine = self._mine(claimed)
-        status = self._fenced(claimed, lambda c: jobs.fail(c, claimed, cause, "because"))
+    @rule(lease=leases, cause=st.sampled_from(["stalled", "infrastructure", "diverged", "bad_config"]))
+    def fail(self, lease: Lease, cause: str) -> None:
+        mine = self._mine(lease)
+        status = self._fenced(lease, lambda c: jobs.fail(c, lease, cause, "because"))
         if mine:
             final = cause in ("diverged", "bad_config")
-            assert status == self._charge(claimed.job_id, final)
+            assert status == self._charge(lease.job_id, final)
 
-    @rule(claimed=claims)
-    def end_cancelled(self, claimed: Claim) -> None:
-        mine = self._mine(claimed)
-        self._fenced(claimed, lambda c: jobs.end_cancelled(c, claimed))
+    @rule(lease=leases)
+    def end_cancelled(self, lease: Lease) -> None:
+        mine = self._mine(lease)
+        self._fenced(lease, lambda c: jobs.end_cancelled(c, lease))
         if mine:
-            self._end(claimed, "cancelled")
+            self._end(lease, "cancelled")
 
     @rule(number=st.integers(1, JOBS))
     def lease_expires(self, number: int) -> None:
@@ -181,13 +181,13 @@ class Queue(RuleBasedStateMachine):
 
     # --- the model ------------------------------------------------------------------------------------------
 
-    def _mine(self, claimed: Claim) -> bool:
-        job = self.expected[claimed.job_id]
-        return (job.status, job.attempt, job.owner) == ("running", claimed.attempt, claimed.owner)
+    def _mine(self, lease: Lease) -> bool:
+        job = self.expected[lease.job_id]
+        return (job.status, job.attempt, job.owner) == ("running", lease.attempt, lease.owner)
 
-    def _fenced(self, claimed: Claim, transaction: object) -> object:
+    def _fenced(self, lease: Lease, transaction: object) -> object:
         """Run a write of the claim's holder; a stale one must be refused and change nothing."""
-        mine, before = self._mine(claimed), None if self._mine(claimed) else self._everything()
+        mine, before = self._mine(lease), None if self._mine(lease) else self._everything()
         try:
             answer = self.store.write(transaction)  # type: ignore[arg-type]
         except LeaseLost:
@@ -197,8 +197,8 @@ class Queue(RuleBasedStateMachine):
         assert mine
         return answer
 
-    def _end(self, claimed: Claim, status: str) -> None:
-        job = self.expected[claimed.job_id]
+    def _end(self, lease: Lease, status: str) -> None:
+        job = self.expected[lease.job_id]
         job.status, job.owner, job.cancel_requested = status, None, False
 
     def _charge(self, number: int, final: bool) -> str:
@@ -264,8 +264,8 @@ def test_no_interleaving_breaks_the_queue(database: str) -> None:
     )
 
 
-def test_claims_are_values() -> None:
-    """A claim can be copied and compared: what it fences is in its fields alone."""
-    claim = Claim(1, 2, "a", "s", {}, 42, 40, "{}", ())
-    assert replace(claim) == claim
-    assert replace(claim, attempt=3) != claim
+def test_leases_are_values() -> None:
+    """A lease can be copied and compared: what it fences is in its fields alone."""
+    lease = Lease(1, 2, "a", "s", {}, 42, 40, "{}", ())
+    assert replace(lease) == lease
+    assert replace(lease, attempt=3) != lease

@@ -180,9 +180,9 @@ def test_stored_database_of_every_earlier_schema_is_upgraded_whole(tmp_path: Pat
             {column: row[column] for column in was} for was, row in zip(rows, after[name], strict=True)
         ]
     store = open_store(str(path))
-    claimed = store.write(lambda c: jobs.claim(c, jobs.Worker("worker-1", "here", 1, "cpu")))
-    assert claimed is not None
-    assert claimed.job_id == next(job["id"] for job in before["jobs"] if job["status"] == "queued")
+    lease = store.write(lambda c: jobs.claim(c, jobs.Worker("worker-1", "here", 1, "cpu")))
+    assert lease is not None
+    assert lease.job_id == next(job["id"] for job in before["jobs"] if job["status"] == "queued")
     store.close()
 
 

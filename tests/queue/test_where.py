@@ -46,10 +46,10 @@ def mixed(store: Store, tiny_grid: Any, worker: jobs.Worker) -> Store:
     grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="42..45")
     store.write(lambda c: enqueue(c, "tiny", grid))
     for _ in range(2):
-        claimed = store.write(lambda c: jobs.claim(c, worker))
-        assert claimed is not None
-        if claimed.job_id == 1:
-            store.write(lambda c, claimed=claimed: jobs.fail(c, claimed, "bad_config", "no"))
+        lease = store.write(lambda c: jobs.claim(c, worker))
+        assert lease is not None
+        if lease.job_id == 1:
+            store.write(lambda c, lease=lease: jobs.fail(c, lease, "bad_config", "no"))
     store.write(lambda c: jobs.hold(c, [3]))
     store.write(lambda c: jobs.cancel(c, 3))
     store.write(lambda c: jobs.prioritize(c, [5], 1))

@@ -31,9 +31,9 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_status_shows_studies_and_running_jobs(queued: Store, worker: jobs.Worker) -> None:
-    claimed = claim(queued, worker)
+    lease = claim(queued, worker)
     values = {"loss": 4.5, "tokens_per_second": 1234.0}
-    queued.write(lambda c: records.record(c, claimed, Measured(8, "train", values)))
+    queued.write(lambda c: records.record(c, lease, Measured(8, "train", values)))
     queued.write(lambda c: jobs.hold(c, [4]))
     with queued.read() as connection:
         lines = printed(console.status_screen, studies_overview(connection), running_jobs(connection))
@@ -67,11 +67,11 @@ def test_show_has_the_whole_history(queued: Store, worker: jobs.Worker) -> None:
     lost = claim(queued, worker)
     queued.write(lambda c: jobs.fail(c, lost, "stalled", "no sign of life"))
     queued.write(lambda c: c.execute(sa.text("UPDATE jobs SET run_after = NULL")))
-    claimed = claim(queued, worker)
-    queued.write(lambda c: records.describe(c, claimed, {"git_commit": "c0ffee"}, "log", 1))
-    queued.write(lambda c: records.record(c, claimed, Measured(40, "val", {"loss": 1.0}, [[30, 10]])))
-    queued.write(lambda c: records.record(c, claimed, Measured(40, "test", {"loss": 77.0}, [[1, 99]])))
-    queued.write(lambda c: jobs.finish(c, claimed, RESULT))
+    lease = claim(queued, worker)
+    queued.write(lambda c: records.describe(c, lease, {"git_commit": "c0ffee"}, "log", 1))
+    queued.write(lambda c: records.record(c, lease, Measured(40, "val", {"loss": 1.0}, [[30, 10]])))
+    queued.write(lambda c: records.record(c, lease, Measured(40, "test", {"loss": 77.0}, [[1, 99]])))
+    queued.write(lambda c: jobs.finish(c, lease, RESULT))
     with queued.read() as connection:
         details = job_details(connection, 1)
         text = "\n".join(printed(job_screen, details))
@@ -82,10 +82,10 @@ def test_show_has_the_whole_history(queued: Store, worker: jobs.Worker) -> None:
 
 
 def test_watch_on_a_pipe_prints_one_snapshot(cli: Cli, queued: Store, worker: jobs.Worker) -> None:
-    claimed = claim(queued, worker)
+    lease = claim(queued, worker)
     for step, loss in ((2, 9.0), (4, 7.0), (6, float("nan")), (8, 5.0)):
         values = {"loss": loss, "tokens_per_second": 5.0}
-        queued.write(lambda c, s=step, v=values: records.record(c, claimed, Measured(s, "train", v)))
+        queued.write(lambda c, s=step, v=values: records.record(c, lease, Measured(s, "train", v)))
     queued.write(lambda c: jobs.cancel(c, 4))
     done = cli("watch")
     assert done.returncode == 0
@@ -170,8 +170,8 @@ def test_ten_thousand_jobs_do_not_break_a_list(store: Store, tiny_grid: Path, cl
 
 def test_hostile_words_reach_no_terminal(queued: Store, worker: jobs.Worker) -> None:
     evil = "\x1b]0;owned\x07\x1b[31mred [bold]x[/bold]\nsecond"
-    claimed = claim(queued, replace(worker, host=evil, device=evil))
-    queued.write(lambda c: jobs.fail(c, claimed, "bad_config", evil))
+    lease = claim(queued, replace(worker, host=evil, device=evil))
+    queued.write(lambda c: jobs.fail(c, lease, "bad_config", evil))
     claim(queued, replace(worker, owner="w2", host=evil, device=evil))
     with queued.read() as connection:
         screen = printed(console.status_screen, studies_overview(connection), running_jobs(connection))

@@ -35,8 +35,8 @@ def test_eta_is_the_steps_left_over_the_measured_speed(queued: Store, worker: jo
     study = overview(queued)
     assert study["eta_seconds"] == pytest.approx(60)
     assert study["eta_assumed"] is True
-    claimed = claim(queued, worker)
-    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 30))
+    lease = claim(queued, worker)
+    queued.write(lambda c: jobs.heartbeat(c, lease, 60, 30))
     study = overview(queued)
     assert (study["eta_seconds"], study["eta_assumed"]) == (pytest.approx(45), False)
 
@@ -68,9 +68,9 @@ def test_studies_wait_for_those_before_them(queued: Store, tiny_grid: Path, work
 
 
 def test_a_study_without_results_is_timed_by_its_running_jobs(queued: Store, worker: jobs.Worker) -> None:
-    claimed = claim(queued, worker)
-    queued.write(lambda c: records.rewind(c, claimed, Resumed(10)))
-    queued.write(lambda c: jobs.heartbeat(c, claimed, 60, 20))
+    lease = claim(queued, worker)
+    queued.write(lambda c: records.rewind(c, lease, Resumed(10)))
+    queued.write(lambda c: jobs.heartbeat(c, lease, 60, 20))
     began = row(queued, "attempts")["started_at"]
     queued.write(lambda c: c.execute(sa.update(schema.jobs).values(heartbeat_at=began + 5)))
     with queued.read() as connection:  # 10 steps in 5 s: what came before the resume is not its work
@@ -170,9 +170,9 @@ def test_digest_of_many_failures_stays_short(store: Store, tiny_grid: Path, work
     for name in "abcdefgh":
         store.write(lambda c, name=name: enqueue(c, name, grid))
     for number in range(60):
-        claimed = claim(store, worker)
+        lease = claim(store, worker)
         message = f"reason {number % 30} " + "long " * 60
-        store.write(lambda c, k=claimed, m=message: jobs.fail(c, k, "bad_config", m))
+        store.write(lambda c, k=lease, m=message: jobs.fail(c, k, "bad_config", m))
     with store.read() as connection:
         lines = digest.digest(connection).splitlines()
     assert len(lines) <= digest.LINES

@@ -44,10 +44,10 @@ def busy(queued: Store, worker: Worker) -> Store:
     """One job running at step 8, one cancelled."""
     values = {"id": worker.owner, "host": "here", "pid": 1, "device": "cpu"}
     queued.write(lambda c: c.execute(schema.workers.insert().values(started_at=1, heartbeat_at=1, **values)))
-    claimed = queued.write(lambda c: jobs.claim(c, worker))
-    assert claimed is not None
+    lease = queued.write(lambda c: jobs.claim(c, worker))
+    assert lease is not None
     measured = Measured(8, "train", {"loss": 8.5, "tokens_per_second": 321.0})
-    queued.write(lambda c: records.record(c, claimed, measured))
+    queued.write(lambda c: records.record(c, lease, measured))
     queued.write(lambda c: jobs.cancel(c, 4))
     return queued
 
@@ -73,8 +73,8 @@ def test_watch_is_live_and_ctrl_c_leaves_the_terminal_as_it_was(
     # A frame arrives in pieces: it is whole when everything that is due is there.
     due = ("8/40", "noise_std=0.0 ▶ ·", "noise_std=0.5 · −", "loss 8.500 321 tok/s")
     screen = watching.until(lambda s: s.alternate and all(words in s.text for words in due))
-    claimed = jobs.Claim(1, 1, worker.owner, "tiny", {}, 42, 40, "", ())
-    busy.write(lambda c: jobs.finish(c, claimed, {"val_loss": 1.0, "val_perplexity": 2.7}))
+    lease = jobs.Lease(1, 1, worker.owner, "tiny", {}, 42, 40, "", ())
+    busy.write(lambda c: jobs.finish(c, lease, {"val_loss": 1.0, "val_perplexity": 2.7}))
     watching.until(lambda s: "noise_std=0.0 ■ ·" in s.text)
     watching.type("\x03")
     assert watching.end() == 0
@@ -212,8 +212,8 @@ def test_a_question_is_answered_by_typing(queued: Store, terminal: Callable[...,
 def test_logs_follow_until_the_attempt_ends(
     queued: Store, worker: Worker, tmp_path: Path, terminal: Callable[..., Terminal]
 ) -> None:
-    claimed = queued.write(lambda c: jobs.claim(c, worker))
-    assert claimed is not None
+    lease = queued.write(lambda c: jobs.claim(c, worker))
+    assert lease is not None
     log = tmp_path / "runs" / queued.database_id / "1" / "a1" / "trainer.log"
     log.parent.mkdir(parents=True)
     log.write_text("one\n")
@@ -222,7 +222,7 @@ def test_logs_follow_until_the_attempt_ends(
     with log.open("a") as file:
         file.write("two\n")
     following.until(lambda s: "two" in s.text)
-    queued.write(lambda c: jobs.fail(c, claimed, "bad_config", "no"))
+    queued.write(lambda c: jobs.fail(c, lease, "bad_config", "no"))
     assert following.end() == 0
     assert following.screen.lines[:2] == ["one", "two"]
 

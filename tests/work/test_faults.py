@@ -185,11 +185,11 @@ from runner.queue import jobs
 from runner.queue.store import open_store
 store = open_store({str(store.path)!r})
 me = jobs.Worker(sys.argv[1], "here", 1, "cpu")
-while (claimed := store.write(lambda c: jobs.claim(c, me))) is not None:
+while (lease := store.write(lambda c: jobs.claim(c, me))) is not None:
     open(sys.argv[1], "w").close()
     while not os.path.exists("b" if sys.argv[1] == "a" else "a"):
         time.sleep(0.01)
-    store.write(lambda c: jobs.finish(c, claimed, {{"val_loss": 1.0, "val_perplexity": 2.7}}))
+    store.write(lambda c: jobs.finish(c, lease, {{"val_loss": 1.0, "val_perplexity": 2.7}}))
 """
     pair = [
         subprocess.Popen(

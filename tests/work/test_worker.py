@@ -267,7 +267,7 @@ def test_hung_trainer_is_stalled_ended_and_retried(
     watch = RunningJob.watch
 
     def impatient(self: RunningJob) -> None:
-        if self.claimed.job_id == 1:  # of the hanging job, and of this phase alone
+        if self.lease.job_id == 1:  # of the hanging job, and of this phase alone
             limits = {**self.options.phase_limits, phase: 0.3}
             self.options = replace(self.options, phase_limits=limits)
         watch(self)
