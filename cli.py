@@ -192,18 +192,19 @@ def enqueue(
     from model.text.corpus import resolve
     from model.text.dataset import prepare
     from runner.design import enqueue as queueing
-    from runner.design import grids
+    from runner.design import grid_file
+    from runner.design.scales import adjust
     from runner.view import console
 
     assign = [*(assign or []), *([f"data.text_column={json.dumps(text_column)}"] if text_column else [])]
-    chosen = grids.adjust(grids.load_grid(grid), scale, assign, seeds)
-    name = grids.checked_name(study) if study else chosen.study_name
-    if replaced := grids.replaced(grids.load_grid(grid), chosen, assign):
-        _say(replaced)
+    chosen = adjust(grid_file.load_grid(grid), scale, assign, seeds)
+    name = grid_file.checked_name(study) if study else chosen.study_name
+    if chosen.notice:
+        _say(chosen.notice)
     small = scale is Scale.smoke
     chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, _say))
     data = prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
-    _say(data.summary(config for _, config in chosen.cells()))
+    _say(data.summary(config for _, config in chosen.cells))
     if not lossy_tokenizer:
         data.require_round_trip(chosen.base.data.tokenizer)
     if dry_run:
@@ -231,7 +232,7 @@ def import_(
     db: Db = "jobs.db",
 ) -> None:
     """Read results that were made elsewhere.   Example: python cli.py import results.csv --study published"""
-    from runner.design.grids import checked_name
+    from runner.design.grid_file import checked_name
     from runner.design.importing import import_results
 
     name = checked_name(study)

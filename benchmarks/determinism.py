@@ -26,7 +26,8 @@ sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one 
 
 from model.config import RunConfig  # noqa: E402
 from model.events import Asked, Checkpointed, Event, Finished, Measured, Request, Resumed  # noqa: E402
-from runner.design.grids import adjust, load_grid  # noqa: E402
+from runner.design.grid_file import load_grid  # noqa: E402
+from runner.design.scales import adjust  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
 from runner.work.provenance import of_this_machine  # noqa: E402
 

@@ -26,7 +26,7 @@ from runner.design.enqueue import enqueue
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.queue import jobs
 from runner.queue.backlog import backlog
 from runner.queue.sqlite import driver, journal
@@ -106,13 +106,13 @@ def grow(path: Path, size: int) -> float:
     """Bring the database to so many queued jobs, block by block as enqueue does; returns the seconds."""
     store = open_store(str(path), create=True)
     began = time.perf_counter()
-    base = grids.parse_grid(GRID)
+    base = grid_file.parse_grid(GRID)
     with store.read() as connection:
         there = connection.scalar(sa.text("SELECT COUNT(*) FROM jobs")) or 0
     while there < size:
         more = min(size - there, 100_000)
         first, last = there // 10 + 1, (there + more) // 10
-        name, grid = f"bench-{first}", grids.adjust(base, seeds=f"{first}..{last}")
+        name, grid = f"bench-{first}", scales.adjust(base, seeds=f"{first}..{last}")
         there += store.write(lambda c, name=name, grid=grid: enqueue(c, name, grid))
     seconds = time.perf_counter() - began
     store.close()

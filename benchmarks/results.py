@@ -25,7 +25,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one of the standard library
 
 from model.config import ConfigError  # noqa: E402
-from runner.design.grids import adjust, load_grid  # noqa: E402
+from runner.design.grid_file import load_grid  # noqa: E402
+from runner.design.scales import adjust  # noqa: E402
 from runner.queue.sqlite import driver  # noqa: E402
 
 CLI = PROJECT / "cli.py"

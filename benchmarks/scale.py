@@ -31,7 +31,7 @@ from runner.design.enqueue import enqueue
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.queue import jobs
 from runner.queue.store import Store, open_store
 from runner.work.provenance import of_this_machine
@@ -110,12 +110,12 @@ def main() -> None:
 
 def grow(db: str, size: int) -> float:
     """Bring the queue to so many queued jobs, a study at a time as enqueue does; returns the seconds."""
-    store, base = open_store(db), grids.parse_grid(GRID)
+    store, base = open_store(db), grid_file.parse_grid(GRID)
     began = time.perf_counter()
     while (missing := size - int(str(scalar(db, "SELECT COUNT(*) FROM jobs WHERE status = 'queued'")))) > 0:
         first = int(scalar(db, "SELECT COALESCE(MAX(seed), 0) FROM jobs")) + 1
         last = first + max(1, min(missing, 100_000) // 10) - 1
-        grid = grids.adjust(base, seeds=f"{first}..{last}")
+        grid = scales.adjust(base, seeds=f"{first}..{last}")
         store.write(lambda c, grid=grid, first=first: enqueue(c, f"bench-{first}", grid))
     seconds = time.perf_counter() - began
     store.close()

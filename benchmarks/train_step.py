@@ -34,7 +34,7 @@ from benchmarks.alternatives import PHASES, Clock, mixtral, ours  # noqa: E402
 from model.config import RunConfig  # noqa: E402
 from model.engines.cpu_experts import choose  # noqa: E402
 from model.training.memory import peak_memory_bytes  # noqa: E402
-from runner.design.grids import SCALES  # noqa: E402
+from runner.design.scales import SCALES  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
 
 ENGINES = {

@@ -2,7 +2,7 @@
 
 Imports no torch: the queue, the command line and the report read configurations without paying for it.
 A key is dotted (`train.steps`) or its last part where that is unambiguous (`steps`).
-The fields: model/parts.py. Where runs come from: runner/design/grids.py. What they compute:
+The fields: model/parts.py. Where runs come from: runner/design/grid.py. What they compute:
 model/training/loop.py.
 """
 
@@ -20,7 +20,7 @@ from model.parts import DataConfig, ModelConfig, RoutingConfig, TrainConfig
 
 __all__ = [
     "PARTS", "ConfigError", "DataConfig", "ModelConfig", "RoutingConfig", "RunConfig", "TrainConfig",
-    "all_keys", "canonical_json", "full_key",
+    "all_keys", "canonical_json", "flatten", "full_key",
 ]  # fmt: skip
 
 
@@ -86,13 +86,7 @@ class RunConfig:
         Raises:
             ConfigError: a key is unknown, or a value is refused.
         """
-        flat: dict[str, Any] = {}
-        for key, value in values.items():
-            if key in PARTS and isinstance(value, Mapping):
-                flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-            else:
-                flat[key] = value
-        return cls().with_values(flat)
+        return cls().with_values(flatten(values))
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """A copy with dotted or short keys replaced, checked together once all are in place.
@@ -155,6 +149,14 @@ PARTS: dict[str, type] = {
 def canonical_json(value: Any) -> str:
     """Sorted keys, no white space, no NaN: one text for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one table of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def all_keys() -> list[str]:

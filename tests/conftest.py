@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 
-from runner.design import grids
+from runner.design import grid_file
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
 from runner.queue.store import Store, open_store
@@ -157,7 +157,7 @@ def tiny_grid(tmp_path: Path) -> Path:
 @pytest.fixture
 def queued(store: Store, tiny_grid: Path) -> Store:
     """A database with the four jobs of the tiny grid, queued."""
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     store.write(lambda c: enqueue(c, "tiny", grid))
     return store
 

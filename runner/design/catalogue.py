@@ -17,7 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from model.config import RunConfig
-from runner.design.grids import SCALES, SHIPPED, Grid, adjust, load_grid
+from runner.design.grid import Grid
+from runner.design.grid_file import load_grid
+from runner.design.scales import SCALES, SHIPPED, adjust
 from runner.queue.schema import attempts, jobs, results
 
 LATEST = 2_000
@@ -108,7 +110,7 @@ def design(name: str, measured: Paces) -> dict[str, Any]:
         "levels": full.levels,
         "margins": told["margins"],
         "claims": told["claims"],
-        "cells": [_cell(cell, config) for cell, config in full.cells()],
+        "cells": [_cell(cell, config) for cell, config in full.cells],
         "scales": [describe(name, scale, measured) for scale in SCALES],
     }
 
@@ -137,7 +139,7 @@ def _cell(cell: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 def _seconds(grid: Grid, by_size: Mapping[Size, float]) -> float:
     runs = len(grid.seeds) * grid.repeats
     each = (
-        by_size.get(_size_of(config.to_dict()), math.nan) * config.train.steps for _, config in grid.cells()
+        by_size.get(_size_of(config.to_dict()), math.nan) * config.train.steps for _, config in grid.cells
     )
     return runs * sum(each)
 

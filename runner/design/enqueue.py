@@ -14,9 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import ConfigError
-from runner.design.grids import Grid, adjust, load_grid
-from runner.design.levels import flatten, keys_set
+from model.config import ConfigError, canonical_json, flatten
+from runner.design.grid import Grid
+from runner.design.grid_file import load_grid
+from runner.design.levels import keys_set
+from runner.design.scales import adjust
 from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import jobs as jobs_table
@@ -53,7 +55,7 @@ def enqueue(
         _refuse_clash(name, held, wanted)
         merged = json.dumps(_extended(held, wanted))
         connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=merged))
-    return jobs.submit(connection, study_id, grid.runs(), max_failures, priority)
+    return jobs.submit(connection, study_id, _rows(grid), max_failures, priority)
 
 
 def not_done(
@@ -150,6 +152,20 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
         .returning(studies.c.id)
     )
     return int(made.scalar_one())
+
+
+def _rows(grid: Grid) -> list[dict[str, Any]]:
+    """What a job's row says of each run."""
+    return [
+        {
+            "config_hash": config.hash,
+            "config": canonical_json(config.to_dict()),
+            "cell": json.dumps(cell),
+            "seed": config.seed,
+            "total_steps": config.train.steps,
+        }
+        for cell, config in grid.runs()
+    ]
 
 
 def _extended(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

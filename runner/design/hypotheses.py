@@ -13,35 +13,54 @@ reports/sections/findings.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, StringConstraints
 
 from model.config import ConfigError
+from runner.design.checking import CLOSED, told
+from runner.design.levels import Level, check_level
 from runner.queue.schema import results
 
-KINDS = ("less", "greater", "equivalent", "not_worse")
+Kind = Literal["less", "greater", "equivalent", "not_worse"]
 """compare - against is below 0, above 0, within ± the margin, or no worse than the margin."""
 METRICS = tuple(c.name for c in results.c if c.name not in ("job_id", "attempt", "recorded_at", "exact"))
 MAX_CLAIMS = 50
 """Claims of one grid; more are refused: each makes all the others harder to support (Holm)."""
-_KEYS = ("name", "kind", "metric", "compare", "against", "interaction", "margin")
-Levels = dict[str, Any]
+Levels = dict[str, Level]
+"""Factor → level."""
+Margin = Annotated[
+    float,
+    Field(strict=True, gt=0, allow_inf_nan=False),
+    told("must be a number above 0, in the metric's unit"),
+]
+_PAIR = "as in { load_balancing_weight = [0.0, 0.01] }"
+_Pair = Annotated[tuple[Level, Level], told(f"give two levels, {_PAIR}", within=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """One expectation: `metric` at `compare` minus at `against`; how that difference should be."""
 
-    name: str
-    kind: str
-    metric: str
-    compare: Levels
-    against: Levels
-    interaction: dict[str, tuple[Any, Any]]
+    __pydantic_config__ = CLOSED
+    name: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=200, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$"),
+        told("say in one line of up to 200 letters what is claimed"),
+    ]
+    kind: Annotated[Kind, told(f"choose one of {', '.join(get_args(Kind))}")]
+    metric: str = ""
+    """A column of `results`; the grid's primary metric if the file names none."""
+    compare: Annotated[Levels, Field(min_length=1), told("name a level, as in { noise_std = 0.5 }")]
+    against: Annotated[Levels, told("name a level, as in { noise_std = 0.5 }")] = field(default_factory=dict)
+    """The grid's baseline if the file names none."""
+    interaction: Annotated[
+        dict[str, _Pair], Field(max_length=1), told(f"name one factor and two levels, {_PAIR}")
+    ] = field(default_factory=dict)
     """{factor: (first, second)}: the claim is about the difference at first minus that at second."""
-    margin: float | None
+    margin: Margin | None = None
     """In the metric's unit; None takes the study's."""
 
     def describe(self) -> dict[str, Any]:
@@ -49,135 +68,59 @@ class Hypothesis:
         return asdict(self)
 
 
-def parse_claims(
-    entries: Any,
+def completed(
+    claims: Sequence[Hypothesis],
     factors: Mapping[str, Sequence[Any]],
     baseline: Mapping[str, Any],
     margins: Mapping[str, float],
     primary: str,
 ) -> tuple[Hypothesis, ...]:
-    """The claims of a grid file, held to its factors.
+    """The claims with the grid's baseline and primary metric where they name none, held to its factors.
 
     Raises:
         ConfigError: names the claim, the key, the value and the remedy.
     """
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError("claims: must be a list of tables, [[claims]]")
-    if len(entries) > MAX_CLAIMS:
-        raise ConfigError(f"claims: {len(entries)}, more than {MAX_CLAIMS}; keep those that matter")
-    claims: list[Hypothesis] = []
-    for number, entry in enumerate(entries, start=1):
-        claim = _claim(f"claims {number}", entry, factors, baseline, primary)
-        _need_margin(f"claims {number}", claim, margins)
-        if claim.name in {other.name for other in claims}:
-            raise ConfigError(f"claims {number}: name = {claim.name!r} stands there twice; rename one")
-        claims.append(claim)
-    return tuple(claims)
+    if len(claims) > MAX_CLAIMS:
+        raise ConfigError(f"claims: {len(claims)}, more than {MAX_CLAIMS}; keep those that matter")
+    names: set[str] = set()
+    found = []
+    for number, claim in enumerate(claims, start=1):
+        where = f"claims {number}"
+        standard = {factor: level for factor, level in baseline.items() if factor in claim.compare}
+        whole = replace(claim, metric=claim.metric or primary, against=claim.against or standard)
+        _check(where, whole, factors)
+        # val_loss has a margin by default: ln 1.005 nats, half a percent of the perplexity.
+        held = whole.margin is not None or whole.metric in {*margins, "val_loss"}
+        if whole.kind in ("equivalent", "not_worse") and not held:
+            raise ConfigError(
+                f"{where}: {whole.kind} on {whole.metric} needs a margin; "
+                f"add margin here, or {whole.metric} under [margins]"
+            )
+        if whole.name in names:
+            raise ConfigError(f"{where}: name = {whole.name!r} is another claim's name too; rename one")
+        names.add(whole.name)
+        found.append(whole)
+    return tuple(found)
 
 
-def parse_margins(table: Mapping[str, Any]) -> dict[str, float]:
-    """The margins of a grid file, by metric.
-
-    Raises:
-        ConfigError: one is not a number above 0.
-    """
-    for metric, value in table.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            raise ConfigError(f"margins.{metric} = {value!r}: must be a number above 0, in the metric's unit")
-    return {metric: float(value) for metric, value in table.items()}
-
-
-def _claim(
-    where: str,
-    entry: Mapping[str, Any],
-    factors: Mapping[str, Sequence[Any]],
-    baseline: Mapping[str, Any],
-    primary: str,
-) -> Hypothesis:
-    for key in sorted(entry.keys() - set(_KEYS)):
-        raise ConfigError(f"{where}: {key!r}: no such key; keys: {', '.join(_KEYS)}")
-    name = entry.get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
-        raise ConfigError(f"{where}: name = {name!r}: say in one line of up to 200 letters what is claimed")
-    metric = _one_of(f"{where}: metric", entry.get("metric", primary), METRICS)
-    compare = _levels(f"{where}: compare", entry.get("compare"), factors)
-    standard = {factor: level for factor, level in baseline.items() if factor in compare}
-    against = _levels(f"{where}: against", entry.get("against", standard), factors)
-    if compare.keys() != against.keys():
-        raise ConfigError(
-            f"{where}: compare names {_names(compare)}, against {_names(against)}; name the same factors"
-        )
-    if compare == against:
+def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]]) -> None:
+    if claim.metric not in METRICS:
+        raise ConfigError(f"{where}: metric = {claim.metric!r}: choose one of {', '.join(METRICS)}")
+    if not claim.against:
+        raise ConfigError(f"{where}: against = {{}}: name a level, as in {{ noise_std = 0.5 }}")
+    for key, levels in (("compare", claim.compare), ("against", claim.against)):
+        for factor, level in levels.items():
+            check_level(f"{where}: {key}.{factor}", factor, level, factors)
+    if claim.compare.keys() != claim.against.keys():
+        names, others = ", ".join(claim.compare), ", ".join(claim.against)
+        raise ConfigError(f"{where}: compare names {names}, against {others}; name the same factors")
+    if claim.compare == claim.against:
         raise ConfigError(f"{where}: compare and against are the same; change a level")
-    return Hypothesis(
-        name=name,
-        kind=_one_of(f"{where}: kind", entry.get("kind"), KINDS),
-        metric=metric,
-        compare=compare,
-        against=against,
-        interaction=_interaction(f"{where}: interaction", entry.get("interaction", {}), factors, compare),
-        margin=_margin(f"{where}: margin", entry.get("margin")),
-    )
-
-
-def _one_of(where: str, value: Any, options: Sequence[str]) -> str:
-    if value not in options:
-        raise ConfigError(f"{where} = {value!r}: choose one of {', '.join(options)}")
-    return str(value)
-
-
-def _levels(where: str, value: Any, factors: Mapping[str, Sequence[Any]]) -> Levels:
-    if not isinstance(value, dict) or not value:
-        raise ConfigError(f"{where} = {value!r}: name a level, as in {{ noise_std = 0.5 }}")
-    for factor, level in value.items():
-        _check_level(f"{where}.{factor}", factor, level, factors)
-    return dict(value)
-
-
-def _check_level(where: str, factor: str, level: Any, factors: Mapping[str, Sequence[Any]]) -> None:
-    if factor not in factors:
-        raise ConfigError(f"{where}: not a factor of this grid; factors: {', '.join(factors) or 'none'}")
-    if level not in factors[factor]:
-        levels = ", ".join(map(str, factors[factor]))
-        raise ConfigError(f"{where} = {level!r}: not one of the factor's levels, {levels}")
-
-
-def _interaction(
-    where: str, value: Any, factors: Mapping[str, Sequence[Any]], compare: Levels
-) -> dict[str, tuple[Any, Any]]:
-    example = "as in { load_balancing_weight = [0.0, 0.01] }"
-    if not isinstance(value, dict) or len(value) > 1:
-        raise ConfigError(f"{where} = {value!r}: name one factor and two levels, {example}")
-    for factor, pair in value.items():
-        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
-            raise ConfigError(f"{where}.{factor} = {pair!r}: give two levels, {example}")
+    for factor, pair in claim.interaction.items():
+        here = f"{where}: interaction.{factor}"
+        if pair[0] == pair[1]:
+            raise ConfigError(f"{here} = {list(pair)!r}: give two levels, {_PAIR}")
         for level in pair:
-            _check_level(f"{where}.{factor}", factor, level, factors)
-        if factor in compare:
-            raise ConfigError(f"{where}.{factor}: compare names this factor already; take another one")
-    return {factor: (pair[0], pair[1]) for factor, pair in value.items()}
-
-
-def _margin(where: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise ConfigError(f"{where} = {value!r}: must be a number above 0, in the metric's unit")
-    return float(value)
-
-
-def _need_margin(where: str, claim: Hypothesis, margins: Mapping[str, float]) -> None:
-    # val_loss has a margin by default: ln 1.005 nats, half a percent of the perplexity.
-    if claim.kind in ("equivalent", "not_worse") and claim.margin is None:
-        if claim.metric in margins or claim.metric == "val_loss":
-            return
-        raise ConfigError(
-            f"{where}: {claim.kind} on {claim.metric} needs a margin; "
-            f"add margin here, or {claim.metric} under [margins]"
-        )
-
-
-def _names(levels: Levels) -> str:
-    return ", ".join(levels)
+            check_level(here, factor, level, factors)
+        if factor in claim.compare:
+            raise ConfigError(f"{here}: compare names this factor already; take another one")

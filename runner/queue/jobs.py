@@ -22,7 +22,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import RunConfig, canonical_json
 from runner.queue import attempts as attempt_log
 from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL, Ending
 from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
@@ -97,31 +96,23 @@ class Lease:
 def submit(
     connection: sa.Connection,
     study_id: int,
-    runs: Iterable[tuple[Mapping[str, Any], RunConfig]],
+    runs: Iterable[Mapping[str, Any]],
     max_failures: int = 3,
     priority: int = 0,
 ) -> int:
-    """Queue one job for each (cell, config) that the study does not hold yet; returns how many were added.
+    """Queue one job for each run that the study does not hold yet; returns how many were added.
 
     Safe to repeat: what is there is read under the write lock (on PostgreSQL an advisory one, which every
     submission takes), and (study_id, config_hash) is unique.
+
+    Args:
+        runs: of each, the columns config_hash, config, cell, seed and total_steps.
     """
     one_at_a_time(connection, SUBMISSION)
     held = set(connection.scalars(sa.select(jobs.c.config_hash).where(jobs.c.study_id == study_id)))
-    new = {digest: (cell, config) for cell, config in runs if (digest := config.hash) not in held}
-    rows = [
-        {
-            "study_id": study_id,
-            "config_hash": config_hash,
-            "config": canonical_json(config.to_dict()),
-            "cell": json.dumps(dict(cell)),
-            "seed": config.seed,
-            "total_steps": config.train.steps,
-            "max_failures": max_failures,
-            "priority": priority,
-        }
-        for config_hash, (cell, config) in new.items()
-    ]
+    new = {run["config_hash"]: run for run in runs if run["config_hash"] not in held}
+    same = {"study_id": study_id, "max_failures": max_failures, "priority": priority}
+    rows = [{**run, **same} for run in new.values()]
     if rows:
         rows = [row | own_id for row, own_id in zip(rows, new_ids(connection, jobs, len(rows)), strict=True)]
         connection.execute(jobs.insert().values(created_at=now()), rows)

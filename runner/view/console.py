@@ -16,7 +16,7 @@ from runner.queue.schema import STATUSES
 from runner.view.text import duration, label, plain, varying
 
 if TYPE_CHECKING:
-    from runner.design.grids import Grid
+    from runner.design.grid import Grid
     from runner.queue.selection import Meant
 
 ROWS = 60
@@ -49,7 +49,7 @@ def jobs_screen(name: str, grid: Grid) -> None:
     out.print(made)
     if grid.size > ROWS:
         out.print(f"and {grid.size - ROWS} more")
-    configs = [config for _, config in grid.cells()]
+    configs = [config for _, config in grid.cells]
     trains = [config.train for config in configs]
     out.print(
         f"{varying(c.total_parameters for c in configs)} parameters, "

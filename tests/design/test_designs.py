@@ -12,7 +12,8 @@ import cli as program
 from runner.design import catalogue
 from runner.design.catalogue import Cost, cost, paces
 from runner.design.enqueue import enqueue
-from runner.design.grids import adjust, load_grid, parse_grid
+from runner.design.grid_file import load_grid, parse_grid
+from runner.design.scales import adjust
 from runner.queue import jobs
 from runner.queue.store import Store
 from runner.view.designs import sentence

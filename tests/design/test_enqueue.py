@@ -11,7 +11,8 @@ import pytest
 
 from model.config import ConfigError
 from runner.design.enqueue import enqueue, not_done
-from runner.design.grids import Grid, parse_grid
+from runner.design.grid import Grid
+from runner.design.grid_file import parse_grid
 from runner.queue import jobs
 from runner.queue.jobs import Worker
 from runner.queue.store import Store

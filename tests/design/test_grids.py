@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from model.config import ConfigError
-from runner.design import grids
-from runner.design.grids import SHIPPED, adjust, load_grid, parse_grid, parse_seeds, replaced
+from runner.design import scales
+from runner.design.grid_file import load_grid, parse_grid
+from runner.design.scales import SHIPPED, adjust, parse_seeds
 from tests.conftest import PROJECT
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
-@pytest.mark.parametrize("scale", grids.SCALES)
+@pytest.mark.parametrize("scale", scales.SCALES)
 def test_every_shipped_grid_expands_at_every_scale(name: str, scale: str) -> None:
     grid = adjust(load_grid(name), scale)
     runs = list(grid.runs())
@@ -145,14 +146,23 @@ GOOD = {"name": "mine", "factors": {"noise_std": [0.0, 0.1]}, "seeds": [1]}
         ({"factors": {"noise_std": 0.1}}, "must list at least one level"),
         ({"factors": {"noise_std": [-1.0]}}, "routing.noise_std = -1.0"),
         ({"factors": {"noise_std": [float("nan")]}}, "finite"),
-        ({"factors": {"noise_std": [0.1, 0.1]}}, "twice"),
+        (
+            {"factors": {"noise_std": [0.1, 0.1]}},
+            r"noise_std = \[0.1, 0.1\]: a level is listed twice; remove",
+        ),
         ({"factors": {"nois": [0.1]}}, "no such key; did you mean"),
         ({"factors": {"noise_std": [0.1], "routing.noise_std": [0.2]}}, "name one key twice"),
         ({"factors": {"seed": [1]}}, "cannot vary within a study"),
         ({"factors": {"data.tokens": [1]}}, "cannot vary within a study"),
-        ({"factors": [1]}, "must be a table"),
+        ({"factors": [1]}, r"factors = \[1\]: must be a table"),
+        ({"factors": {"top_k": [True]}}, "factors.top_k 1 = True: must be a number or a text"),
+        ({"base": 3}, "base = 3: must be a table"),
+        ({"question": 3}, "question = 3: must be a text"),
+        ({"repeats": True}, "repeats = True: must be a whole number between 1 and 1,000"),
+        ({"a\nb": 1}, r"'a\\nb': no such key"),
+        ({"baseline": {"noise_std": [0] * 500}}, "0,…: must be a number or a text"),
         ({"seeds": []}, "at least one seed"),
-        ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
+        ({"seeds": [1, 1]}, "seeds: 1 is listed twice"),
         ({"seeds": [-1]}, "seed = -1"),
         ({"seeds": [True]}, "seed = True"),
         ({"seeds": ["42; DROP TABLE jobs"]}, "seed = "),
@@ -164,7 +174,7 @@ GOOD = {"name": "mine", "factors": {"noise_std": [0.0, 0.1]}, "seeds": [1]}
         ({"name": "a\n"}, "letters, digits"),
         ({"baseline": {"noise_std": 0.7}}, "baseline.noise_std = 0.7: not one of the factor's levels"),
         ({"protocol": "mine"}, "choose one of sound, published"),
-        ({"bases": {}}, "no such key in a grid"),
+        ({"bases": {}}, "bases: no such key; keys: name, question"),
         ({"base": {"train": {"step": 4}}}, "did you mean train.steps"),
         (
             {"factors": {"noise_std": [i / 1e6 for i in range(60_000)]}, "seeds": list(range(200))},
@@ -190,8 +200,8 @@ INTERACTION = "name one factor and two levels"
         ({}, "must be a list of tables"),
         ([1], "must be a list of tables"),
         ([CLAIM] * 51, "claims: 51, more than 50"),
-        ([CLAIM, CLAIM], "claims 2: name = 'a' stands there twice"),
-        ([{**CLAIM, "kin": "less"}], "claims 1: 'kin': no such key; keys: name, kind"),
+        ([CLAIM, CLAIM], "claims 2: name = 'a' is another claim's name too; rename one"),
+        ([{**CLAIM, "kin": "less"}], "claims 1: kin: no such key; keys: name, kind"),
         ([{**CLAIM, "name": ""}], "claims 1: name = ''"),
         ([{**CLAIM, "name": "a\nb"}], "say in one line"),
         (
@@ -209,7 +219,12 @@ INTERACTION = "name one factor and two levels"
             [{**CLAIM, "compare": {"noise_std": 0.7}}],
             "compare.noise_std = 0.7: not one of the factor's levels",
         ),
-        ([{**CLAIM, "compare": {"noise_std": [0.1]}}], "not one of the factor's levels"),
+        (
+            [{**CLAIM, "compare": {"noise_std": [0.1]}}],
+            r"compare.noise_std = \[0.1\]: must be a number or a text",
+        ),
+        ([{**CLAIM, "compare": {"noise_std": True}}], "compare.noise_std = True: must be a number or a text"),
+        ([{"name": "a", "compare": {"noise_std": 0.1}}], "claims 1: kind: missing; add it"),
         ([{**CLAIM, "compare": {"noise_std": 0.0}}], "compare and against are the same"),
         ([{**CLAIM, "compare": {"top_k": 2}}], "compare names top_k, against noise_std; name the same"),
         ([{"name": "a", "kind": "less", "compare": {"noise_std": 0.1}}], "against = {}: name a level"),
@@ -280,11 +295,11 @@ def test_values_of_the_base_that_a_scale_replaces_are_named() -> None:
     content = {"factors": {"noise_std": [0.0, 0.1]}, "base": {"train": {"steps": 800, "muon_lr": 0.02}}}
     content["scales"] = {"small": {"base": {"train.steps": 400}}}
     grid = parse_grid(content)
-    said = replaced(grid, adjust(grid, "smoke"))
+    said = adjust(grid, "smoke").notice
     assert "--scale smoke replaces what the grid's [base] sets: train.steps 800 → 120;" in said
     assert "muon_lr" not in said  # no scale touches it
-    assert replaced(grid, adjust(grid, "smoke", ["steps=800"]), ["steps=800"]) == ""
-    assert replaced(grid, adjust(grid, "small")) == ""  # the file says itself what it wants there
-    assert replaced(grid, adjust(grid, "full")) == ""
+    assert adjust(grid, "smoke", ["steps=800"]).notice == ""
+    assert adjust(grid, "small").notice == ""  # the file says itself what it wants there
+    assert adjust(grid, "full").notice == ""
     shipped = load_grid("factorial")
-    assert replaced(shipped, adjust(shipped, "smoke")) == ""
+    assert adjust(shipped, "smoke").notice == ""

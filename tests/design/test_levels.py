@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from model.config import ConfigError
-from runner.design import grids
+from runner.design import scales
 from runner.design.enqueue import enqueue, enqueue_command
-from runner.design.grids import adjust, load_grid, parse_grid
+from runner.design.grid_file import load_grid, parse_grid
+from runner.design.scales import adjust
 from runner.queue.selection import find_job, jobs_meant
 from runner.queue.store import Store
 from tests.conftest import rows
@@ -77,21 +78,24 @@ def test_a_scale_swaps_levels_and_claims_and_baseline_follow() -> None:
         ({"levels": {**NAMED["levels"], "other": {"a": {}}}}, "levels.other: not a factor of this grid"),
         ({"levels": {"balancing": {"none": {}, "bias": {}, "x": {}}}}, "levels.balancing.x: not one of"),
         ({"levels": {"balancing": {"none": {}, "bias": {}}}}, "is the same run as"),
-        ({"levels": {"balancing": 3}}, "must hold a table a level"),
+        ({"levels": {"balancing": 3}}, "levels.balancing = 3: must hold a table for each level"),
         (
             {"levels": {"noise": {"a": {}}}},
             "levels.noise: a key of the configuration or of jobs",
         ),
         ({"levels": {"status": {"a": {}}}}, "levels.status: a key of the configuration or"),
-        ({"levels": {"a b": {"a": {}}}}, "levels.a b: name it with"),
+        ({"levels": {"a b": {"a": {}}}}, "levels.'a b': name it with"),
         ({"levels": {"balancing": {"none": {"bias_rat": 1}, "bias": {}}}}, "no such key; did you mean"),
         ({"levels": {"balancing": {"none": {"seed": 1}, "bias": {}}}}, "cannot vary within a study"),
         ({"levels": {"balancing": {"none": {"noise_std": 1}, "bias": {}}}}, "name one key twice"),
         ({"factors": {"balancing": ["none", "a b"]}}, "'a b': name a level in up to 40 letters"),
         ({"factors": {"balancing": [0, "bias"]}}, "0: name a level"),
         ({"scales": {"huge": {}}}, "scales.huge: no such scale; choose one of full"),
-        ({"scales": {"smoke": {"seeds": {}}}}, "scales.smoke.seeds: a scale swaps only factors"),
-        ({"scales": {"smoke": 3}}, "scales.smoke: must hold tables"),
+        (
+            {"scales": {"smoke": {"seeds": {}}}},
+            "scales.smoke.seeds: no such key; keys: factors, levels, base",
+        ),
+        ({"scales": {"smoke": 3}}, "scales.smoke = 3: must be a table"),
     ],
 )
 def test_bad_levels_and_scales_name_the_key_and_the_remedy(change: dict[str, Any], named: str) -> None:
@@ -171,14 +175,14 @@ def test_the_long_factorial_repeats_no_text_more_than_four_times() -> None:
     assert {k: v for k, v in grid.factors.items() if k != "steps"} == short.factors
     assert (grid.factors["steps"], grid.base.train.eval_every) == ((400, 4000), 100)
     assert grid.base.model == short.base.model
-    for scale in grids.SCALES:
+    for scale in scales.SCALES:
         at = adjust(grid, scale)
         longest = max(config.tokens_seen for _, config in at.runs())
         assert longest <= 4 * at.base.data.tokens
         assert {f.interaction["steps"] for f in at.claims if f.interaction} == {at.factors["steps"][::-1]}
 
 
-@pytest.mark.parametrize("scale", grids.SCALES)
+@pytest.mark.parametrize("scale", scales.SCALES)
 def test_the_sizes_of_scale_have_the_same_active_parameters(scale: str) -> None:
     grid = adjust(load_grid("scale"), scale)
     active: dict[str, set[int]] = {}

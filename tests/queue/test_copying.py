@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from model.config import ConfigError
 from model.events import Checkpointed, Measured, Resumed
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import copying, jobs, records, schema, selection, studies
 from runner.queue.backlog import backlog
@@ -41,7 +41,7 @@ def everything(database: str) -> dict[str, list[dict[str, object]]]:
 @pytest.fixture
 def lived(store: Store, tiny_grid: Path, worker: jobs.Worker) -> str:
     """A database in which something of everything has happened; nothing runs any more."""
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     store.write(lambda c: enqueue(c, "tiny", grid))
     values = {"loss": 1 / 3, "perplexity": float("inf"), "accuracy": float("nan"), "smallest": 5e-324}
 
@@ -176,7 +176,7 @@ def test_report_from_a_server_is_the_same_text(cluster: Cluster, tmp_path: Path)
 def test_every_reader_reads_a_server_too(store: Store, database: str, tiny_grid: Path) -> None:
     """What people ask for in a day, over jobs in every state: the values do not depend on the engine."""
     worker = jobs.Worker("worker-1", "here", 1, "cpu")
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..4")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..4")
 
     def live(connection: sa.Connection) -> None:
         enqueue(connection, "tiny", grid)

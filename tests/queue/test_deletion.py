@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured
 from runner.care import clean, doctor
-from runner.design import grids
+from runner.design import grid_file
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.copying import content, copy_store
@@ -40,7 +40,7 @@ def left_behind(store: Store, lease: Lease, runs: Path) -> None:
 @pytest.fixture
 def mixed(queued: Store, tiny_grid: Path, worker: Worker, tmp_path: Path) -> Store:
     """tiny: job 1 done, 2 failed, 3 cancelled, 4 queued; other: jobs 5 to 8, 5 done with everything."""
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     queued.write(lambda c: enqueue(c, "other", grid))
     for number in (1, 2, 5):
         queued.write(lambda c, n=number: jobs.prioritize(c, [n], 9))
@@ -138,7 +138,7 @@ def test_a_number_is_never_given_again(mixed: Store, tiny_grid: Path, database: 
     """Its run folder, an event of its study and people's notes would be taken for the new one's."""
     mixed.write(lambda c: studies.reveal_test(c, "other"))
     mixed.write(lambda c: studies.delete(c, [5, 6, 7, 8], "other"))
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     mixed.write(lambda c: enqueue(c, "again", grid))
     assert ids(mixed, "jobs") == {1, 2, 3, 4, 9, 10, 11, 12}
     assert row(mixed, "studies", name="again")["id"] == 3

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from model.config import ConfigError
 from model.events import Checkpointed, Measured, Resumed
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.backlog import backlog
@@ -48,23 +48,23 @@ def checkpoint(store: Store, lease: Lease, step: int) -> list[str]:
 
 
 def test_submitting_again_adds_nothing_and_new_seeds_add_their_blocks(queued: Store, tiny_grid) -> None:
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     assert queued.write(lambda c: enqueue(c, "tiny", grid)) == 0
-    more = grids.adjust(grid, seeds="42..44")
+    more = scales.adjust(grid, seeds="42..44")
     assert queued.write(lambda c: enqueue(c, "tiny", more)) == 2
     assert [job["seed"] for job in rows(queued, "jobs")] == [42, 42, 43, 43, 44, 44]
 
 
 @pytest.mark.parametrize("change", ["train.steps=80", "muon_lr=0.1", "data.tokens=7000"])
 def test_another_design_in_the_same_study_is_refused(queued: Store, tiny_grid, change: str) -> None:
-    other = grids.adjust(grids.load_grid(str(tiny_grid)), assignments=[change])
+    other = scales.adjust(grid_file.load_grid(str(tiny_grid)), assignments=[change])
     with pytest.raises(ConfigError, match=rf"{change.split('=')[0].split('.')[-1]}.*--study NAME"):
         queued.write(lambda c: enqueue(c, "tiny", other))
     assert len(rows(queued, "jobs")) == 4
 
 
 def test_another_corpus_or_protocol_is_refused(queued: Store, tiny_grid) -> None:
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     data = replace(grid.base.data, corpus_id="another")
     for other in (grid.with_data(data, 49_152), replace(grid, base=replace(grid.base, protocol="published"))):
         with pytest.raises(ConfigError, match="--study NAME"):
@@ -98,7 +98,7 @@ def test_priority_goes_first_and_held_jobs_and_studies_wait(queued: Store, worke
 
 
 def test_eight_processes_claim_four_hundred_jobs_once_each(store: Store, tiny_grid, database: str) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..200")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..200")
     assert store.write(lambda c: enqueue(c, "tiny", grid)) == 400
     code = f"""
 import sys
@@ -425,7 +425,7 @@ def test_many_are_changed_at_once_and_others_are_passed_over(queued: Store, work
 
 
 def test_more_jobs_than_a_statement_takes_are_changed(store: Store, tiny_grid) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..600")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..600")
     store.write(lambda c: enqueue(c, "tiny", grid))
     everyone = list(range(1, 1201))
     assert store.write(lambda c: jobs.hold(c, everyone)) == everyone
@@ -436,7 +436,7 @@ def test_more_jobs_than_a_statement_takes_are_changed(store: Store, tiny_grid) -
 def test_holding_a_study_holds_what_comes_later_too(queued: Store, tiny_grid, worker: Worker) -> None:
     queued.write(lambda c: jobs.hold(c, [2]))
     queued.write(lambda c: studies.hold(c, "tiny", True))
-    more = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="99")
+    more = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="99")
     queued.write(lambda c: enqueue(c, "tiny", more))
     assert claim(queued, worker) is None
     queued.write(lambda c: studies.hold(c, "tiny", False))

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema
 from runner.queue.migrations import upgrade
@@ -93,10 +93,10 @@ def test_many_processes_make_one_database(cluster: Cluster) -> None:
 @on_a_server
 def test_the_same_grid_queued_by_four_at_once_is_queued_once(database: str, tiny_grid: Path) -> None:
     code = f"""
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue.store import open_store
-grid = grids.adjust(grids.load_grid({str(tiny_grid)!r}), seeds="1..100")
+grid = scales.adjust(grid_file.load_grid({str(tiny_grid)!r}), seeds="1..100")
 print(open_store({database!r}).write(lambda c: enqueue(c, "tiny", grid)))
 """
     makers = [
@@ -116,7 +116,7 @@ print(open_store({database!r}).write(lambda c: enqueue(c, "tiny", grid)))
 
 @on_a_server
 def test_planner_knows_of_a_large_submission_at_once(store: Store) -> None:
-    grid = grids.adjust(grids.load_grid("factorial"), seeds="1..200")
+    grid = scales.adjust(grid_file.load_grid("factorial"), seeds="1..200")
     store.write(lambda c: enqueue(c, "large", grid))
     with store.read() as connection:
         known = connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE relname = 'jobs'").scalar()

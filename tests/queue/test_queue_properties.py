@@ -22,7 +22,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from model.config import RunConfig
 from model.events import Checkpointed, Measured, Resumed
 from runner.queue import jobs, records, schema
 from runner.queue.jobs import Lease, LeaseLost, UnknownJob, Worker
@@ -63,7 +62,8 @@ class Queue(RuleBasedStateMachine):
                 id=1, name="s", grid="{}", protocol="sound", corpus="bundled", corpus_id="", created_at=now()
             )
         )
-        runs = [({"noise_std": 0.0}, RunConfig(seed=seed)) for seed in range(JOBS)]
+        same = {"config": "{}", "cell": '{"noise_std": 0.0}', "total_steps": 400}
+        runs = [{**same, "seed": seed, "config_hash": str(seed)} for seed in range(JOBS)]
         assert jobs.submit(connection, 1, runs) == JOBS
 
     def teardown(self) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import cli as program
 from model.config import ConfigError, RunConfig, all_keys
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
 from runner.queue.jobs import UnknownJob
@@ -43,7 +43,7 @@ def matching(store: Store, text: str) -> list[int]:
 @pytest.fixture
 def mixed(store: Store, tiny_grid: Any, worker: jobs.Worker) -> Store:
     """Eight jobs: 1 failed by oom, 2 running, 3 cancelled and paused before, the rest queued; 5 is urgent."""
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="42..45")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="42..45")
     store.write(lambda c: enqueue(c, "tiny", grid))
     for _ in range(2):
         lease = store.write(lambda c: jobs.claim(c, worker))

@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from runner.design.grids import load_grid
+from runner.design.grid_file import load_grid
 from tests import report_fixtures as made
 from tests.report_reading import aggregate, fact, render, section, tables
 

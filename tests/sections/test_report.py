@@ -17,7 +17,7 @@ from reports.output.report import NotUniform
 from reports.reading.units import UnknownOption
 from reports.tables import instant
 from runner.design.enqueue import enqueue
-from runner.design.grids import load_grid, parse_grid
+from runner.design.grid_file import load_grid, parse_grid
 from runner.queue import jobs, schema
 from runner.queue.store import Store
 from tests import report_fixtures as made

@@ -14,7 +14,7 @@ from model.config import ConfigError, RunConfig
 from reports.output.markdown import markdown_section
 from reports.reading.frames import choose_study, load
 from reports.sections.repeats import noise_floor
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import schema
 from runner.queue.store import Store, open_store
@@ -23,7 +23,7 @@ from tests.conftest import TINY_GRID, rows
 
 
 def test_the_shipped_grid_runs_one_cell_five_times_with_one_seed() -> None:
-    grid = grids.load_grid("noise-floor")
+    grid = grid_file.load_grid("noise-floor")
     runs = list(grid.runs())
     assert (grid.size, len(runs), len({config.hash for _, config in runs})) == (5, 5, 5)
     assert {config.seed for _, config in runs} == {42}
@@ -42,19 +42,19 @@ def test_repeats_must_be_a_whole_number(tmp_path: Path, value: str) -> None:
     path = tmp_path / "g.toml"
     path.write_text(f"repeats = {value}\n[factors]\nnoise_std = [0.0]\n")
     with pytest.raises(ConfigError, match="repeats = "):
-        grids.load_grid(str(path))
+        grid_file.load_grid(str(path))
 
 
 def test_repeat_is_neither_a_factor_nor_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"factors\.repeat"):
-        grids.parse_grid({"factors": {"repeat": [0, 1]}})
+        grid_file.parse_grid({"factors": {"repeat": [0, 1]}})
     with pytest.raises(ConfigError, match="repeats in the grid file"):
-        grids.adjust(grids.load_grid("factorial"), assignments=["repeat=1"])
+        scales.adjust(grid_file.load_grid("factorial"), assignments=["repeat=1"])
 
 
 def test_more_repeats_extend_a_study(store: Store) -> None:
-    once = grids.parse_grid({"factors": {"noise_std": [0.0, 0.5]}, "seeds": [1, 2]})
-    twice = grids.parse_grid({"factors": {"noise_std": [0.0, 0.5]}, "seeds": [1, 2], "repeats": 2})
+    once = grid_file.parse_grid({"factors": {"noise_std": [0.0, 0.5]}, "seeds": [1, 2]})
+    twice = grid_file.parse_grid({"factors": {"noise_std": [0.0, 0.5]}, "seeds": [1, 2], "repeats": 2})
     assert store.write(lambda c: enqueue(c, "s", once)) == 4
     assert store.write(lambda c: enqueue(c, "s", twice)) == 4
     assert store.write(lambda c: enqueue(c, "s", once)) == 0

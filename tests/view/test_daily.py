@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from model.events import Measured
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records
 from runner.queue.store import Store
@@ -115,7 +115,7 @@ WIDE = "実験" * 20
 def test_a_frame_never_exceeds_the_terminal(
     store: Store, tiny_grid: Path, worker: jobs.Worker, width: int, height: int
 ) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..100")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..100")
     for name in ("tiny", WIDE, "a" * 80, "b", "c"):
         store.write(lambda c, name=name: enqueue(c, name, grid))
     for number in range(12):
@@ -129,7 +129,7 @@ def test_a_frame_never_exceeds_the_terminal(
 
 
 def test_a_frame_of_24_lines_has_every_part(store: Store, tiny_grid: Path, worker: jobs.Worker) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..100")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..100")
     for name in "abcdef":
         store.write(lambda c, name=name: enqueue(c, name, grid))
     for number in range(12):
@@ -143,7 +143,7 @@ def test_a_large_study_is_shown_by_counts(
     store: Store, tiny_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MOST_GLYPHS", 10)
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..100")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..100")
     store.write(lambda c: enqueue(c, "tiny", grid))
     store.write(lambda c: jobs.hold(c, [1, 3]))
     shown = snapshot(store)
@@ -155,7 +155,7 @@ def test_a_large_study_is_shown_by_counts(
 
 
 def test_ten_thousand_jobs_do_not_break_a_list(store: Store, tiny_grid: Path, cli: Cli) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..5000")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..5000")
     store.write(lambda c: enqueue(c, "tiny", grid))
     store.close()
     done = cli("cancel", "--study", "tiny", "--yes")

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed, Resumed
 from reports.reading import frames
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, speed, studies
 from runner.queue.store import Store, open_store
@@ -54,7 +54,7 @@ def test_eta_adds_up_the_workers_each_at_its_own_speed(queued: Store, worker: jo
 
 
 def test_studies_wait_for_those_before_them(queued: Store, tiny_grid: Path, worker: jobs.Worker) -> None:
-    grid = grids.load_grid(str(tiny_grid))
+    grid = grid_file.load_grid(str(tiny_grid))
     queued.write(lambda c: enqueue(c, "later", grid))
     finish(queued, worker)
     assert overview(queued, "later")["eta_seconds"] is None  # it was never timed
@@ -166,7 +166,7 @@ def test_lost_attempt_took_until_its_last_heartbeat(queued: Store, worker: jobs.
 
 
 def test_digest_of_many_failures_stays_short(store: Store, tiny_grid: Path, worker: jobs.Worker) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..30")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..30")
     for name in "abcdefgh":
         store.write(lambda c, name=name: enqueue(c, name, grid))
     for number in range(60):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model.events import Measured
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.jobs import Worker
@@ -109,7 +109,7 @@ def test_watch_ends_in_one_line_when_the_database_goes_away(
 def test_watch_fits_any_terminal(
     store: Store, tiny_grid: Path, terminal: Callable[..., Terminal], size: tuple[int, int]
 ) -> None:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1..60")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..60")
     for name in ("one", "two", "three", "four"):
         store.write(lambda c, name=name: enqueue(c, name, grid))
     watching = terminal("watch", size=size)
@@ -141,7 +141,7 @@ def test_status_fits_eighty_columns_whatever_the_names(
     store: Store, worker: Worker, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     (tmp_path / "long.toml").write_text(TINY_GRID.replace("noise_std =", '"routing.noise_std" ='))
-    grid = grids.load_grid(str(tmp_path / "long.toml"))
+    grid = grid_file.load_grid(str(tmp_path / "long.toml"))
     for name in ("実験" * 40, "x" * 80):
         store.write(lambda c, name=name: enqueue(c, name, grid))
     store.write(lambda c: jobs.claim(c, worker))

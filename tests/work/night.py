@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.design.enqueue import enqueue
-from runner.design.grids import adjust, load_grid
+from runner.design.grid_file import load_grid
+from runner.design.scales import adjust
 from runner.queue.store import open_store
 from runner.work.options import Options
 from runner.work.progress import Display

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, sqlite
 from runner.queue.store import Store, open_store
@@ -177,7 +177,7 @@ def test_same_host_pid_and_boot_after_a_restart_is_another_owner(queued: Store) 
 def test_two_processes_and_a_thousand_empty_jobs(store: Store, tmp_path: Path) -> None:
     """Both have one in hand before either takes a second."""
     (tmp_path / "tiny.toml").write_text(TINY_GRID)
-    grid = grids.adjust(grids.load_grid(str(tmp_path / "tiny.toml")), seeds="1..500")
+    grid = scales.adjust(grid_file.load_grid(str(tmp_path / "tiny.toml")), seeds="1..500")
     assert store.write(lambda c: enqueue(c, "tiny", grid)) == 1_000
     code = f"""
 import os, sys, time

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from model.events import Phase
-from runner.design import grids
+from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs
 from runner.queue.store import Store, StoreUnreachable
@@ -225,7 +225,7 @@ def test_database_that_goes_away_stops_the_worker_loudly(
 
 @pytest.fixture
 def two_jobs(store: Store, tiny_grid: Path) -> Store:
-    grid = grids.adjust(grids.load_grid(str(tiny_grid)), seeds="1")
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1")
     store.write(lambda c: enqueue(c, "tiny", grid))
     return store
 

@@ -1,0 +1,122 @@
+"""A grid: base values × factors × seeds, checked as a whole when it is made, and the runs that it comes to.
+
+Read from a file: runner/design/grid_file.py; at another size: runner/design/scales.py; queued:
+runner/design/enqueue.py. What a level may be: runner/design/levels.py. Imports no torch, touches no database.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from model.config import ConfigError, DataConfig, RunConfig
+from runner.design.hypotheses import Hypothesis
+from runner.design.levels import Factors, Named, Swap, check_keys, check_level
+
+MAX_JOBS = 200_000
+"""Runs of one grid, and seeds of one --seeds; more is refused as a slip, before it fills the disk."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A design: everything that its runs share, what varies, and what is asked of it.
+
+    Raises:
+        ConfigError: a factor, level or combination is not valid, or two cells are the same run.
+    """
+
+    name: str
+    question: str
+    base: RunConfig
+    factors: Factors
+    """By the name that the file uses, in its order."""
+    seeds: tuple[int, ...]
+    repeats: int = 1
+    """Runs of each cell and seed: above 1 they measure what differs though nothing was changed."""
+    primary: str = "val_loss"
+    baseline: tuple[tuple[str, Any], ...] = ()
+    margins: tuple[tuple[str, float], ...] = ()
+    claims: tuple[Hypothesis, ...] = ()
+    levels: Named = field(default_factory=dict)
+    """What the levels of the factors that are no key set."""
+    scales: Mapping[str, Swap] = field(default_factory=dict)
+    scale: str = "full"
+    stated: tuple[str, ...] = ()
+    """Dotted keys that the file's [base] sets."""
+    source: str = ""
+    """What --grid named: a shipped grid or a file."""
+    notice: str = ""
+    """A line for the user: values of the file's [base] that the scale has replaced."""
+
+    def __post_init__(self) -> None:
+        check_keys(self.factors, self.levels)
+        for factor, level in self.baseline:
+            check_level(f"baseline.{factor}", factor, level, self.factors)
+        if self.size > MAX_JOBS:
+            raise ConfigError(f"{self.name}: {self.size:,} runs, more than {MAX_JOBS:,}; take fewer levels")
+        there: dict[str, dict[str, Any]] = {}
+        for cell, config in self.cells:
+            # Two named levels may set equal values, and a key need not be in the hash (train.engine); their
+            # runs would then share a hash and become one job.
+            if there.setdefault(config.hash, cell) is not cell:
+                raise ConfigError(f"factors: {cell} is the same run as {there[config.hash]}; keep one")
+
+    @property
+    def size(self) -> int:
+        """Runs, of all cells, seeds and repeats."""
+        cells = math.prod(len(levels) for levels in self.factors.values())
+        return cells * len(self.seeds) * self.repeats
+
+    @property
+    def study_name(self) -> str:
+        """The default: the grid's name, with the scale if it is not full."""
+        return self.name if self.scale == "full" else f"{self.name}-{self.scale}"
+
+    @cached_property
+    def cells(self) -> tuple[tuple[dict[str, Any], RunConfig], ...]:
+        """(cell, config) of every condition, with the base's seed."""
+        found = []
+        for levels in itertools.product(*self.factors.values()):
+            named = dict(zip(self.factors, levels, strict=True))
+            values: dict[str, Any] = {}
+            for factor, level in named.items():
+                values |= self.levels[factor][str(level)] if factor in self.levels else {factor: level}
+            config = self.base.with_values(values)
+            # A number is kept as the configuration has it, so that 0 and 0.0 are one level.
+            cell = {name: named[name] if name in self.levels else config.value(name) for name in named}
+            found.append((cell, config))
+        return tuple(found)
+
+    def runs(self) -> Iterator[tuple[dict[str, Any], RunConfig]]:
+        """(cell, config) of every run, whole blocks first: seed by seed, so that a part can be compared."""
+        for seed, repeat in itertools.product(self.seeds, range(self.repeats)):
+            for cell, config in self.cells:
+                yield dict(cell), replace(config, seed=seed, repeat=repeat)
+
+    def with_data(self, data: DataConfig, vocab_size: int) -> Grid:
+        """The grid on a resolved corpus; the model's vocabulary follows the tokenizer."""
+        model = replace(self.base.model, vocab_size=vocab_size)
+        return replace(self, base=replace(self.base, data=data, model=model))
+
+    def describe(self) -> dict[str, Any]:
+        """What the study's row keeps of the grid, for the report and against a clash."""
+        levels = {name: list(dict.fromkeys(cell[name] for cell, _ in self.cells)) for name in self.factors}
+        return {
+            "name": self.name,
+            "question": self.question,
+            "factors": levels,
+            **({"levels": self.levels} if self.levels else {}),
+            "base": self.base.identity(),
+            "seeds": list(self.seeds),
+            "repeats": self.repeats,
+            "primary": self.primary,
+            "baseline": dict(self.baseline),
+            "margins": dict(self.margins),
+            "claims": [claim.describe() for claim in self.claims],
+            "scale": self.scale,
+            "source": self.source,
+        }
