@@ -17,13 +17,15 @@ from reports.output.markdown import markdown
 from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import BITS, LOAD, LOSS, PERPLEXITY, Measure
-from reports.reading.origin import configurations, distinct
+from reports.reading.origin import configurations, distinct, flatten
 from reports.reading.study import Cell
+from reports.reading.units import UnknownOption
 from reports.sections.head import corpus_line, protocol_line
 from reports.statistics.analysis import DEFAULT_DB
 from reports.statistics.blocks import blocks
 from reports.statistics.families import baseline_cell
-from reports.statistics.inference import Contrast, unpaired
+from reports.statistics.inference import Array, Contrast, finite, unpaired, weighted_contrast
+from reports.statistics.words import direction
 from reports.tables import (
     DASH,
     Section,
@@ -33,6 +35,7 @@ from reports.tables import (
     mean_spread,
     number,
     percent,
+    probability,
     signed,
 )
 
@@ -53,7 +56,12 @@ def compare_studies(connection: sa.Connection, first: str, second: str, db: str 
 
     Raises:
         NoSuchStudy: one of them is not in the database.
+        UnknownOption: it is one study twice.
     """
+    if first == second:
+        raise UnknownOption(
+            f"compare {first} {second}: a study has nothing to differ from itself in; name two"
+        )
     one, two = (load(connection, choose_study(connection, name)[0]) for name in (first, second))
     return markdown(compose(one, two, db))
 
@@ -81,17 +89,45 @@ def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report
 
 
 def matches(first: StudyData, second: StudyData) -> list[Match]:
-    """Conditions whose factors have the same names (their last part counts) and values."""
-    there = {_key(second, cell): cell for cell in second.cells}
+    """Conditions that agree in all that either study varies (the last part of a name counts).
+
+    What one study varies and the other does not has there the value that its runs were told.
+    """
+    keys = _varied(first) | _varied(second)
+    there = {_key(second, cell, keys): cell for cell in second.cells}
     return [
-        Match(first.study.label(cell), cell, there[_key(first, cell)])
+        Match(first.study.label(cell), cell, there[key])
         for cell in first.cells
-        if _key(first, cell) in there
+        if (key := _key(first, cell, keys)) in there
     ]
 
 
-def _key(data: StudyData, cell: Cell) -> frozenset[tuple[str, Any]]:
-    return frozenset((name.rsplit(".", 1)[-1], value) for name, value in data.study.values(cell).items())
+def _varied(data: StudyData) -> set[str]:
+    """What the study's conditions differ in: factors, and for named levels the keys that those set."""
+    return {_last(key) for key in data.study.varied - data.study.levels.keys()}
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _key(data: StudyData, cell: Cell, keys: set[str]) -> frozenset[tuple[str, Any]]:
+    """Each key with its value in the condition: its factors', its named level's, else its runs'."""
+    runs = data.by_cell[cell]
+    told = flatten(runs["config"].iloc[0]) if len(runs) else {}
+    values: dict[str, Any] = {_last(name): value for name, value in told.items()}
+    for factor, level in data.study.values(cell).items():
+        named = data.study.levels.get(factor, {}).get(level)
+        values |= {_last(k): v for k, v in named.items()} if named else {_last(factor): level}
+    return frozenset((key, _comparable(values.get(key))) for key in keys)
+
+
+def _comparable(value: Any) -> Any:
+    """0.10 and 0.1, 2 and 2.0, as a number or as text, are one value."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _line(data: StudyData) -> str:
@@ -169,16 +205,19 @@ def _effects(first: StudyData, second: StudyData, found: list[Match]) -> Section
     """Each matching condition against the same baseline condition, within each study."""
     wanted = baseline_cell(first)[0]
     base = next((match for match in found if match.first == wanted), found[0])
+    others = [match for match in found if match is not base]
+    sides = [(_by_seed(first, m.first, base.first), _by_seed(second, m.second, base.second)) for m in others]
+    tests = sum(not math.isnan(unpaired(one, two).p) for one, two in sides) or 1
     rows = []
-    for match in found:
-        if match is base:
-            continue
-        one = blocks(first, LOSS.column).contrast({match.first: 1.0, base.first: -1.0})
-        two = blocks(second, LOSS.column).contrast({match.second: 1.0, base.second: -1.0})
-        rows.append((match.label, *_effect(one), *_effect(two), _signs(one, two)))
+    for match, (one, two) in zip(others, sides, strict=True):
+        effects = [weighted_contrast(each[:, None], [1.0]) for each in (one, two)]
+        apart = unpaired(one, two, tests)
+        shown = (signed(apart.difference, 4), interval(apart.low, apart.high, 4), probability(apart.p))
+        rows.append((match.label, *_effect(effects[0]), *_effect(effects[1]), *shown, _signs(*effects)))
     names = (first.study.name, second.study.name)
     kinds = ("n", "Difference", "% of PPL", "95 % interval")
-    columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds), "Signs")
+    columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds))
+    columns += ("First - second", "95 % interval, together", "p", "Signs")
     return Section(
         "Effects side by side",
         (f"Each condition against {base.label}, in {LOSS.column}, paired by seed within each study.",),
@@ -186,9 +225,17 @@ def _effects(first: StudyData, second: StudyData, found: list[Match]) -> Section
         (
             "Differences within a study compare better than losses do: what a study's text and protocol add "
             "to every condition is not in them.",
-            "Signs are of the two differences; whether they are established, the intervals say.",
+            "First - second is the one study's effect minus the other's, by Welch's t, corrected for the "
+            "table: where its interval holds 0, that they differ is not shown.",
+            "Signs are given where both intervals exclude 0; one seed has no sign.",
         ),
     )
+
+
+def _by_seed(data: StudyData, cell: Cell, base: Cell) -> Array:
+    """The effect in each seed that has both conditions. Shape: (S,)."""
+    matrix = blocks(data, LOSS.column)
+    return finite(matrix.column(cell) - matrix.column(base))
 
 
 def _effect(contrast: Contrast) -> tuple[str, ...]:
@@ -201,5 +248,5 @@ def _effect(contrast: Contrast) -> tuple[str, ...]:
 
 
 def _signs(one: Contrast, two: Contrast) -> str:
-    product = one.difference * two.difference
-    return DASH if math.isnan(product) else "the same" if product >= 0 else "opposite"
+    ways = direction(one) * direction(two)
+    return DASH if not ways else "the same" if ways > 0 else "opposite"

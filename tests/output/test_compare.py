@@ -11,6 +11,7 @@ from scipy import stats
 
 from model.config import ConfigError
 from reports.output.compare import compare_studies
+from reports.reading.units import UnknownOption
 from tests import report_fixtures as made
 from tests.report_reading import section, tables
 
@@ -76,7 +77,49 @@ def test_nothing_in_common_is_said(connection: sa.Connection) -> None:
         compare_studies(connection, "one", "three")
 
 
-def test_a_study_with_itself(connection: sa.Connection) -> None:
+def test_a_study_with_itself_is_refused(connection: sa.Connection) -> None:
     made.finished_study(connection)
-    text = compare_studies(connection, "factorial", "factorial")
-    assert "the configurations are the same" in text
+    with pytest.raises(UnknownOption, match="nothing to differ from itself"):
+        compare_studies(connection, "factorial", "factorial")
+
+
+def test_conditions_match_whatever_else_a_study_varies(connection: sa.Connection) -> None:
+    # One study varies noise alone, at the weight 0.01 that its runs were told; the other varies both.
+    made.finished_study(connection, "both")
+    noise = {"factors": {"noise_std": [0.0, 0.5]}, "baseline": {"noise_std": 0.0}}
+    study = made.add_study(connection, "noise", grid=noise)
+    for level in (0.0, 0.5):
+        for seed in made.SEEDS:
+            cell = {"noise_std": level, "load_balancing_weight": 0.01}
+            loss = 4.0 + seed / 100 - level / 10 + 0.0001 * (seed % 2) * level
+            config = made.configuration(cell, seed)
+            job = made.add_job(connection, study, {"noise_std": level}, seed, config=config)
+            made.add_result(connection, job, val_loss=loss)
+    text = compare_studies(connection, "both", "noise")
+    rows = tables(section(text, "Conditions side by side"))[0]
+    assert [row["Condition"] for row in rows] == [
+        "noise_std=0.0, load_balancing_weight=0.01",
+        "noise_std=0.5, load_balancing_weight=0.01",
+    ]
+    (effect,) = tables(section(text, "Effects side by side"))[0]
+    by = {
+        level: np.array(
+            [made.loss_of({"noise_std": level, "load_balancing_weight": 0.01}, s) for s in made.SEEDS]
+        )
+        for level in (0.0, 0.5)
+    }
+    ours = np.array([-0.05 + 0.00005 * (seed % 2) for seed in made.SEEDS])
+    reference = stats.ttest_ind(by[0.5] - by[0.0], ours, equal_var=False)
+    interval = reference.confidence_interval(0.95)
+    assert effect["95 % interval, together"] == f"{interval.low:.4f} to {interval.high:.4f}"
+    assert float(effect["p"]) == pytest.approx(reference.pvalue, abs=6e-5)
+
+
+def test_one_seed_has_no_sign(connection: sa.Connection) -> None:
+    for name, way in (("up", 1), ("down", -1)):
+        study = made.add_study(connection, name, grid={"factors": {"noise_std": [0.0, 0.5]}, "baseline": {}})
+        for level in (0.0, 0.5):
+            job = made.add_job(connection, study, {"noise_std": level}, 42)
+            made.add_result(connection, job, val_loss=4.0 + way * level)
+    (effect,) = tables(section(compare_studies(connection, "up", "down"), "Effects side by side"))[0]
+    assert effect["Signs"] == effect["p"] == "–"
