@@ -292,13 +292,6 @@ def results_bits(store: Store) -> str:
     return json.dumps([found, series, sorted(counts)])
 
 
-def make_views(engine: sa.Engine) -> None:
-    """The schema's views, on tables that were made without its migrations."""
-    with engine.begin() as connection:
-        for name, select in schema.VIEWS.items():
-            connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
-
-
 def described(engine: sa.Engine) -> dict[str, object]:
     """Everything that a database knows of its tables and views, as it can be compared."""
     inspector = sa.inspect(engine)

@@ -2,7 +2,8 @@
 
 Instants are seconds since 1970 (UTC) by the database's clock. CHECK constraints restate the rules that
 runner/queue/jobs.py follows, so that no other program can leave a job half-way. SQLite tables are STRICT.
-Changing anything here needs a migration in runner/queue/migrations/versions/ and a new HEAD.
+A fresh database is made from this file alone. Changing anything here needs a new HEAD, a version in
+runner/queue/migrations/versions/ that alters the databases there are, and a stored one for tests/data.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     UniqueConstraint,
+    event,
 )
 from sqlalchemy import Text as AnyText
 from sqlalchemy.schema import SchemaItem
@@ -259,3 +262,9 @@ VIEWS = {
         GROUP BY s.id, s.name, j.cell
     """,
 }
+
+
+@event.listens_for(metadata, "after_create")
+def _make_views(_: MetaData, connection: Connection, **options: Any) -> None:
+    for name, select in VIEWS.items():
+        connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")

@@ -2,7 +2,7 @@
 
 What depends on the engine is in runner/queue/sqlite.py, runner/queue/postgresql.py and
 runner/queue/dialects.py, statements about jobs in runner/queue/jobs.py, tables in runner/queue/schema.py,
-the schema's history in runner/queue/migrations/.
+how a database is made and upgraded in runner/queue/migrations/.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The schema's history (Alembic): one file a version, applied in one transaction under the write lock.
+"""A fresh database is made from runner/queue/schema.py; Alembic alters an older one, a file a version.
 
 Each version runs on SQLite and on PostgreSQL: its types say what differs.
 """
@@ -13,22 +13,24 @@ from alembic import command
 from alembic.config import Config
 
 from runner.queue.dialects import one_at_a_time
-from runner.queue.schema import HEAD, meta
+from runner.queue.schema import HEAD, meta, metadata
 
 
-def upgrade(engine: sa.Engine, revision: str = HEAD) -> None:
-    """Bring the database to `revision`; two processes at once do it once.
+def upgrade(engine: sa.Engine) -> None:
+    """Bring the database to `HEAD`; two processes at once do it once.
 
-    The lock (BEGIN IMMEDIATE; on PostgreSQL an advisory one) holds others off, and Alembic reads the version
-    inside it, so that whoever comes second finds nothing to do. A crash in between leaves the old schema,
-    whole: both engines change tables within a transaction.
+    The lock (BEGIN IMMEDIATE; on PostgreSQL an advisory one) holds others off, and the version is read
+    inside it, so that whoever comes second finds nothing to do. A crash in between leaves the database as it
+    was: both engines make and alter tables within a transaction.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with engine.begin() as connection:
         one_at_a_time(connection, "upgrade", patience_seconds=60)
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        known = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "database_id"))
-        if known is None:
-            connection.execute(meta.insert().values(key="database_id", value=uuid.uuid4().hex))
+        if sa.inspect(connection).has_table("alembic_version"):
+            command.upgrade(config, HEAD)
+            return
+        metadata.create_all(connection)
+        connection.execute(meta.insert().values(key="database_id", value=uuid.uuid4().hex))
+        command.stamp(config, HEAD)
