@@ -8,7 +8,9 @@ reports/figures/comparison.py.
 from __future__ import annotations
 
 import io
+import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,15 +84,30 @@ class Series:
     """Shape: (S, steps)."""
 
 
+_told: set[str] = set()
+"""Characters that the font lacks and that were named: each is said once."""
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The look, for drawing and for saving; the reader's own matplotlib settings stay out."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in letters that the font lacks is drawn as boxes in a PNG; an SVG keeps it as text.
-        warnings.filterwarnings("ignore", message="Glyph")
+    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         yield
+    lacking: dict[str, None] = {}
+    for warning in caught:
+        if found := re.match(r"Glyph (\d+) ", str(warning.message)):
+            lacking[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if fresh := [character for character in lacking if character not in _told]:
+        _told.update(fresh)
+        logging.getLogger(__name__).warning(
+            "figures: the font DejaVu Sans lacks %s: a box in PNG, text in SVG; tables have the names whole",
+            ", ".join(f"{each} (U+{ord(each):04X})" for each in fresh),
+        )
 
 
 def save(figure: Figure, kind: str) -> bytes:

@@ -12,8 +12,11 @@ from reports.sections.answer import Answer
 from reports.tables import Section, Table, plain
 
 _ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: f"\\{mark}" for mark in ("\\", "|", "`", "*", "[", "]")}
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+    | {mark: f"\\{mark}" for mark in ("\\", "|", "`", "*", "[", "]", "$", "~")}
 )
+_AT_AN_END = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+"""An underscore at a word's end begins emphasis; within a word, as in noise_std, GitHub leaves it alone."""
 
 
 def markdown(report: Report, folder: str | None = None) -> str:
@@ -58,7 +61,7 @@ def _facts(facts: tuple[tuple[str, str], ...]) -> str:
 
 def escape(value: object) -> str:
     """One line of markdown that shows `value` as it is."""
-    return plain(value).translate(_ESCAPES)
+    return _AT_AN_END.sub(r"\\_", plain(value).translate(_ESCAPES))
 
 
 def markdown_table(table: Table) -> str:

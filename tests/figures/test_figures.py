@@ -249,3 +249,15 @@ def test_pictures_for_a_heading_that_no_section_has_are_an_error() -> None:
     picture = Picture("learning", "", "", Figure)
     with pytest.raises(KeyError, match="Stability: no section has that heading"):
         illustrated([Section("Training stability")], {"Stability": (picture,)})
+
+
+def test_character_that_the_font_lacks_is_named_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "_told", set())
+    figure = Figure()
+    figure.text(0.5, 0.5, "漢 abc 漢")
+    for kind in ("png", "png"):
+        style.save(figure, kind)
+    (said,) = caplog.messages
+    assert "lacks 漢 (U+6F22): a box in PNG, text in SVG" in said

@@ -159,6 +159,8 @@ def test_unknown_names_are_one_line(connection: sa.Connection) -> None:
 
 def test_cells_escape_what_markdown_would_read() -> None:
     assert escape("a|b\n<c> \\ `d` é漢🙂") == "a\\|b &lt;c&gt; \\\\ \\`d\\` é漢🙂"
+    # GitHub reads $…$ as mathematics, ~…~ as struck out, _…_ as emphasis unless it is within a word.
+    assert escape("$a$ ~b~ _c_ __d__ noise_std") == r"\$a\$ \~b\~ \_c\_ \_\_d\_\_ noise_std"
     assert markdown_table(Table(("a|b",), (("x\ny",),), "l")) == "| a\\|b |\n|:---|\n| x y |"
 
 
