@@ -4,22 +4,17 @@
 stdout carries the answer alone; progress, notices and errors go to stderr. A user's mistake gets one line and
 a documented exit code: 2 and 65 bad input, 69 database unreachable, 70 unhealthy device, 73 a file or folder
 that cannot be made or an answer that cannot be written, 75 preempted, 78 schema or location refused, 141 the
-reader of the answer left.
+reader of the answer left. The shared options are in runner/view/arguments.py, the shared steps in command.py.
 """
 
 from __future__ import annotations
 
-import errno
-import gc
 import json
-import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from enum import StrEnum
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 with suppress(OSError):
     # This folder's modules, whatever PYTHONSAFEPATH says, and none of the current folder, which may
@@ -28,36 +23,41 @@ with suppress(OSError):
     sys.path[:] = [str(_own), *(entry for entry in sys.path if _current != Path(entry).resolve() != _own)]
 
 import typer
-from typer.core import TyperGroup
+
+from runner.view import command
+from runner.view.arguments import (
+    CACHE,
+    AsJson,
+    Cache,
+    Db,
+    FileFormat,
+    Format,
+    Job,
+    Jobs,
+    OfStudy,
+    Program,
+    Protocol,
+    Runs,
+    Scale,
+    Size,
+    Std,
+    Study,
+    Table,
+    Where,
+    Yes,
+    device_list,
+    seconds,
+    size_bytes,
+)
+from runner.view.command import CHANGING, CHOOSING, MACHINE, MORNING, NIGHT, QUEUEING, InParts
 
 if TYPE_CHECKING:
     from runner.queue.store import Store
 
-CANNOT_MAKE = 73
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
-RUNS = "Checkpoints and logs; default: runs, beside the database."
 PROTOCOL = "Of runs whose file does not say; default: unknown."
 THREADS = "Of each trainer; default: all cores, shared out."
-
-PARTS = (
-    CHOOSING := "Choosing a study",
-    QUEUEING := "Into the queue",
-    NIGHT := "The night",
-    CHANGING := "Changing the queue",
-    MORNING := "The morning after",
-    MACHINE := "The machine and the files",
-)
-"""Headings of `--help`, of the README's table and of docs/commands.md, in this order."""
-
-
-class InParts(TyperGroup):
-    """Lists the commands part by part; typer would put db, grids and launch last."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands, in the order of PARTS and, within a part, of this file."""
-        return sorted(self.commands, key=lambda name: PARTS.index(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
-
 
 app = typer.Typer(
     cls=InParts,
@@ -75,72 +75,10 @@ launch_app = typer.Typer(help="Start workers on a cluster.", no_args_is_help=Tru
 app.add_typer(launch_app, name="launch", rich_help_panel=NIGHT)
 
 
-class Scale(StrEnum):
-    smoke = "smoke"
-    small = "small"
-    full = "full"
-
-
-class Format(StrEnum):
-    markdown = "markdown"
-    html = "html"
-    json = "json"
-    pdf = "pdf"
-
-
-class Std(StrEnum):
-    sample = "sample"
-    population = "population"
-
-
-class Protocol(StrEnum):
-    sound = "sound"
-    published = "published"
-
-
-class Table(StrEnum):
-    runs = "runs"
-    metrics = "metrics"
-    counts = "counts"
-
-
-class FileFormat(StrEnum):
-    csv = "csv"
-    parquet = "parquet"
-    json = "json"
-
-
-class Program(StrEnum):
-    tensorboard = "tensorboard"
-    mlflow = "mlflow"
-    wandb = "wandb"
-
-
-def _folder(path: Path | None) -> Path | None:
-    """Typer's check of a folder: an URL would quietly become a folder of that name."""
-    if path is not None and re.match(r"[a-z0-9]{2,}:/", str(path)):
-        raise typer.BadParameter(f"{path}: object stores are not supported; give a mounted folder")
-    return path
-
-
-Db = Annotated[str, typer.Option("--db", envvar="JOBS_DB", help="Database: a path or a URL.", metavar="PATH")]
-Study = Annotated[str | None, typer.Option("--study", help="Study; the newest when left out.")]
-Cache = Annotated[
-    Path, typer.Option("--cache-dir", help="Prepared corpora.", metavar="DIR", callback=_folder)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
-Runs = Annotated[Path | None, typer.Option("--runs-dir", help=RUNS, metavar="DIR", callback=_folder)]
-Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: noise_std=0.1,seed=43.")]
-Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB", help="By id, hash or cell.")]
-OfStudy = Annotated[str | None, typer.Option("--study", help="All jobs of this study.")]
-Where = Annotated[str | None, typer.Option("--where", help='Such as "noise_std=0.5 and status=failed".')]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Change many jobs without asking.")]
-
-
 @grids_app.callback()
 def grids(
     context: typer.Context,
-    scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
+    scale: Size = Scale.full,
     as_json: AsJson = False,
     db: Db = "jobs.db",
 ) -> None:
@@ -150,12 +88,9 @@ def grids(
 
     if context.invoked_subcommand is not None:
         return
-    measured = _paces(db)
+    measured = catalogue.measured(db)
     listed = [catalogue.describe(name, scale.value, measured) for name in catalogue.shipped()]
-    if as_json:
-        print(json.dumps(listed, indent=2))
-        return
-    designs.list_screen(listed)
+    command.answer(listed, as_json, designs.list_screen)
 
 
 @grids_app.command("show")
@@ -164,17 +99,13 @@ def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
     from runner.design import catalogue
     from runner.view import designs
 
-    design = catalogue.design(name, _paces(db))
-    if as_json:
-        print(json.dumps(design, indent=2))
-        return
-    designs.design_screen(design)
+    command.answer(catalogue.design(name, catalogue.measured(db)), as_json, designs.design_screen)
 
 
 @app.command(rich_help_panel=QUEUEING)
 def enqueue(
     grid: Annotated[str, typer.Option("--grid", help="A shipped grid's name, or a TOML file.")],
-    scale: Annotated[Scale, typer.Option("--scale", help="Size of model and run.")] = Scale.full,
+    scale: Size = Scale.full,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 42..51 or 42,43,44.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="Such as train.steps=4000.")] = None,
     study: Annotated[str | None, typer.Option("--study", help="Name; default: the grid's.")] = None,
@@ -185,7 +116,7 @@ def enqueue(
     max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help=MAX_FAILURES)] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first; default 0.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
-    cache_dir: Cache = Path("data_cache"),
+    cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
@@ -200,25 +131,25 @@ def enqueue(
     chosen = adjust(grid_file.load_grid(grid), scale, assign, seeds)
     name = grid_file.checked_name(study) if study else chosen.study_name
     if chosen.notice:
-        _say(chosen.notice)
+        command.say(chosen.notice)
     small = scale is Scale.smoke
-    chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, _say))
+    chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, command.say))
     data = prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
-    _say(data.summary(config for _, config in chosen.cells))
+    command.say(data.summary(config for _, config in chosen.cells))
     if not lossy_tokenizer:
         data.require_round_trip(chosen.base.data.tokenizer)
     if dry_run:
         console.jobs_screen(name, chosen)
         return
-
-    def transaction(connection: Any) -> tuple[list[str], int]:
-        said = queueing.not_done(connection, name, chosen, max_failures, priority)
-        return said, queueing.enqueue(connection, name, chosen, max_failures or 3, priority or 0, data.facts)
-
-    with _open(db, create=True) as store:
-        said, added = store.write(transaction)
+    with command.opened(db, create=True) as store:
+        said, added = store.write(
+            lambda c: (
+                queueing.not_done(c, name, chosen, max_failures, priority),
+                queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, data.facts),
+            )
+        )
     for line in said:
-        _say(line)
+        command.say(line)
     there = chosen.size - added
     print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
 
@@ -236,7 +167,7 @@ def import_(
     from runner.design.importing import import_results
 
     name = checked_name(study)
-    with _open(db, create=True) as store:
+    with command.opened(db, create=True) as store:
         count = store.write(lambda c: import_results(c, file, name, protocol, columns))
     print(f"{name}: {count} results imported")
 
@@ -255,47 +186,46 @@ def work(
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Of finished jobs.")] = False,
     keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Of finished jobs.")] = False,
     runs_dir: Runs = None,
-    cache_dir: Cache = Path("data_cache"),
+    cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
     import reports.output.files  # noqa: F401  what the night ends with is loaded before anybody edits it
+    from runner.view import console
     from runner.view import digest as digest_of
     from runner.work import options as chosen
     from runner.work import output
     from runner.work.progress import Display
     from runner.work.worker import Worker
 
-    if not re.fullmatch(r"all|(auto|cpu|cuda(:\d+)?)(,(auto|cpu|cuda(:\d+)?))*", devices):
-        raise typer.BadParameter(f"--devices {devices}: choose auto, all, cpu, cuda:0 or cuda:0,cuda:2")
-    names = chosen.slots(devices, slots)
+    names = chosen.slots(device_list(devices), slots)
     options = chosen.Options(
         devices=names,
         threads=threads or chosen.threads_each(len(names)),
         jobs=jobs,
         wait=wait,
-        time_limit_seconds=_seconds(time_limit, "--time-limit") if time_limit else None,
+        time_limit_seconds=seconds(time_limit, "--time-limit") if time_limit else None,
         checkpoint_seconds=checkpoint_seconds,
         lease_seconds=lease_seconds,
-        runs=_runs(db, runs_dir),
+        runs=command.run_folder(db, runs_dir),
         cache=cache_dir,
         keep_checkpoints=keep_checkpoints,
         keep_weights=keep_weights,
     )
     output.expendable()
     chosen.allow_descriptors(len(names))
-    with _open(db) as store:
+    with command.opened(db) as store:
         worker = Worker(store, options, Display())
         found = ""
         try:
             code = worker.run()
             if worker.found_nothing:
-                _say("nothing to do: no job is queued")
+                command.say("nothing to do: no job is queued")
             if found := _first_screens(store, worker.studies):
-                _show(found)
+                console.markdown_screen(found)
         finally:
             if on_finish and (trouble := digest_of.send(store, on_finish, found)):
-                _say(f"--on-finish: {trouble}")
+                command.say(f"--on-finish: {trouble}")
     raise typer.Exit(code)
 
 
@@ -305,13 +235,11 @@ def status(as_json: AsJson = False, db: Db = "jobs.db") -> None:
     from runner.view import console
     from runner.view import status as reading
 
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         overview = reading.studies_overview(connection)
         running = reading.running_jobs(connection)
-    if as_json:
-        print(json.dumps({"studies": overview, "running": running}, indent=2))
-        return
-    console.status_screen(overview, running)
+    found = {"studies": overview, "running": running}
+    command.answer(found, as_json, lambda _: console.status_screen(overview, running))
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -319,7 +247,7 @@ def watch(study: Study = None, db: Db = "jobs.db") -> None:
     """Show the queue live; Ctrl-C leaves it.   Example: python cli.py watch"""
     from runner.view import watch
 
-    with _open(db) as store, suppress(KeyboardInterrupt):
+    with command.opened(db) as store, suppress(KeyboardInterrupt):
         watch.watch(store, study)
 
 
@@ -335,10 +263,10 @@ def logs_(
     from runner.queue import selection
     from runner.view import logs
 
-    with _open(db) as store:
+    with command.opened(db) as store:
         with store.read() as connection:
             job_id = selection.find_job(connection, job)
-        log = logs.find_log(store, _runs(db, runs_dir), job_id, attempt)
+        log = logs.find_log(store, command.run_folder(db, runs_dir), job_id, attempt)
         for piece in logs.lines(log, lambda: logs.has_ended(store, log), follow):
             print(piece, end="", flush=True)
 
@@ -351,22 +279,22 @@ def launch_slurm(
     gres: Annotated[str | None, typer.Option("--gres", help="Of each worker, such as gpu:1.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
     runs_dir: Runs = None,
-    cache_dir: Cache = Path("data_cache"),
+    cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """Submit workers to Slurm.   Example: python cli.py launch slurm --workers 8 --time 8:00:00"""
     from runner.care import slurm
 
-    plan = slurm.Plan(workers, time, partition, gres, db, _runs(db, runs_dir), cache_dir)
-    with _open(db) as store:
+    plan = slurm.Plan(workers, time, partition, gres, db, command.run_folder(db, runs_dir), cache_dir)
+    with command.opened(db) as store:
         if dry_run:
             print(slurm.script(store, plan), end="")
             return
         array = slurm.submit(store, plan)
         logs = slurm.logs(store, plan.runs)
     print(f"array {array}: {workers} workers submitted")
-    _say(f"their logs: {logs}")
-    _say(f"all nodes must share this folder and {cache_dir.resolve()}; each worker looks at its start")
+    command.say(f"their logs: {logs}")
+    command.say(f"all nodes must share this folder and {cache_dir.resolve()}; each worker looks at its start")
 
 
 @launch_app.command("status")
@@ -374,7 +302,7 @@ def launch_status(db: Db = "jobs.db") -> None:
     """List this database's workers in Slurm.   Example: python cli.py launch status"""
     from runner.care import slurm
 
-    with _open(db) as store:
+    with command.opened(db) as store:
         slurm.launched_screen(slurm.status(store))
 
 
@@ -383,7 +311,7 @@ def launch_stop(db: Db = "jobs.db") -> None:
     """Ask them to save, release and leave.   Example: python cli.py launch stop"""
     from runner.care import slurm
 
-    with _open(db) as store:
+    with command.opened(db) as store:
         waiting, running = slurm.stop(store)
     print(f"waiting workers cancelled: {waiting}; running ones asked to save and leave: {running}")
 
@@ -395,8 +323,8 @@ def retry(
     """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
     from runner.queue import jobs
 
-    statuses = ("failed", "cancelled")
-    _change(db, statuses, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes)
+    over = ("failed", "cancelled")
+    command.change(db, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes, over)
 
 
 @app.command(rich_help_panel=CHANGING)
@@ -408,7 +336,7 @@ def cancel(
 
     said = ("cancelled", "its worker is asked to stop it")
     change = lambda c, ids: dict(zip(said, jobs.cancel_all(c, ids), strict=True))  # noqa: E731
-    _change(db, ("queued", "running"), change, job, study, where, yes)
+    command.change(db, change, job, study, where, yes)
 
 
 @app.command(rich_help_panel=CHANGING)
@@ -419,10 +347,11 @@ def pause(
     from runner.queue import jobs, studies
 
     if study and not job and not where:
-        _write(db, lambda c: studies.hold(c, study, True))
+        with command.opened(db) as store:
+            store.write(lambda c: studies.hold(c, study, True))
         print(f"study {study}: paused; running jobs go on")
         return
-    _change(db, ("queued", "running"), lambda c, ids: {"paused": jobs.hold(c, ids)}, job, study, where, yes)
+    command.change(db, lambda c, ids: {"paused": jobs.hold(c, ids)}, job, study, where, yes)
 
 
 @app.command(rich_help_panel=CHANGING)
@@ -433,11 +362,11 @@ def resume(
     from runner.queue import jobs, studies
 
     if study and not job and not where:
-        _write(db, lambda c: studies.hold(c, study, False))
+        with command.opened(db) as store:
+            store.write(lambda c: studies.hold(c, study, False))
         print(f"study {study}: resumed, and its paused jobs")
         return
-    statuses = ("queued", "running")
-    _change(db, statuses, lambda c, ids: {"resumed": jobs.unhold(c, ids)}, job, study, where, yes)
+    command.change(db, lambda c, ids: {"resumed": jobs.unhold(c, ids)}, job, study, where, yes)
 
 
 @app.command(rich_help_panel=CHANGING)
@@ -453,8 +382,7 @@ def prioritize(
     from runner.queue import jobs
 
     said = f"priority {priority}"
-    change = lambda c, ids: {said: jobs.prioritize(c, ids, priority)}  # noqa: E731
-    _change(db, ("queued", "running"), change, job, study, where, yes)
+    command.change(db, lambda c, ids: {said: jobs.prioritize(c, ids, priority)}, job, study, where, yes)
 
 
 @app.command(rich_help_panel=CHANGING)
@@ -470,21 +398,20 @@ def delete(
     from runner.care import clean
     from runner.queue import selection, studies
     from runner.queue.schema import STATUSES
-    from runner.view import console
     from runner.view.text import size
 
-    runs = _runs(db, runs_dir)
-    with _open(db) as store:
+    runs = command.run_folder(db, runs_dir)
+    with command.opened(db) as store:
         with store.read() as connection:
             meant = selection.jobs_meant(connection, job or [], study, where, STATUSES)
         whole = study if where is None else None
         if not meant and not whole:
-            _say("no job is meant: nothing changed")
+            command.say("no job is meant: nothing changed")
             return
         ids = [each.id for each in meant]
         if not yes:
-            console.chosen_screen(meant)
-            _ask(f"Delete these {len(ids)} jobs for good, with their results, logs and weights?")
+            said = f"Delete these {len(ids)} jobs for good, with their results, logs and weights?"
+            command.ask(said, meant)
         gone = store.write(lambda c: studies.delete(c, ids, whole))
         print(f"{len(ids)} jobs deleted" + "".join(f", and study {name}" for name in gone))
         left = [file for number in ids for file in clean.left_by(runs / store.database_id, number)]
@@ -499,7 +426,7 @@ def digest(
     """Say in twenty lines how the night went.   Example: python cli.py digest --hours 12"""
     from runner.view import digest as made
 
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         text = made.digest(connection, hours)
     print(text, end="")
 
@@ -511,12 +438,9 @@ def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
     from runner.view import status
     from runner.view.job import job_screen
 
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         details = status.job_details(connection, selection.find_job(connection, job))
-    if as_json:
-        print(json.dumps(details, indent=2))
-        return
-    job_screen(details)
+    command.answer(details, as_json, job_screen)
 
 
 @app.command(rich_help_panel=MORNING)
@@ -538,15 +462,15 @@ def report(
     from reports.statistics.analysis import Options
 
     folder = str(output) if output else None
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         options = Options(std.value, metric, margin, strict, format.value, brief, folder, store.name)
         chosen, others = choose_study(connection, study)
         if study is None and others:
-            _say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
+            command.say(f"reporting {chosen.name}; other studies: {', '.join(others)} (--study NAME)")
         material = gather(connection, chosen.name, options)
-    files = produce(material, options, _runs(db, runs_dir))
+    files = produce(material, options, command.run_folder(db, runs_dir))
     if output:
-        _say(f"report: {write(files, output)}")
+        command.say(f"report: {write(files, output)}")
         return
     sys.stdout.buffer.write(next(iter(files.values())))
 
@@ -565,12 +489,12 @@ def power(
     from runner.design.enqueue import enqueue_command
     from runner.queue.attempts import note
 
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         planned = plan(connection, study, difference, half_width, metric)
         line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
         where = f" --db {shlex.quote(store.name)}" if store.name != "jobs.db" else ""
     if planned.event:
-        with _open(db) as store:
+        with command.opened(db) as store:
             store.write(lambda c: note(c, PLANNED, detail=planned.event))
     print(planned.text)
     if planned.seeds:
@@ -582,7 +506,7 @@ def compare(first: str, second: str, db: Db = "jobs.db") -> None:
     """Set two studies side by side.   Example: python cli.py compare published factorial-published"""
     from reports.output.compare import compare_studies
 
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         text = compare_studies(connection, first, second, store.name)
     print(text, end="")
 
@@ -596,11 +520,11 @@ def test_(
     from reports.output.files import revealed
     from runner.queue.studies import reveal_test
 
-    with _open(db) as store:
+    with command.opened(db) as store:
         words = [word.replace(db, store.name) for word in sys.argv[1:]]  # kept for ever: without password
-        command = f"python {shlex.join(['cli.py', *words])}"
-        if not store.write(lambda c: reveal_test(c, study, command)):
-            _say(f"{study}: revealed before; nothing changed")
+        typed = f"python {shlex.join(['cli.py', *words])}"
+        if not store.write(lambda c: reveal_test(c, study, typed)):
+            command.say(f"{study}: revealed before; nothing changed")
         with store.read() as connection:
             text = revealed(connection, study)
     print(text, end="")
@@ -621,7 +545,7 @@ def export(
 
     if (to is None) != (where is None):
         raise typer.BadParameter("--to PROGRAM and WHERE go together, as in --to tensorboard events")
-    with _open(db) as store, store.read() as connection:
+    with command.opened(db) as store, store.read() as connection:
         if to and where:
             print(f"{programs.export_to(connection, to.value, where, study):,} values in {where}")
             return
@@ -636,14 +560,15 @@ def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
     runs_dir: Runs = None,
-    cache_dir: Cache = Path("data_cache"),
+    cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """Check machine and database; exit 70 when a night would fail.   Example: python cli.py doctor --fix"""
+    from model.text.cache import damage_of
     from runner.care import doctor as checks
 
     fit = True
-    for finding in checks.examine(db, _runs(db, runs_dir), cache_dir, device, _damage_of):
+    for finding in checks.examine(db, command.run_folder(db, runs_dir), cache_dir, device, damage_of):
         print(f"{finding.level:4} {finding.name}: {finding.text}")
         if fix and finding.mend:
             finding.mend()
@@ -662,15 +587,15 @@ def clean(
     study: OfStudy = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
     runs_dir: Runs = None,
-    cache_dir: Cache = Path("data_cache"),
+    cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
     from runner.care import clean
 
-    age, least = _seconds(older_than, "--older-than"), _bytes(larger_than)
-    runs = _runs(db, runs_dir)
-    with _open(db) as store:
+    age, least = seconds(older_than, "--older-than"), size_bytes(larger_than, "--larger-than")
+    runs = command.run_folder(db, runs_dir)
+    with command.opened(db) as store:
         found = clean.removable(store, runs, age, least, study, cache_dir)
         if not yes:
             clean.clean_screen(found)
@@ -706,83 +631,6 @@ def db_upgrade(db: Db = "jobs.db") -> None:
     print(f"schema {before} → {after}" if before != after else f"schema {after}: nothing to upgrade")
 
 
-# --- what the commands share ------------------------------------------------------------------------------
-
-
-@contextmanager
-def _open(db: str, create: bool = False) -> Iterator[Store]:
-    from runner.queue.store import open_store
-
-    store = open_store(db, create)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _paces(db: str) -> Any:
-    """What finished runs measured; a database that is not there has measured nothing."""
-    from runner.design import catalogue
-    from runner.queue.store import StoreUnreachable
-
-    try:
-        with _open(db) as store, store.read() as connection:
-            return catalogue.paces(connection)
-    except StoreUnreachable:
-        return {}
-
-
-def _runs(db: str, given: Path | None) -> Path:
-    """The run folder: what --runs-dir names, else `runs` beside the database, or here for a server's."""
-    from runner.queue.store import locate
-
-    return given or locate(db).folder / "runs"
-
-
-def _write(db: str, transaction: Callable[[Any], object]) -> None:
-    with _open(db) as store:
-        store.write(transaction)
-
-
-def _change(
-    db: str,
-    statuses: tuple[str, ...],
-    change: Callable[[Any, list[int]], dict[str, list[int]]],
-    names: list[str] | None,
-    study: str | None,
-    where: str | None,
-    yes: bool,
-) -> None:
-    """Show the jobs that are meant, ask where they are many, change them, and say what became of them."""
-    from runner.queue import selection
-    from runner.view import console
-
-    with _open(db) as store:
-        with store.read() as connection:
-            meant = selection.jobs_meant(connection, names or [], study, where, statuses)
-        if not meant:
-            _say(f"no {' or '.join(statuses)} job is meant: nothing changed")
-            return
-        if len(meant) > 1 and not yes:
-            console.chosen_screen(meant)
-            _ask(f"Change these {len(meant)} jobs?")
-        changed = store.write(lambda c: change(c, [job.id for job in meant]))
-    for said, ids in changed.items():
-        if ids:
-            print(f"job {ids[0]}: {said}" if len(ids) == 1 else f"{len(ids)} jobs: {said}")
-
-
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        _say("error: nobody is there to answer; add --yes")
-        raise typer.Exit(2)
-    typer.confirm(question, abort=True, err=True)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _first_screens(store: Store, studies: list[str]) -> str:
     """What `report --brief` prints, of each study."""
     from reports.output.files import first_screen
@@ -792,72 +640,13 @@ def _first_screens(store: Store, studies: list[str]) -> str:
         with store.read() as connection:
             return "\n".join(first_screen(connection, study) for study in studies)
     except StoreUnavailable as error:  # the night's work is done, and its exit code stays
-        _say(f"no summary: {error}")
+        command.say(f"no summary: {error}")
         return ""
-
-
-def _show(markdown: str) -> None:
-    """Markdown as a terminal shows it, as wide as that is."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console(highlight=False).print(Markdown(markdown))
-
-
-def _seconds(text: str, option: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if not found:
-        raise typer.BadParameter(f"{option} {text}: write a number with s, m, h or d, as in 9m")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(B|kB|MB|GB)", text)
-    if not found:
-        raise typer.BadParameter(f"--larger-than {text}: write a number with B, kB, MB or GB, as in 10MB")
-    return int(float(found[1]) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[found[2]])
-
-
-def _damage_of(entry: Path) -> str | None:
-    from model.text import cache
-
-    try:
-        cache.load(entry)
-    except cache.CacheDamaged as error:
-        return str(error)
-    return None
 
 
 def main() -> None:
     """Run the command and leave with its exit code."""
-    from runner.work import output
-
-    gc.set_threshold(100_000)  # loading modules makes no garbage, and looking for it takes half of the start
-    output.set_up()
-    code = _code_of(app)
-    # Flushed here: at the interpreter's own exit nobody could say that it failed.
-    sys.exit(_code_of(sys.stdout.flush) or code)
-
-
-def _code_of(step: Callable[[], object]) -> Any:
-    """Take the step; returns the exit code. A known error, which names its own, is one line on stderr."""
-    try:
-        step()
-    except SystemExit as leaving:
-        return leaving.code
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None and isinstance(error, OSError) and error.errno == errno.EMFILE:
-            code, error = CANNOT_MAKE, OSError("too many open files: `ulimit -n 1024` allows more")
-        if code is None and isinstance(error, OSError) and error.filename is not None:
-            code = CANNOT_MAKE
-            error = OSError(f"{error.filename}: {error.strerror}; give a folder that can be written")
-        if code is None:
-            raise
-        if str(error):
-            _say(f"error: {error}")
-        return code
-    return 0
+    command.run(app)
 
 
 if __name__ == "__main__":

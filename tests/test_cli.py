@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import cli as program
 from runner.queue import jobs, schema
 from runner.queue.store import Store, open_store
+from runner.view.command import run_folder
 from tests.conftest import PROJECT, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -170,5 +170,5 @@ def test_the_run_folder_lies_beside_its_database(queued: Store, lease: jobs.Leas
                 check=False,
             )
             assert said in done.stdout, done.stderr
-    assert program._runs("postgresql+psycopg://me@host/lab", None) == Path("runs")
-    assert program._runs(name, Path("mine")) == Path("mine")
+    assert run_folder("postgresql+psycopg://me@host/lab", None) == Path("runs")
+    assert run_folder(name, Path("mine")) == Path("mine")

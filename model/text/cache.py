@@ -79,6 +79,15 @@ def load(folder: Path) -> Entry | None:
         raise CacheDamaged(f"{folder}: {error}") from error
 
 
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with an entry, for people; None if nothing is."""
+    try:
+        load(folder)
+    except CacheDamaged as error:
+        return str(error)
+    return None
+
+
 def store(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
     """Write an entry beside its place and rename it there; another process's equal entry may stay.
 

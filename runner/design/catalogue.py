@@ -11,6 +11,7 @@ import math
 import platform
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from runner.design.grid import Grid
 from runner.design.grid_file import load_grid
 from runner.design.scales import SCALES, SHIPPED, adjust
 from runner.queue.schema import attempts, jobs, results
+from runner.queue.store import StoreUnreachable, open_store
 
 LATEST = 2_000
 """Finished runs that costs are measured by, the newest."""
@@ -70,6 +72,16 @@ def paces(connection: sa.Connection, host: str | None = None) -> Paces:
         device: {size: spent[device][size] / count for size, count in sizes.items() if count}
         for device, sizes in steps.items()
     }
+
+
+def measured(db: str) -> Paces:
+    """The paces in a database; a database that is not there has measured nothing."""
+    try:
+        store = open_store(db)
+    except StoreUnreachable:
+        return {}
+    with closing(store), store.read() as connection:
+        return paces(connection)
 
 
 def cost(grid: Grid, measured: Paces) -> Cost | None:

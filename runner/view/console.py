@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +36,11 @@ def table(title: str, *columns: str, folds: str = "") -> Table:
         wide = column == folds
         made.add_column(column, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
     return made
+
+
+def markdown_screen(text: str) -> None:
+    """Markdown as a terminal shows it, as wide as that is."""
+    console().print(Markdown(text))
 
 
 def jobs_screen(name: str, grid: Grid) -> None:
