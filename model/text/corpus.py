@@ -60,14 +60,19 @@ def resolve(
         if corpus == "smollm":
             return _resolve_smollm(tokenizer, data, cache_dir, hub.ATTEMPTS)
         path = BUNDLED_TEXT if corpus == "bundled" else _user_path(corpus)
-        notify(_survey(path, data))
+        notices = [_survey(path, data)]
         name = corpus if corpus == "bundled" else str(path)
         data = replace(data, corpus=name, corpus_id=_identity(path))
         if tokenizer is None:
             tokenizer = "bundled-4096" if small_vocabulary else "bundled-8192"
             if corpus != "bundled":
-                notify(f"tokenizer: {tokenizer}, made for the bundled corpus; --tokenizer takes another")
-        return _with_tokenizer(data, tokenizer, cache_dir)
+                notices.append(
+                    f"tokenizer: {tokenizer}, made for the bundled corpus; --tokenizer takes another"
+                )
+        resolved = _with_tokenizer(data, tokenizer, cache_dir)
+        for line in notices:  # not before: a tokenizer that is not there is one line
+            notify(line)
+        return resolved
     except hub.HubFailed as error:
         if corpus == "smollm":
             raise ConfigError(f"--corpus smollm: {error}; connect, or use --corpus bundled") from error
