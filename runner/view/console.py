@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +39,8 @@ def table(title: str, *columns: str, folds: str = "") -> Table:
 
 def markdown_screen(text: str) -> None:
     """Markdown as a terminal shows it, as wide as that is."""
+    from rich.markdown import Markdown  # a parser that no other screen needs
+
     console().print(Markdown(text))
 
 
