@@ -35,9 +35,9 @@ class RunConfig:
     protocol: Literal["sound", "published"] = "sound"
     """sound, or the published study's with its known defects; docs/method.md lists them."""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 42
-    """From which every random stream of the run is derived."""
+    """Every random stream of the run is derived from it."""
     repeat: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
-    """Which of several runs of the same configuration and seed: tells them apart, and changes no stream."""
+    """Number of this run among those of one configuration and seed; it changes no random stream."""
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -109,7 +109,7 @@ class RunConfig:
         return found
 
     def identity(self) -> dict[str, Any]:
-        """What defines the result, and nothing else: the content of the hash."""
+        """All that defines the result, and nothing else: the content of the hash."""
         values = self.to_dict()
         data, train, routing = values["data"], values["train"], values["routing"]
         for name in ("corpus", "tokenizer"):  # a path names the text; its id is the text

@@ -83,7 +83,7 @@ class ModelConfig:
 
     @property
     def parameters_outside_experts(self) -> int:
-        """What the published study called "active": it leaves out every expert."""
+        """The published study's "active" count, which leaves out every expert."""
         return self.total_parameters - self.n_layers * self.n_experts * self.expert_parameters
 
 
@@ -92,17 +92,17 @@ class RoutingConfig:
     """What a router adds to its logits and to the loss; formulas and sources: model/network/moe.py."""
 
     noise: Literal["gaussian", "annealed", "jitter", "learned", "gumbel"] = "gaussian"
-    """What `noise_std` is the strength of; annealed is Gaussian and falls to 0 at the last update."""
+    """The kind of noise whose strength is `noise_std`; annealed: Gaussian, 0 at the last update."""
     noise_std: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.1
     """Standard deviation of the noise on the router's logits, in training only; jitter: of its factor."""
     load_balancing_weight: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.01
     """Weight of the load-balancing loss (Switch Transformer, eq. 4-6), per layer."""
     balance: Literal["micro-batch", "batch"] = "micro-batch"
-    """Whose load the load-balancing loss sees: a micro-batch's, or all of the update's so far."""
+    """Tokens whose load the load-balancing loss counts: a micro-batch, or the update's so far."""
     z_loss_weight: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.0
     """Weight of the router z-loss (ST-MoE, eq. 5), per layer."""
     bias_rate: Annotated[float, Interval(ge=0.0, le=100.0)] = 0.0
-    """What an expert's bias moves by after an update (Wang et al. 2024); 0: there is no bias."""
+    """Step of each expert's bias after an update (Wang et al. 2024); 0: there is no bias."""
 
     def __post_init__(self) -> None:
         check_fields(self, "routing")
@@ -173,19 +173,19 @@ class TrainConfig:
 @dataclass(frozen=True)
 class DataConfig:
     corpus: str = "bundled"
-    """bundled, smollm, or a path; resolved at enqueue, for people. `corpus_id` is what counts."""
+    """bundled, smollm, or a path, as people write it; the hash holds `corpus_id` instead."""
     corpus_id: str = ""
-    """What the text is, exactly: a revision or a SHA-256; empty until the corpus is resolved."""
+    """The text's revision on the hub, or its SHA-256; empty until the corpus is resolved."""
     tokenizer: str = ""
     """A bundled tokenizer's name, a folder, or a hub id, for people."""
     tokenizer_id: str = ""
-    """What the tokenizer is, exactly: a revision or a SHA-256; empty until it is resolved."""
+    """The tokenizer's revision on the hub, or its SHA-256; empty until it is resolved."""
     documents: Annotated[int, Interval(ge=3, le=100_000_000)] = 2_000
     """Documents taken from the start of the corpus, before deduplication and the split."""
     document_characters: Annotated[int, Interval(ge=1, le=100_000_000)] = 3_000
     """Characters at which a document is cut."""
     text_column: str = "text"
-    """Of a row, what holds its text."""
+    """The column of a row that holds the document's text."""
     tokens: Annotated[int, Interval(ge=16, le=100_000_000_000)] = 500_000
     """Training tokens at most; held-out text is on top."""
     held_out_tokens: Annotated[int, Interval(ge=16, le=1_000_000_000)] = 100_000

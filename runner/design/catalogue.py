@@ -25,15 +25,15 @@ from runner.queue.schema import attempts, jobs, results
 from runner.queue.store import StoreUnreachable, open_store
 
 LATEST = 2_000
-"""Finished runs that costs are measured by, the newest."""
+"""The newest finished runs, from which costs are measured."""
 _SIZE = (
     *("model.d_model", "model.n_layers", "model.n_heads", "model.d_ff", "model.n_experts", "model.top_k"),
     *("train.batch_size", "train.seq_len"),
 )
-"""What makes two runs the same size; the vocabulary follows the corpus and is left out."""
+"""Keys that make two runs the same size; the vocabulary follows the corpus and is left out."""
 Size = tuple[Any, ...]
 Paces = Mapping[str, Mapping[Size, float]]
-"""Device → size → seconds a step, everything that a run costs included."""
+"""Device → size → seconds a step, with compiling, evaluating and waiting included."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def measured(db: str) -> Paces:
 
 
 def cost(grid: Grid, measured: Paces) -> Cost | None:
-    """The cost on the fastest device that has run every size of the grid; None where none has."""
+    """The cost on the fastest device that has run every size of the grid; None if none has."""
     found = [
         Cost(seconds, device)
         for device, by_size in measured.items()
@@ -97,15 +97,15 @@ def cost(grid: Grid, measured: Paces) -> Cost | None:
 def describe(name: str, scale: str, measured: Paces) -> dict[str, Any]:
     """A grid in a line: question, runs, steps, tokens, cost."""
     grid = adjust(load_grid(name), scale)
-    configs = [config for _, config in grid.runs()]
+    configs, each = [config for _, config in grid.cells], len(grid.seeds) * grid.repeats
     known = cost(grid, measured)
     return {
         "name": name,
         "scale": scale,
         "question": grid.question,
         "runs": grid.size,
-        "steps": sum(config.train.steps for config in configs),
-        "training_tokens": sum(config.tokens_seen for config in configs),
+        "steps": each * sum(config.train.steps for config in configs),
+        "training_tokens": each * sum(config.tokens_seen for config in configs),
         "cost_seconds": known.seconds if known else None,
         "cost_device": known.device if known else None,
     }

@@ -37,7 +37,7 @@ def enqueue(
     """Queue the grid's runs that the study does not hold yet; returns how many were added.
 
     Args:
-        text: what was found of the corpus, for the report: model/text/tokens.py `build`.
+        text: facts about the corpus for the report, from `build` in model/text/tokens.py.
 
     Raises:
         ConfigError: the study holds another design; nothing is written.
@@ -65,9 +65,9 @@ def not_done(
     max_failures: int | None = None,
     priority: int | None = None,
 ) -> list[str]:
-    """What queueing the grid leaves as it is, a line each, with the command that changes it. Reads only.
+    """A line for each thing that queueing the grid will not change, with the command that does. Reads only.
 
-    `max_failures` and `priority` are those that were asked for, None for the defaults.
+    `max_failures` and `priority` are the values of the options, None if not given.
     """
     wanted = json.loads(json.dumps(grid.describe()))
     study = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
@@ -85,7 +85,7 @@ def not_done(
         for level in levels:
             if level not in wanted["factors"].get(factor, levels):
                 remedy = f"python cli.py delete --study {name} --where {shlex.quote(f'{factor}={level}')}"
-                lines.append(f"{here}: {factor}={level} is not in the grid any more; `{remedy}` removes it")
+                lines.append(f"{here}: {factor}={level} is no longer in the grid; `{remedy}` removes it")
     own = jobs_table.c.study_id == study.id
     count = sa.select(sa.func.count()).where(own)
     for status in ("failed", "cancelled"):
@@ -107,9 +107,9 @@ def not_done(
 
 
 def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | None:
-    """The command that adds `seeds` to every condition of a study; None where its grid is not to be had.
+    """The command that adds `seeds` to every condition of a study; None if its grid file cannot be read.
 
-    What was changed with --set is found by holding the study's base values against its grid's.
+    Values changed with --set are those in which the study's base differs from its grid's.
 
     Raises:
         ConfigError: no study of that name.
@@ -155,7 +155,7 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
 
 
 def _rows(grid: Grid) -> list[dict[str, Any]]:
-    """What a job's row says of each run."""
+    """For each run, the columns of its job's row that the grid decides."""
     return [
         {
             "config_hash": config.hash,
@@ -183,7 +183,7 @@ def _extended(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _close(name: str, factors: dict[str, list[Any]]) -> list[str]:
-    """Levels that differ by no more than rounding, as 0.3 and 0.1 + 0.2 do."""
+    """Warnings of levels that differ by rounding alone, as 0.3 and 0.1 + 0.2 do."""
     lines = []
     for factor, levels in factors.items():
         numbers = sorted(level for level in levels if not isinstance(level, str))
@@ -195,7 +195,7 @@ def _close(name: str, factors: dict[str, list[Any]]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """A declaration in a few words; empty where it has more, or is a list of claims."""
+    """A declaration in up to 40 characters; empty if it is longer, or a list of claims."""
     cell = isinstance(value, dict)
     text = ",".join(f"{key}={inner}" for key, inner in value.items()) or "none" if cell else repr(value)
     return text if len(text) <= 40 and not isinstance(value, list) else ""

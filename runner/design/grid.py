@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,13 +42,13 @@ class Grid:
     margins: tuple[tuple[str, float], ...] = ()
     claims: tuple[Hypothesis, ...] = ()
     levels: Named = field(default_factory=dict)
-    """What the levels of the factors that are no key set."""
+    """The keys that each level of a named factor sets."""
     scales: Mapping[str, Swap] = field(default_factory=dict)
     scale: str = "full"
     stated: tuple[str, ...] = ()
     """Dotted keys that the file's [base] sets."""
     source: str = ""
-    """What --grid named: a shipped grid or a file."""
+    """The value of --grid: a shipped grid's name or a file."""
     notice: str = ""
     """A line for the user: values of the file's [base] that the scale has replaced."""
 
@@ -103,7 +103,7 @@ class Grid:
         return replace(self, base=replace(self.base, data=data, model=model))
 
     def describe(self) -> dict[str, Any]:
-        """What the study's row keeps of the grid, for the report and against a clash."""
+        """The grid as the study's row keeps it, for the report and to refuse another design."""
         levels = {name: list(dict.fromkeys(cell[name] for cell, _ in self.cells)) for name in self.factors}
         return {
             "name": self.name,
@@ -116,7 +116,7 @@ class Grid:
             "primary": self.primary,
             "baseline": dict(self.baseline),
             "margins": dict(self.margins),
-            "claims": [claim.describe() for claim in self.claims],
+            "claims": [asdict(claim) for claim in self.claims],
             "scale": self.scale,
             "source": self.source,
         }

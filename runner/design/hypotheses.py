@@ -14,7 +14,7 @@ reports/sections/findings.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints
@@ -62,10 +62,6 @@ class Hypothesis:
     """{factor: (first, second)}: the claim is about the difference at first minus that at second."""
     margin: Margin | None = None
     """In the metric's unit; None takes the study's."""
-
-    def describe(self) -> dict[str, Any]:
-        """What the study's row keeps of it."""
-        return asdict(self)
 
 
 def completed(

@@ -1,8 +1,4 @@
-"""A grid at another size: what --scale, --set and --seeds make of it.
-
-[scales.smoke.factors]                 # in a grid file: at that scale; as many levels, in the same order
-steps = [40, 400]
-"""
+"""A grid at another size: how --scale, with the [scales] of the grid file, --set and --seeds change it."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "data.held_out_tokens": 16_384,
     },
 }
-"""What each scale sets, unless the grid's factors, its [scales], or --set say otherwise."""
+"""Values that each scale sets; the grid's factors, its [scales] and --set override them."""
 _OPTIONS = {
     "seed": "--seeds",
     "repeat": "the key repeats in the grid file",

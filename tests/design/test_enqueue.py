@@ -92,7 +92,7 @@ def test_jobs_that_stay_as_they_are_are_named_with_the_command_that_changes_them
     mine.write(lambda c: jobs.cancel_all(c, [2, 3]))
     grid = made(factors={"noise_std": [0.0, 0.1], "top_k": [1, 2]})
     assert said(mine, grid, priority=1, max_failures=3) == [
-        "study 'mine': noise_std=0.5 is not in the grid any more; "
+        "study 'mine': noise_std=0.5 is no longer in the grid; "
         "`python cli.py delete --study mine --where noise_std=0.5` removes it",
         "study 'mine': 1 jobs stay failed; "
         '`python cli.py retry --study mine --where "status=failed"` queues them again',
