@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from runner.care import leftovers
 from runner.queue.attempts import of_source
-from runner.queue.schema import checkpoints, jobs
+from runner.queue.schema import OVER, checkpoints, jobs
 from runner.queue.store import Store, now
 from runner.queue.studies import named
 from runner.view.console import ROWS, console, table
@@ -28,7 +28,6 @@ from runner.work import source
 
 UNUSED_SECONDS = 86400.0
 """A worker may be about to use a copy of the source that no attempt has run yet."""
-OVER = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from runner.design.levels import keys_set
 from runner.design.scales import adjust
 from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
+from runner.queue.schema import OPEN, studies
 from runner.queue.schema import jobs as jobs_table
-from runner.queue.schema import studies
 from runner.queue.studies import named
 
 
@@ -92,7 +92,7 @@ def not_done(
         if found := connection.scalar(count.where(jobs_table.c.status == status)):
             remedy = f'python cli.py retry --study {name} --where "status={status}"'
             lines.append(f"{here}: {found} jobs stay {status}; `{remedy}` queues them again")
-    waiting = count.where(jobs_table.c.status.in_(("queued", "running")))
+    waiting = count.where(jobs_table.c.status.in_(OPEN))
     # An option that was not given is None, and differs from nothing.
     if found := connection.scalar(waiting.where(jobs_table.c.priority != sa.bindparam("p", priority))):
         remedy = f"python cli.py prioritize --study {name} --priority {priority}"

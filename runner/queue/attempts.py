@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.queue.schema import attempts, checkpoints, events, jobs, results, studies
+from runner.queue.schema import OPEN, attempts, checkpoints, events, jobs, results, studies
 from runner.queue.store import now
 
 FINAL_CAUSES = frozenset({"bad_config", "diverged"})
@@ -88,7 +88,7 @@ def wasted() -> sa.ColumnElement[bool]:
         checkpoints.c.job_id == attempts.c.job_id,
         checkpoints.c.attempt == attempts.c.number,
         checkpoints.c.step > began,
-        jobs.c.status.in_(("queued", "running")),
+        jobs.c.status.in_(OPEN),
     )
     return sa.and_(sa.func.coalesce(attempts.c.outcome, "done") != "done", ~gone_on, ~may_go_on)
 

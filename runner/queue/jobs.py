@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from runner.queue import attempts as attempt_log
 from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL, Ending
 from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
-from runner.queue.schema import attempts, checkpoints, jobs, results, studies, workers
+from runner.queue.schema import OPEN, attempts, checkpoints, jobs, results, studies, workers
 
 BACKOFF_SECONDS = 10.0
 """A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
@@ -350,19 +350,6 @@ def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> N
 # --- asked for by people ----------------------------------------------------------------------------------
 
 
-def cancel(connection: sa.Connection, job_id: int) -> str:
-    """Cancel a queued job at once; ask a running one's worker to stop it. Returns cancelled or requested.
-
-    Raises:
-        UnknownJob: no such job, or it is over.
-    """
-    cancelled, requested = cancel_all(connection, [job_id])
-    if not cancelled and not requested:
-        status = _status(connection, job_id)
-        raise UnknownJob(f"job {job_id}: {status}; only queued and running jobs are cancelled")
-    return "cancelled" if cancelled else "requested"
-
-
 def cancel_all(connection: sa.Connection, job_ids: Sequence[int]) -> tuple[list[int], list[int]]:
     """Cancel those that are queued, ask for those that run; returns both, and passes over the rest."""
     cancelled = _change(connection, job_ids, ("queued",), "cancelled", **_ending("cancelled"))
@@ -380,17 +367,6 @@ def end_cancelled(connection: sa.Connection, lease: Lease) -> None:
     attempt_log.end(connection, lease.job_id, lease.attempt, Ending("cancelled"))
 
 
-def retry(connection: sa.Connection, job_id: int) -> None:
-    """Queue a failed or cancelled job again, with a clean count of failures; attempts stay as they were.
-
-    Raises:
-        UnknownJob: no such job, or it is neither failed nor cancelled.
-    """
-    if not retry_all(connection, [job_id]):
-        status = _status(connection, job_id)
-        raise UnknownJob(f"job {job_id}: {status}; only failed and cancelled jobs are retried")
-
-
 def retry_all(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
     """Queue those that are failed or cancelled again; returns them, and passes over the rest."""
     values = {**_BACK_IN_QUEUE, "failures": 0, "run_after": None}
@@ -399,22 +375,21 @@ def retry_all(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
 
 def hold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
     """Keep jobs from being claimed. A running one goes on, and is held if it comes back to the queue."""
-    return _change(connection, job_ids, _OPEN, "paused", held=1)
+    return _change(connection, job_ids, OPEN, "paused", held=1)
 
 
 def unhold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
     """Let held jobs be claimed again."""
-    return _change(connection, job_ids, _OPEN, "resumed", held=0)
+    return _change(connection, job_ids, OPEN, "resumed", held=0)
 
 
 def prioritize(connection: sa.Connection, job_ids: Sequence[int], priority: int) -> list[int]:
     """Set a priority: higher goes first, equal ones by id."""
-    return _change(connection, job_ids, _OPEN, "prioritized", priority=priority)
+    return _change(connection, job_ids, OPEN, "prioritized", priority=priority)
 
 
 # --- what the transitions share ---------------------------------------------------------------------------
 
-_OPEN = ("queued", "running")
 _CHUNK = 500
 """Jobs in one statement, below every database's limit of bound values."""
 _UNOWNED: dict[str, Any] = {"owner": None, "lease_expires_at": None, "cancel_requested": 0}
@@ -478,7 +453,3 @@ def _end_badly(
 
 def _recorded(job_id: int) -> sa.Select[Any]:
     return sa.select(results.c.attempt).where(results.c.job_id == job_id)
-
-
-def _status(connection: sa.Connection, job_id: int) -> str:
-    return connection.scalar(sa.select(jobs.c.status).where(jobs.c.id == job_id)) or "not in this database"

@@ -8,6 +8,7 @@ runner/queue/migrations/versions/ that alters the databases there are, and a sto
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -32,7 +33,28 @@ from sqlalchemy.types import TypeEngine
 HEAD = "0002"
 """The newest schema version; the row of `alembic_version` must say the same."""
 
-STATUSES = ("queued", "running", "done", "failed", "cancelled")
+
+class JobStatus(StrEnum):
+    """The five states of a job. Who moves it in, and out, are functions of runner/queue/jobs.py."""
+
+    QUEUED = "queued"
+    """In: submit, release, fail and requeue_lost (if it is tried again), uncharge, retry_all. Out: claim,
+    cancel_all."""
+    RUNNING = "running"
+    """In: claim. Out: finish, fail, release, end_cancelled, requeue_lost."""
+    DONE = "done"
+    """In: finish; settle, fail and requeue_lost, for a job that holds a result already. For ever."""
+    FAILED = "failed"
+    """In: fail and requeue_lost, after a final cause or too many failures. Out: retry_all, uncharge."""
+    CANCELLED = "cancelled"
+    """In: cancel_all, end_cancelled; fail and requeue_lost, if cancelling was asked for. Out: retry_all."""
+
+
+STATUSES = tuple(status.value for status in JobStatus)
+OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+"""Still to end."""
+OVER = (JobStatus.DONE.value, JobStatus.FAILED.value, JobStatus.CANCELLED.value)
+"""With a `finished_at`."""
 OUTCOMES = ("done", "failed", "lost", "preempted", "cancelled")
 CAUSES = ("bug", "bad_config", "diverged", "oom", "stalled", "lost", "device", "infrastructure")
 
@@ -106,9 +128,7 @@ jobs = _table(
         " AND (status = 'running') = (lease_expires_at IS NOT NULL)",
         name="running_means_owned",
     ),
-    CheckConstraint(
-        "(status IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="final_has_an_end"
-    ),
+    CheckConstraint(f"({_one_of('status', OVER)}) = (finished_at IS NOT NULL)", name="final_has_an_end"),
     CheckConstraint("attempt >= 0 AND failures >= 0 AND max_failures >= 1", name="counts_are_counts"),
     CheckConstraint("held IN (0, 1) AND cancel_requested IN (0, 1)", name="flags_are_flags"),
     CheckConstraint("progress_step >= 0 AND total_steps >= 0", name="steps_are_counts"),

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.queue.attempts import wasted
-from runner.queue.schema import attempts, jobs, results, studies
+from runner.queue.schema import OVER, attempts, jobs, results, studies
 from runner.queue.store import Store, now
 from runner.view.status import studies_overview
 from runner.view.text import duration, instant, label, plain
@@ -102,12 +102,12 @@ def _finished(connection: sa.Connection, tried: list[dict[str, Any]], since: flo
     """Jobs by what became of them in the time."""
     ended = connection.execute(
         sa.select(jobs.c.status, sa.func.count())
-        .where(jobs.c.status.in_(("done", "failed", "cancelled")), jobs.c.finished_at >= since)
+        .where(jobs.c.status.in_(OVER), jobs.c.finished_at >= since)
         .group_by(jobs.c.status)
     )
     counts = {row[0]: row[1] for row in ended}
     running = len({attempt["job_id"] for attempt in tried if attempt["outcome"] is None})
-    said = [f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "cancelled")]
+    said = [f"{counts.get(status, 0)} {status}" for status in OVER]
     return ", ".join([*said, f"{running} running"])
 
 

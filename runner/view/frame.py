@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
+from runner.queue.schema import STATUSES
 from runner.view.console import eta
 from runner.view.text import curve, duration, label, plain, progress, size
 
@@ -48,7 +49,7 @@ def _head(shown: Snapshot) -> list[Text]:
     others = [study for study in shown.overview[::-1] if study["name"] != shown.study]
     for study in (first + others)[:MOST_STUDIES]:
         line = Text(f"{plain(study['name'])}  ")
-        for state in ("queued", "running", "done", "failed", "cancelled"):
+        for state in STATUSES:
             if study[state] or state in ("queued", "done"):
                 line.append(f"{study[state]} {state}  ", style=GLYPHS[state][1])
         line.append(f"ETA {eta(study)}" if study["queued"] or study["running"] else "finished")

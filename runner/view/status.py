@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from runner.queue.jobs import UnknownJob
 from runner.queue.schema import (
+    OPEN,
     STATUSES,
     attempts,
     checkpoints,
@@ -82,7 +83,7 @@ def _states(connection: sa.Connection) -> dict[int, dict[str, Any]]:
         study = found.setdefault(row.study_id, empty)
         study[row.status] = row.jobs
         study["jobs"] += row.jobs
-        if row.status in ("queued", "running"):
+        if row.status in OPEN:
             study["held"] += row.held
             study["steps"] += row.steps
         if row.status == "queued":

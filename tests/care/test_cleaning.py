@@ -90,7 +90,7 @@ def test_a_clean_takes_files_and_pointers_and_leaves_every_result(kept: Store, t
 def test_a_job_that_was_retried_meanwhile_keeps_everything(kept: Store, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     listed = clean.removable(kept, runs)
-    kept.write(lambda c: jobs.retry(c, 2))
+    kept.write(lambda c: jobs.retry_all(c, [2]))
     clean.remove(kept, runs, listed)
     assert "2/a1/step-10.safetensors" in files(kept, runs)
     assert "2/a1/trainer.log" in files(kept, runs)

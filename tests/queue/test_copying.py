@@ -56,7 +56,7 @@ def lived(store: Store, tiny_grid: Path, worker: jobs.Worker) -> str:
         second = jobs.claim(connection, worker)
         assert second is not None
         jobs.fail(connection, second, "bug", "it's broken", "Traceback:\n  'quoted' \\ \t “text”")
-        jobs.cancel(connection, 3)
+        jobs.cancel_all(connection, [3])
         studies.hold(connection, "tiny", True)
 
     store.write(live)
@@ -188,7 +188,7 @@ def test_every_reader_reads_a_server_too(store: Store, database: str, tiny_grid:
         jobs.finish(connection, done, RESULT)
         jobs.fail(connection, failed, "diverged", "at step 7")
         jobs.hold(connection, [8])
-        jobs.cancel(connection, 7)
+        jobs.cancel_all(connection, [7])
 
     store.write(live)
     with store.read() as connection:

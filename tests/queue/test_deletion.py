@@ -51,7 +51,7 @@ def mixed(queued: Store, tiny_grid: Path, worker: Worker, tmp_path: Path) -> Sto
             queued.write(lambda c, k=lease: jobs.fail(c, k, "diverged", "no"))
         else:
             queued.write(lambda c, k=lease: jobs.finish(c, k, RESULT))
-    queued.write(lambda c: jobs.cancel(c, 3))
+    queued.write(lambda c: jobs.cancel_all(c, [3]))
     return queued
 
 

@@ -15,7 +15,7 @@ from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.backlog import backlog
-from runner.queue.jobs import Lease, LeaseLost, UnknownJob, Worker
+from runner.queue.jobs import Lease, LeaseLost, Worker
 from runner.queue.store import Store
 from runner.view import status
 from tests.conftest import PROJECT, both_engines, row, rows
@@ -350,19 +350,15 @@ def test_living_worker_does_not_hide_a_silent_trainer(queued: Store, lease: Leas
 
 
 def test_cancel_ends_a_queued_job_and_asks_a_running_ones_worker(queued: Store, lease: Lease) -> None:
-    assert queued.write(lambda c: jobs.cancel(c, 2)) == "cancelled"
-    assert queued.write(lambda c: jobs.cancel(c, 1)) == "requested"
+    assert queued.write(lambda c: jobs.cancel_all(c, [1, 2, 99])) == ([2], [1])
     assert queued.write(lambda c: jobs.heartbeat(c, lease, 60, 1)) is True
     queued.write(lambda c: jobs.end_cancelled(c, lease))
     assert [job["status"] for job in rows(queued, "jobs")][:2] == ["cancelled", "cancelled"]
-    with pytest.raises(UnknownJob, match="cancelled"):
-        queued.write(lambda c: jobs.cancel(c, 1))
-    with pytest.raises(UnknownJob, match="not in this database"):
-        queued.write(lambda c: jobs.cancel(c, 99))
+    assert queued.write(lambda c: jobs.cancel_all(c, [1, 2])) == ([], [])
 
 
 def test_cancel_holds_when_the_attempt_fails_or_is_lost_first(queued: Store, lease: Lease) -> None:
-    queued.write(lambda c: jobs.cancel(c, 1))
+    queued.write(lambda c: jobs.cancel_all(c, [1]))
     expire(queued, 1)
     queued.write(jobs.requeue_lost)
     assert row(queued, "jobs", id=1)["status"] == "cancelled"
@@ -370,7 +366,7 @@ def test_cancel_holds_when_the_attempt_fails_or_is_lost_first(queued: Store, lea
 
 def test_retry_counts_anew_and_keeps_the_history(queued: Store, worker: Worker) -> None:
     fail_until_final(queued, worker, "bug")
-    queued.write(lambda c: jobs.retry(c, 1))
+    queued.write(lambda c: jobs.retry_all(c, [1]))
     assert row(queued, "jobs", id=1)["failures"] == 0
     lease = claim(queued, worker)
     assert lease is not None
@@ -382,9 +378,9 @@ def test_retry_counts_anew_and_keeps_the_history(queued: Store, worker: Worker) 
 
 def test_done_is_for_ever(queued: Store, lease: Lease) -> None:
     queued.write(lambda c: jobs.finish(c, lease, RESULT))
-    for change in (jobs.retry, jobs.cancel):
-        with pytest.raises(UnknownJob, match="done"):
-            queued.write(lambda c, change=change: change(c, 1))
+    assert queued.write(lambda c: jobs.retry_all(c, [1])) == []
+    assert queued.write(lambda c: jobs.cancel_all(c, [1])) == ([], [])
+    assert row(queued, "jobs", id=1)["status"] == "done"
 
 
 def test_held_jobs_wait_and_a_running_one_is_held_when_it_comes_back(

@@ -51,7 +51,7 @@ def mixed(store: Store, tiny_grid: Any, worker: jobs.Worker) -> Store:
         if lease.job_id == 1:
             store.write(lambda c, lease=lease: jobs.fail(c, lease, "bad_config", "no"))
     store.write(lambda c: jobs.hold(c, [3]))
-    store.write(lambda c: jobs.cancel(c, 3))
+    store.write(lambda c: jobs.cancel_all(c, [3]))
     store.write(lambda c: jobs.prioritize(c, [5], 1))
     return store
 

@@ -86,7 +86,7 @@ def test_watch_on_a_pipe_prints_one_snapshot(cli: Cli, queued: Store, worker: jo
     for step, loss in ((2, 9.0), (4, 7.0), (6, float("nan")), (8, 5.0)):
         values = {"loss": loss, "tokens_per_second": 5.0}
         queued.write(lambda c, s=step, v=values: records.record(c, lease, Measured(s, "train", v)))
-    queued.write(lambda c: jobs.cancel(c, 4))
+    queued.write(lambda c: jobs.cancel_all(c, [4]))
     done = cli("watch")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout

@@ -159,7 +159,7 @@ def test_lost_attempt_took_until_its_last_heartbeat(queued: Store, worker: jobs.
     with queued.read() as connection:
         assert said in digest.digest(connection)
         assert _wasted(connection) == [False]
-    queued.write(lambda c: jobs.cancel(c, 1))
+    queued.write(lambda c: jobs.cancel_all(c, [1]))
     with queued.read() as connection:  # nobody goes on from it any more
         assert "GPU time: 2m used, 2m of it wasted (100%)" in digest.digest(connection)
         assert _wasted(connection) == [True]

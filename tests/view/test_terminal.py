@@ -48,7 +48,7 @@ def busy(queued: Store, worker: Worker) -> Store:
     assert lease is not None
     measured = Measured(8, "train", {"loss": 8.5, "tokens_per_second": 321.0})
     queued.write(lambda c: records.record(c, lease, measured))
-    queued.write(lambda c: jobs.cancel(c, 4))
+    queued.write(lambda c: jobs.cancel_all(c, [4]))
     return queued
 
 
