@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.config import RunConfig
 from model.engines.choice import settle, steps_at_once
+from model.engines.device import choose_attention, make_deterministic
 from model.network.transformer import build
 from model.training.optimizer import Optimizers
 
@@ -26,8 +27,11 @@ def ours(
 ) -> Callable[..., Any]:
     """An update of this project's model, as model/training/loop.py makes it."""
     train = config.with_values({"engine": engine}).train
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    choose_attention(config.model, train.seq_len, precision, device)
+    if deterministic:
+        make_deterministic()
+    else:
+        torch.use_deterministic_algorithms(False)
     model = build(config.model, train.seq_len, 0, device, engine).train()
     settle(engine, device)
     optimizers, noise = Optimizers(model, train, "sound"), torch.Generator(device)

@@ -74,16 +74,19 @@ def main() -> None:
     plan = planned(options)
     restore(plan)
     wanted = STUDIES[: STUDIES.index(options.stop_after) + 1]
+    failed = []
     try:
         for name, step in (("train_step.json", time_a_step), ("determinism.json", compare_bits)):
             if not (plan.output / name).exists():
-                step(plan, plan.output / name)
+                failed += step(plan, plan.output / name)
         left = [grid for grid in wanted if not work(plan, grid)]
     finally:  # whatever broke, what was measured before comes back
         print(keep(plan))
+    for line in failed:
+        print(f"failed: {line}; the same command tries it again")
     if left:
         print(f"left: {', '.join(left)}; the same command goes on")
-    sys.exit(PREEMPTED if left else 0)
+    sys.exit(PREEMPTED if left else int(bool(failed)))
 
 
 def parsed() -> argparse.Namespace:
@@ -131,29 +134,30 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def time_a_step(plan: Plan, target: Path) -> None:
+def time_a_step(plan: Plan, target: Path) -> list[str]:
     """A training step on the device, beside what people would use instead."""
     words = ["--device", plan.device, "--scale", plan.scale, "--rounds", "1"]
     words += ["--against", "loop,compiled,nondeterministic,transformers" if plan.device != "cpu" else ""]
     words += ["--threads", str(plan.threads), "--json", str(target)]
-    script("train_step.py", words, target)
+    return script("train_step.py", words, target)
 
 
-def compare_bits(plan: Plan, target: Path) -> None:
+def compare_bits(plan: Plan, target: Path) -> list[str]:
     """Same seed twice, fresh and reused, interrupted and not; a difference is a finding, not a failure."""
     words = ["--device", plan.device, "--scale", plan.scale, "--threads", str(plan.threads)]
     words += ["--tokenizer", plan.tokenizer, "--cache-dir", str(plan.output / "work/data_cache")]
     words += [word for assignment in plan.assignments for word in ("--set", assignment)]
-    script("determinism.py", [*words, "--json", str(target)], target)
+    return script("determinism.py", [*words, "--json", str(target)], target)
 
 
-def script(name: str, words: list[str], target: Path) -> None:
-    """Run one of the scripts beside this one; without its file it has failed, and so has this."""
+def script(name: str, words: list[str], target: Path) -> list[str]:
+    """Run one of the scripts beside this one; without its file it has failed, which costs only it."""
     print(f"$ python benchmarks/{name} {' '.join(words)}", file=sys.stderr, flush=True)
     path = str(PROJECT / "benchmarks" / name)
     code = subprocess.run([sys.executable, path, *words], stdout=sys.stderr, check=False).returncode
     if not target.exists():
-        sys.exit(f"error: benchmarks/{name} ended with {code} and left no {target.name}")
+        return [f"benchmarks/{name} ended with {code} and left no {target.name}"]
+    return []
 
 
 def work(plan: Plan, grid: str) -> bool:

@@ -33,6 +33,7 @@ import torch  # noqa: E402
 from benchmarks.alternatives import PHASES, Clock, mixtral, ours  # noqa: E402
 from model.config import RunConfig  # noqa: E402
 from model.engines.cpu_experts import choose  # noqa: E402
+from model.engines.device import precision_of, prepare  # noqa: E402
 from model.training.memory import peak_memory_bytes  # noqa: E402
 from runner.design.scales import SCALES  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
@@ -120,14 +121,14 @@ def spawn(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def child(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one alternative in this process."""
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = prepare(options.device)
     if options.child == "ceiling":
         return measured_ceiling(device)
     config = configuration(options)
     if options.child.startswith("transformers"):
         update = mixtral(config, device, *options.child.split()[1:])
     else:
-        precision = "bf16" if device.type == "cuda" or options.child == "bf16" else "fp32"
+        precision = "bf16" if options.child == "bf16" else precision_of("auto", device)
         engine = ENGINES[options.child.removesuffix("-malloc")]
         update = ours(config, device, engine, precision, options.child != "nondeterministic")
     seconds: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "step", "cpu")}

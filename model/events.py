@@ -74,13 +74,17 @@ class Resumed:
     path: str | None = None
     """The checkpoint, None when starting from nothing."""
     exact: bool = True
-    """False when the checkpoint was written in another numeric environment: not the same bits."""
+    """False where a repetition need not give these bits: the device promises none, or the checkpoint was
+    written in another numeric environment."""
     refused: list[str] = field(default_factory=list)
     """Newer checkpoints that were not usable, each with the reason."""
     environment: dict[str, Any] = field(default_factory=dict)
     """The numeric environment: what the bits depend on beside the configuration."""
     changed: list[str] = field(default_factory=list)
     """What differs between the checkpoint's environment and this one: `name: before → now`."""
+
+    remarks: list[str] = field(default_factory=list)
+    """What on this device is otherwise than asked for, and why: a line each."""
 
     @property
     def not_exact(self) -> str:

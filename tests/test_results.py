@@ -154,6 +154,26 @@ def test_what_is_wanted_from_a_gpu_runs_in_pieces(tmp_path: Path) -> None:
     assert "6 of 6 done" in (out / "factorial.md").read_text()
 
 
+def test_a_failed_benchmark_costs_only_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # the script sets its own first entry
+    from benchmarks import results_gpu
+
+    run, worked = results_gpu.script, []
+    monkeypatch.setattr(results_gpu, "script", lambda _, words, target: run("not-there.py", words, target))
+    monkeypatch.setattr(results_gpu, "work", lambda _, grid: worked.append(grid) or True)
+    words = ["--device", "cpu", "--tokenizer", "x", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["results_gpu.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        results_gpu.main()
+    assert ended.value.code == 1
+    assert worked == ["factorial", "factorial-long"]
+    said = capfd.readouterr().out
+    assert "failed: benchmarks/not-there.py ended with 2 and left no train_step.json; the same" in said
+    assert "left no determinism.json" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

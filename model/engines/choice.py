@@ -7,6 +7,7 @@ Who asks: model/network/moe.py, model/network/transformer.py, model/training/sta
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -24,6 +25,27 @@ def operations(engine: str, x: Tensor) -> ModuleType:
     if engine in ("plain", "compiled"):
         return plain if engine == "plain" else compiled
     return cpu if x.device.type == "cpu" else cuda
+
+
+def usable(engine: str, device: torch.device) -> tuple[str, str]:
+    """The engine, and nothing; or auto, and why `compiled` cannot be had: no compiler, or one that fails."""
+    why_not = _cannot_compile(device) if engine == "compiled" else ""
+    return ("auto" if why_not else engine), why_not
+
+
+@cache
+def _cannot_compile(device: torch.device) -> str:
+    """Why torch.compile cannot build a small kernel for a device, in one line; empty where it can."""
+    try:
+        torch.compile(_little, fullgraph=True)(torch.ones(64, device=device))
+    except Exception as error:  # whatever the toolchain lacks: a compiler, headers, triton
+        line = next((line for line in str(error).splitlines() if line.strip()), "")
+        return f"{type(error).__name__}: {line.strip()}"[:160]
+    return ""
+
+
+def _little(x: Tensor) -> Tensor:
+    return (x * 2.0 + 1.0).tanh()
 
 
 def settle(engine: str, device: torch.device) -> str:

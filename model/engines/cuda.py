@@ -86,11 +86,14 @@ class GatherRows(torch.autograd.Function):
 
 
 def has_grouped_kernel(x: Tensor, *widths: int) -> bool:
-    """Whether one kernel can do all experts: bf16 on a CUDA device of capability 9.0, rows of 16 bytes."""
+    """Whether one kernel does all experts: bf16, rows of 16 bytes, on a CUDA device of major 9 or 10.
+
+    Elsewhere torch's grouped_mm is a loop of its own, which waits for the host.
+    """
     return (
         x.is_cuda
         and x.dtype == torch.bfloat16
         and hasattr(F, "grouped_mm")
-        and torch.cuda.get_device_capability(x.device) >= (9, 0)
+        and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
         and all(width % 8 == 0 for width in widths)
     )

@@ -26,7 +26,12 @@ def add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
     if a.dtype == into.dtype:
         (into.addmm_ if into.ndim == 2 else into.baddbmm_)(a, b)
     else:
-        into.add_((a @ b).to(into.dtype))
+        into.add_(_wide(a, b) if a.is_cuda and a.ndim == 2 else (a @ b).to(into.dtype))
+
+
+def _wide(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of bf16 matrices in float32, as cuBLAS sums it: without rounding each product to bf16 first."""
+    return torch.mm(a, b, out_dtype=torch.float32)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -158,8 +158,9 @@ def route(logits_NE: Tensor, top_k: int, bias_E: Tensor | None = None) -> tuple[
     (Switch Transformer, eq. 2). A bias helps to choose and is in no weight.
     """
     probabilities_NE = logits_NE.softmax(-1)
-    chosen_NK, experts_NK = logits_NE.topk(top_k)
-    if bias_E is not None:
+    if bias_E is None:
+        chosen_NK, experts_NK = logits_NE.topk(top_k)
+    else:
         experts_NK = choose(logits_NE, top_k, bias_E)
         chosen_NK = logits_NE.gather(-1, experts_NK)
     weights_NK = probabilities_NE.gather(-1, experts_NK) if top_k == 1 else chosen_NK.softmax(-1)

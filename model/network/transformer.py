@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
         if self.engine != "compiled":
             return self._loss(tokens_BT, targets_BT, noise_std, draws, seen_LE, micro_batches)
         # A tensor: as a number each strength would be compiled anew.
-        std = torch.tensor(noise_std, device=tokens_BT.device, dtype=draws[0].dtype)
+        std = torch.full((), noise_std, device=tokens_BT.device, dtype=draws[0].dtype)
         return _compiled_loss()(self, tokens_BT, targets_BT, std, draws, seen_LE, micro_batches)
 
     def scores(

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import canonical_json
+from model.engines.device import facts
 
 FORMAT = 1
 """Refused when it differs: raise it when the names or meanings of the contents change."""
@@ -60,19 +61,24 @@ class Written:
 
 
 def numeric_environment(
-    device: torch.device, precision: str, engine: str, source: str | None = None
+    device: torch.device, precision: str, engine: str, source: str | None = None, attention: str = ""
 ) -> dict[str, Any]:
-    """What the bits of a result depend on, beside the configuration; `source` is the SHA-256 of the code."""
+    """What the bits of a result depend on, beside the configuration; `source` is the SHA-256 of the code.
+
+    The CPU's threads are not in it for a CUDA run: its weights are drawn by one, and nothing else is summed.
+    """
+    cuda = device.type == "cuda"
     return {
         "source": source,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "device_type": device.type,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
         "precision": precision,
         "engine": engine,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled(),
+        **({**facts(device), "attention": attention} if cuda else {"threads": torch.get_num_threads()}),
     }
 
 

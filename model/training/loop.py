@@ -167,7 +167,7 @@ def _forward_backward(run: State, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
     """
     batches = zip(*(run.data.batch(run.step + ahead) for ahead in range(run.steps_at_once)), strict=True)
     inputs_BT, targets_BT = (torch.from_numpy(np.concatenate(arrays)).to(run.device) for arrays in batches)
-    windows = run.config.train.windows_at_once * run.steps_at_once
+    windows = run.windows_at_once * run.steps_at_once
     losses, counts_LE = torch.zeros(2, device=run.device), torch.zeros_like(seen_LE)
     for inputs, targets in zip(inputs_BT.split(windows), targets_BT.split(windows), strict=True):
         pieces = len(inputs_BT) / len(inputs)
@@ -291,7 +291,7 @@ def _evaluate(run: State, split: str) -> Generator[Event, None, Evaluation | Non
         return None
     config = run.config
     tally = Tally(run.model, config.seed, run.step, run.noise_std)
-    for inputs_BT, targets_BT in batches(held_out, config.train.windows_at_once, run.device):
+    for inputs_BT, targets_BT in batches(held_out, run.windows_at_once, run.device):
         yield Progressed(Phase.EVALUATE, run.step)
         tally.add(inputs_BT, targets_BT, run.precision)
     evaluation = tally.result(held_out.text_bytes)

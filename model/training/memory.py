@@ -1,6 +1,6 @@
-"""Peak memory of a run, on whichever device it used. Reads and resets this process's own counters.
+"""Memory of a run: what fits, by estimate, and its peak. Reads and resets this process's own counters.
 
-Who asks: model/training/state.py.
+Who asks: model/training/state.py, model/training/setting.py.
 """
 
 from __future__ import annotations
@@ -11,13 +11,53 @@ from pathlib import Path
 
 import torch
 
+from model.config import RunConfig
+from model.engines.head import CHUNK
+
+USABLE = 0.9
+"""Of a device's memory: the driver, the libraries' workspaces and what is between blocks take the rest."""
+
+
+def that_fits(
+    config: RunConfig, device: torch.device, precision: str, attention: str, together: int
+) -> tuple[int, int]:
+    """(steps, windows) of a pass: the most, up to `together` steps, whose estimate a GPU's memory holds.
+
+    A function of the configuration and the card, never of what is free: a run that is repeated is cut in the
+    same pieces. `train.micro_batch`, and a CPU, are taken as they are.
+    """
+    train = config.train
+    if device.type != "cuda" or train.windows_at_once < train.batch_size:
+        return together, train.windows_at_once
+    room = USABLE * torch.cuda.get_device_properties(device).total_memory
+    steps = [n for n in range(together, 0, -1) if train.accumulate % n == 0]
+    windows = [n for n in range(train.batch_size - 1, 0, -1) if train.batch_size % n == 0]
+    ways = [(n, train.batch_size) for n in steps] + [(1, n) for n in windows]
+    fitting = (way for way in ways if estimated_bytes(config, way[0] * way[1], precision, attention) <= room)
+    return next(fitting, ways[-1])
+
+
+def estimated_bytes(config: RunConfig, windows: int, precision: str, attention: str) -> float:
+    """What an update takes at its peak on a GPU: weights, what backward needs, a chunk of logits.
+
+    28 bytes a weight: it, its gradient, momentum or moments, and the optimizer's copies. The numbers of
+    tensors a layer keeps were counted (tests/training/test_memory.py); a quarter more for what backward adds.
+    """
+    model, tokens = config.model, windows * config.train.seq_len
+    width = 2 if precision == "bf16" else 4
+    scores = 3.25 * model.n_heads * config.train.seq_len * width if attention == "math" else 0.0
+    layer = 17 * model.d_model * 4 + 3.25 * model.top_k * model.d_ff * width + scores
+    logits = tokens if config.train.engine == "plain" else min(tokens, CHUNK["cuda"])
+    kept = 1.25 * tokens * model.n_layers * layer
+    return 28.0 * model.total_parameters + 12.0 * logits * model.vocab_size + kept
+
 
 def reset_peak_memory(device: torch.device) -> None:
     """Start counting anew, so that a reused process does not report an earlier run's peak.
 
     On the CPU this needs Linux; elsewhere the peak stays that of the whole process.
     """
-    if device.type == "cuda":
+    if device.type == "cuda":  # started: model/engines/device.py, `prepare`; before that this would raise
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:

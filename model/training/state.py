@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from model.config import RunConfig
-from model.engines.choice import settle, steps_at_once
+from model.engines.device import default_generator
+from model.engines.device import prepare as prepare_device
 from model.events import Asked, Resumed
 from model.network.moe import strength
 from model.network.transformer import LanguageModel, build
@@ -27,6 +28,7 @@ from model.training import checkpoint
 from model.training.checkpoint import CheckpointRefused, Facts
 from model.training.memory import peak_memory_bytes, reset_peak_memory
 from model.training.optimizer import Optimizers
+from model.training.setting import settle
 from model.training.stopwatch import CLOCKS, Stopwatch
 
 TRAIN_VALUES = (
@@ -56,6 +58,8 @@ class State:
     environment: dict[str, Any]
     steps_at_once: int
     """Steps of an update that go through the model as one batch."""
+    windows_at_once: int
+    """Windows of one pass, in training unless several steps go together, and in evaluation."""
     exact: bool = True
     step: int = 0
     series: list[list[float]] = field(default_factory=list)
@@ -103,36 +107,33 @@ def start(
         ConfigError: the data cannot be had, or does not fit the configuration.
     """
     clock = Stopwatch()
-    device = torch.device(device_name)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    _make_deterministic(device)
+    device = prepare_device(device_name)
     reset_peak_memory(device)
     data = prepare(config, cache_dir)
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-    seed, engine = config.seed, config.train.engine
-    init = stream_seed(seed, "init")
-    model = build(config.model, config.train.seq_len, init, device, engine, config.routing)
-    together = steps_at_once(config.train, device)
-    computing = settle(engine, device) + (f", {together} steps at once" if together > 1 else "")
+    setting = settle(config, device)
+    seed, init = config.seed, stream_seed(config.seed, "init")
+    model = build(config.model, config.train.seq_len, init, device, setting.engine, config.routing)
+    environment = checkpoint.numeric_environment(
+        device, setting.precision, setting.computing, source, setting.attention
+    )
     run = State(
         config=config,
         device=device,
-        precision=precision,
+        precision=setting.precision,
         data=data,
         model=model,
         optimizers=Optimizers(model, config.train, config.protocol),
-        streams={"dropout": _default_generator(device), "noise": torch.Generator(device)},
-        environment=checkpoint.numeric_environment(device, precision, computing, source),
-        steps_at_once=together,
+        streams={"dropout": default_generator(device), "noise": torch.Generator(device)},
+        environment=environment,
+        steps_at_once=setting.steps_at_once,
+        windows_at_once=setting.windows_at_once,
+        exact=setting.deterministic,
         asked=asked or Asked(),
         clock=clock,
     )
     for name, generator in run.streams.items():
         generator.manual_seed(stream_seed(seed, name))
-    resumed = _resume(run, resume_from)
+    resumed = replace(_resume(run, resume_from), remarks=setting.remarks)
     clock.lap("waiting")
     run.saved_step, run.saved_at = run.step, time.monotonic()
     clock.begin(run.step)
@@ -179,7 +180,7 @@ def _resume(run: State, candidates: Sequence[tuple[str, str]]) -> Resumed:
             refused.append(f"{path}: {reason}")
             continue
         return Resumed(run.step, path, run.exact, refused, run.environment, changed)
-    return Resumed(step=0, refused=refused, environment=run.environment)
+    return Resumed(step=0, exact=run.exact, refused=refused, environment=run.environment)
 
 
 def _restore(run: State, saved: dict[str, Tensor], facts: Facts) -> list[str]:
@@ -204,7 +205,7 @@ def _restore(run: State, saved: dict[str, Tensor], facts: Facts) -> list[str]:
         generator.set_state(states[name])
     before, now = facts.environment, run.environment
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    run.exact = facts.exact and not names
+    run.exact = run.exact and facts.exact and not names
     run.step, run.series = facts.step, series.tolist()
     run.val_losses, run.earlier_peak_bytes = list(facts.val_losses), facts.peak_memory_bytes
     run.clock.seconds, run.clock.timed_steps = dict(facts.seconds), facts.timed_steps
@@ -234,24 +235,3 @@ def _stream_states(run: State, saved: dict[str, Tensor], facts: Facts) -> dict[s
 
 def _stream_name(name: str, device: torch.device) -> str:
     return f"stream.{name}.{device.type}"
-
-
-def _default_generator(device: torch.device) -> torch.Generator:
-    """The generator that dropout draws from on this device, torch's own and model/engines/dropout.py's."""
-    if device.type == "cuda":
-        torch.cuda.init()
-        return torch.cuda.default_generators[device.index]
-    return torch.default_generator
-
-
-def _make_deterministic(device: torch.device) -> None:
-    """Ask for the same bits each time; an operation that cannot promise them warns.
-
-    cuBLAS promises them only with CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, set before it starts.
-    """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Otherwise every fresh tensor would be filled first; nothing here reads memory that it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    if device.type == "cuda":  # the attention kernels whose backward pass uses atomics
-        torch.backends.cuda.enable_mem_efficient_sdp(False)
-        torch.backends.cuda.enable_cudnn_sdp(False)

@@ -50,6 +50,7 @@ def rewind(connection: sa.Connection, lease: Lease, event: Resumed) -> None:
     attempt_log.note(connection, "started", lease.job_id, lease.attempt, lease.owner, detail)
     notes = [("checkpoint refused", {"reason": reason}) for reason in event.refused]
     notes += [("not exact", {"changed": text}) for text in event.changed]
+    notes += [("device", {"remark": text}) for text in event.remarks]
     for kind, why in notes:
         attempt_log.note(connection, kind, lease.job_id, lease.attempt, lease.owner, why)
 

@@ -35,6 +35,7 @@ def log(event: Event) -> None:
     if isinstance(event, Resumed):
         refused = [f"checkpoint refused: {reason}; " for reason in event.refused]
         text = "".join(refused) + f"from step {event.step}{event.not_exact}"
+        text += "".join(f"; {remark}" for remark in event.remarks)
     elif isinstance(event, Measured) and event.split != "test":
         text = f"step {event.step} {event.split}: " + ", ".join(
             f"{name} {value:.6g}" for name, value in event.values.items()

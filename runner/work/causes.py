@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 
 from model.config import ConfigError
+
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|OUT_OF_MEMORY|ALLOC_FAILED|cudaErrorMemoryAllocation"
+)
+"""torch's allocator has an exception of its own; the driver and the libraries (cuBLAS, cuDNN) only say so."""
 
 
 def cause_of(error: BaseException, device: str) -> tuple[str, str]:
@@ -24,7 +30,7 @@ def cause_of(error: BaseException, device: str) -> tuple[str, str]:
         return "bad_config", str(error)
     if isinstance(error, Diverged):
         return "diverged", str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or OUT_OF_MEMORY.search(str(error)):
         peak = peak_memory_bytes(torch.device(device)) / 1e9
         remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
         return "oom", f"{line}; peak {peak:.2f} GB on {device}; {remedy}"

@@ -13,8 +13,10 @@ from model.events import Phase
 from runner.work.process import modules_from
 from runner.work.provenance import PROJECT
 
-COUNT = "import torch; print(torch.cuda.device_count())"
+COUNT = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 """For a child: nvidia-smi would not do, which knows no CUDA_VISIBLE_DEVICES and no torch without CUDA."""
+CARD = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
+"""Where one of these is, there is an NVIDIA card, whatever torch makes of it."""
 
 PHASE_LIMIT_SECONDS: dict[Phase, float] = {
     Phase.START: 1800.0,  # a corpus may have to be prepared
@@ -72,7 +74,7 @@ def allow_descriptors(slot_count: int) -> None:
 
 
 class DevicesUnknown(Exception):
-    """Torch could not say which devices there are; the message is its last line."""
+    """Torch could not say which devices there are, or sees none where a card is; the message says which."""
 
     exit_code = 70
 
@@ -80,21 +82,35 @@ class DevicesUnknown(Exception):
 def slots(devices: str, each: int = 1, count: str = COUNT) -> tuple[str, ...]:
     """The device of each slot: `auto`, `all`, or a list as in `cuda:0,cuda:2`, each device `each` times.
 
+    With an NVIDIA card `auto` is settled here: a night on the CPU instead would be a lost one.
+
     Raises:
-        DevicesUnknown: `all`, and torch cannot be asked.
+        DevicesUnknown: `all` or `auto`, and torch cannot be asked, or sees no card where there is one.
     """
     named = devices.split(",")
-    if devices == "all":
-        named = [f"cuda:{index}" for index in range(_cuda_devices(count))] or ["cpu"]
+    has_card = any(path.exists() for path in CARD)
+    if devices == "all" or (has_card and "auto" in named):
+        cards = _cuda_devices(devices, count)
+        if has_card and not cards:
+            raise DevicesUnknown(
+                f"--devices {devices}: this machine has an NVIDIA card that torch cannot use: "
+                "install a torch that was built for CUDA and for this driver (nvidia-smi names it), see that "
+                "CUDA_VISIBLE_DEVICES does not hide the card, or say --device cpu"
+            )
+        if devices == "all":
+            named = [f"cuda:{index}" for index in range(cards)] or ["cpu"]
+        named = ["cuda:0" if name == "auto" else name for name in named]
     return tuple(name for name in named for _ in range(each))
 
 
-def _cuda_devices(count: str) -> int:
+def _cuda_devices(devices: str, count: str) -> int:
     command, modules = [sys.executable, "-c", count], os.environ | modules_from(PROJECT)
     done = subprocess.run(command, env=modules, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not done.stdout.strip().isdigit():
         said = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise DevicesUnknown(f"--devices all: torch does not start ({said}); reinstall requirements.txt")
+        raise DevicesUnknown(
+            f"--devices {devices}: torch does not start ({said}); reinstall requirements.txt"
+        )
     return int(done.stdout)
 
 

@@ -34,6 +34,7 @@ class Display:
         self._tasks: dict[int, TaskID] = {}  # by job; the first one shows the queue too
         self._said_at: dict[int, float] = {}
         self._last_note = ""
+        self._remarked: set[str] = set()
         self._queue = ""
 
     def start(self) -> None:
@@ -71,6 +72,10 @@ class Display:
     def resumed(self, lease: Lease, event: Resumed) -> None:
         for reason in event.refused:
             self.note(f"{lease.label}: checkpoint refused: {reason}")
+        for remark in event.remarks:
+            if remark not in self._remarked:  # once a night, not once a job: each attempt's events have it
+                self.note(f"{lease.label}: {remark}")
+        self._remarked.update(event.remarks)
         if event.step:
             self.note(f"{lease.label}: resumes from step {event.step}{event.not_exact}")
 

@@ -126,9 +126,10 @@ class Slot:
         if self._trainer is not None and not self.starting and self._worn(self._trainer):
             self.end_trainer()
         if self._trainer is None:
-            options = self.options
+            # Chosen once: after a card or its driver is lost, `auto` must not become a night on the CPU.
+            options, device = self.options, self._ready.get("device", self.device)
             self._trainer = TrainerProcess(
-                self.device, options.threads, self._log_path(), options.trainer_command, source
+                device, options.threads, self._log_path(), options.trainer_command, source
             )
             self._await("ready")
         return not self.starting

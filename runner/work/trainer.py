@@ -72,20 +72,15 @@ class Trainer:
         os._exit(0)  # the supervisor closed the pipe or died: nobody wants what would come
 
     def start(self, device: str, threads: int) -> None:
-        """Import torch, settle on a device and say so."""
+        """Import torch, start the device and say what it is."""
         import torch
 
+        from model.training.setting import open_device
+
         torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        self._device = device
-        self._send(
-            event="ready",
-            device=device,
-            device_name=torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
-            driver=driver_version() if device.startswith("cuda") else None,
-            threads=threads,
-        )
+        opened = open_device(device)
+        self._device = opened["device"]
+        self._send(event="ready", **opened, threads=threads)
 
     def serve(self, message: dict[str, Any], asked: Asked) -> None:
         """Run one command to its end; a failed one is reported and ends the process."""
@@ -127,14 +122,6 @@ class Trainer:
         data = json.dumps(message).encode() + b"\n"
         while data:  # a raw pipe may take a part
             data = data[self._events.write(data) :]
-
-
-def driver_version() -> str | None:
-    """NVIDIA's driver, as the kernel names it."""
-    try:
-        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0].split("  ")[1]
-    except (OSError, IndexError):
-        return None
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.queue.store import Store
+from runner.work import options
 from runner.work.options import DevicesUnknown, slots, threads_each
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
@@ -173,6 +174,31 @@ def test_jobs_limit_counts_the_jobs_of_all_slots(queued: Store, tmp_path: Path) 
 )
 def test_devices_name_their_slots(devices: str, each: int, cards: int, expected: tuple[str, ...]) -> None:
     assert slots(devices, each, f"print({cards})") == expected
+
+
+@pytest.mark.parametrize("devices", ["auto", "all", "cpu,auto"])
+def test_card_that_torch_cannot_use_stops_the_worker_unless_the_cpu_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, devices: str
+) -> None:
+    monkeypatch.setattr(options, "CARD", (tmp_path / "none", tmp_path))
+    with pytest.raises(DevicesUnknown, match=r"NVIDIA card that torch cannot use.*--device cpu$") as raised:
+        slots(devices, count="print(0)")
+    assert raised.value.exit_code == UNHEALTHY
+    assert "\n" not in str(raised.value)
+    assert slots("cpu", count="print(0)") == ("cpu",)
+    assert slots("auto", 2, "print(1)") == ("cuda:0", "cuda:0")
+
+
+def test_device_is_chosen_once_and_a_new_trainer_gets_it_by_name(queued: Store, tmp_path: Path) -> None:
+    # The first trainer finds a card; were the second one asked for `auto`, it might find none.
+    begin = "open('asked', 'a').write(device + ' '); device = 'cuda:0' if device == 'auto' else device"
+    begin = begin.replace("'asked'", repr(str(tmp_path / "asked")))
+    job = "send(event='failed', cause='bug', message='x', traceback='') or sys.exit(1)"
+    work_on(queued, tmp_path, job=job, begin=begin)
+    first, *others = (tmp_path / "asked").read_text().split()
+    assert first == "auto"
+    assert others
+    assert set(others) == {"cuda:0"}
 
 
 @pytest.mark.parametrize(("granted", "threads"), [("1", 1), ("", 2), ("4(x2)", 2), ("64", 2)])

@@ -1,0 +1,112 @@
+"""How a run computes on its device: chosen once, before its first step, and recorded with its result.
+
+Engine, precision, attention's kernel, how much goes through the model at once, and whether the bits repeat.
+What a device can do: model/engines/device.py. Who asks: model/training/state.py and the trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from model.config import RunConfig
+from model.engines import choice
+from model.engines import device as devices
+from model.training import rehearsal
+from model.training.memory import that_fits
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run on one device."""
+
+    engine: str
+    """auto, plain or compiled: the configuration's, or auto where nothing can be compiled."""
+    computing: str
+    """What that came to, for the numeric environment."""
+    precision: str
+    """fp32 or bf16: by rule from the device, unless the configuration fixes it."""
+    attention: str
+    """The kernel of a CUDA device's attention; empty elsewhere, where there is no choice."""
+    steps_at_once: int
+    """Steps of an update that go through the model as one batch."""
+    windows_at_once: int
+    """Windows of one pass, unless several steps go together."""
+    deterministic: bool = True
+    remarks: list[str] = field(default_factory=list)
+    """What is otherwise than asked for, and why: a line each."""
+
+
+def open_device(name: str) -> dict[str, Any]:
+    """Start a device and say what it is; `auto` is the first CUDA device, or else the CPU.
+
+    Raises:
+        RuntimeError: torch cannot use it.
+    """
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = devices.prepare(name)
+    if device.type != "cuda":
+        return {"device": str(device), "device_name": "cpu", "driver": None}
+    title, driver = torch.cuda.get_device_name(device), devices.driver_version()
+    return {"device": str(device), "device_name": title, "driver": driver}
+
+
+def settle(config: RunConfig, device: torch.device) -> Setting:
+    """Choose, and set this process up for it, whatever ran in it before.
+
+    A GPU rehearses: where an operation has no deterministic implementation, or the bits of a tiny update do
+    not repeat, the run goes on and says so.
+
+    Raises:
+        ConfigError: the device does not have the precision that the configuration fixes.
+    """
+    remarks = []
+    precision = devices.precision_of(config.train.precision, device)
+    attention = devices.choose_attention(config.model, config.train.seq_len, precision, device)
+    devices.make_deterministic()
+    engine, why_not = choice.usable(config.train.engine, device)
+    if why_not:
+        remarks.append(f"train.engine = {config.train.engine} cannot compile here ({why_not}); auto computes")
+    computing = choice.settle(engine, device) + (f"; {config.train.engine}: {why_not}" if why_not else "")
+    together = choice.steps_at_once(config.train, device)
+    together, windows = that_fits(config, device, precision, attention, together)
+    if windows < config.train.windows_at_once:
+        computing += f", {windows} windows at once"
+        remarks.append(
+            f"{windows} of a step's {config.train.batch_size} windows at a time, so that they fit into the "
+            "device's memory: micro-batches, as with train.micro_batch"
+        )
+    elif together > 1:
+        computing += f", {together} steps at once"
+    wavering = _wavers(config, engine, precision, device) if device.type == "cuda" else ""
+    if wavering:
+        remarks.append(f"not deterministic on this device: {wavering}")
+    return Setting(engine, computing, precision, attention, together, windows, not wavering, remarks)
+
+
+def check(device_name: str) -> str:
+    """What is wrong with a device, by a tiny update in the precision of its runs; empty where nothing is.
+
+    Raises:
+        RuntimeError: the device cannot do it.
+    """
+    config, device = RunConfig(), devices.prepare(device_name)
+    setting = settle(config, device)
+    wrong = rehearsal.twice(config, setting.engine, setting.precision, device)
+    return wrong if setting.deterministic else ""
+
+
+def _wavers(config: RunConfig, engine: str, precision: str, device: torch.device) -> str:
+    """Why the bits do not repeat here, empty where they do; leaves the mode that the run can have."""
+    try:
+        wrong = rehearsal.twice(config, engine, precision, device)
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        wrong = str(error).splitlines()[0]
+    if wrong:
+        devices.make_deterministic(strict=False)
+    return wrong
