@@ -92,11 +92,11 @@ class Dataset:
         train, arrays = config.train, entry.arrays
         self.require_unchanged = entry.require_unchanged
         """Raises CacheDamaged where what was read is not what was verified."""
-        self._arrays, self._seq_len = arrays, train.seq_len
+        self._arrays, self.seq_len = arrays, train.seq_len
         self.facts = dict(entry.facts)
         """Counts for people: documents by split, duplicates, vocabulary."""
-        self._train = arrays["train"]
-        self.unique_tokens = len(self._train)
+        self.train_tokens = arrays["train"]
+        self.unique_tokens = len(self.train_tokens)
         """Training tokens that exist; the run may see each of them several times."""
         kind = PublishedOrder if config.protocol == "published" else SoundOrder
         self._order: SoundOrder | PublishedOrder = kind(self.unique_tokens, train.seq_len, config.seed)
@@ -105,7 +105,11 @@ class Dataset:
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of a step from 0, each (batch_size, seq_len) int64, by (seed, step) alone."""
-        return self._windows(self._train, self._batches.starts(step))
+        return self._windows(self.train_tokens, self.starts(step))
+
+    def starts(self, step: int) -> np.ndarray:
+        """Where the step's windows begin in `train_tokens`, (batch_size,) int64."""
+        return self._batches.starts(step)
 
     def held_out(self, split: str) -> HeldOut:
         """The windows of `val` or `test`. The published protocol has no test split: 0 windows.
@@ -116,22 +120,22 @@ class Dataset:
         if split not in ("val", "test"):
             raise KeyError(f"{split!r}: no held-out split; val or test")
         if isinstance(self._order, PublishedOrder):
-            tokens, widths = self._train, self._arrays["train-bytes"]
+            tokens, widths = self.train_tokens, self._arrays["train-bytes"]
             starts = self._order.validation_starts() if split == "val" else np.empty(0, np.int64)
         else:
             tokens, widths = self._arrays[split], self._arrays[f"{split}-bytes"]
-            starts = np.arange(self._held_out_windows(split)) * self._seq_len
+            starts = np.arange(self._held_out_windows(split)) * self.seq_len
         inputs, targets = self._windows(tokens, starts)
         return HeldOut(inputs, targets, int(self._windows(widths, starts)[1].sum()))
 
     def _windows(self, tokens: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens start … start + T - 1, and the same one further on."""
-        windows = np.asarray(tokens)[starts[:, None] + np.arange(self._seq_len + 1)].astype(np.int64)
+        windows = np.asarray(tokens)[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
 
     def _held_out_windows(self, split: str) -> int:
         """Full windows of the split; each target is scored once, the first token and the rest never."""
-        return max(0, len(self._arrays[split]) - 1) // self._seq_len
+        return max(0, len(self._arrays[split]) - 1) // self.seq_len
 
     def summary(self, configs: Iterable[RunConfig]) -> str:
         """One line for whoever queues these runs: vocabulary, tokens by split, epochs, and what to doubt."""
@@ -166,7 +170,7 @@ class Dataset:
         Raises:
             ConfigError: what is short, of how much, and settings with which this text is enough.
         """
-        have, batch, length = self._order.windows, config.train.batch_size, self._seq_len
+        have, batch, length = self._order.windows, config.train.batch_size, self.seq_len
         held_out = {}
         if isinstance(self._order, SoundOrder):
             held_out = {split: len(self._arrays[split]) for split in ("val", "test")}

@@ -82,14 +82,12 @@ class Tally:
 
 def batches(held_out: HeldOut, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """The split's windows in order, `batch_size` at a time, the rest at the end: int64 (B, T) pairs."""
-    for start in range(0, len(held_out.inputs), batch_size):
-        window = slice(start, start + batch_size)
-        # torch.tensor copies: the arrays may be read-only maps of a file, of a narrow dtype.
-        inputs, targets = (
-            torch.tensor(array[window].astype("int64"), device=device)
-            for array in (held_out.inputs, held_out.targets)
-        )
-        yield inputs, targets
+    # One copy to the device for the whole split: each would make the host wait. torch.tensor copies: the
+    # arrays may be read-only maps of a file, of a narrow dtype.
+    inputs_WT, targets_WT = (
+        torch.tensor(array.astype("int64"), device=device) for array in (held_out.inputs, held_out.targets)
+    )
+    yield from zip(inputs_WT.split(batch_size), targets_WT.split(batch_size), strict=True)
 
 
 def perplexity(loss: float) -> float:

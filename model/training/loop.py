@@ -12,7 +12,6 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,11 +146,12 @@ def _update(run: State) -> Events:
         step_losses, step_counts_LE = _forward_backward(run, counts_LE)
         losses += step_losses * run.steps_at_once / train.accumulate
         counts_LE += step_counts_LE
-        _book_steps(run)
+        run.step += run.steps_at_once
     rate, norm = run.optimizers.step(run.updates - 1, counts_LE)
     if run.config.routing.bias_rate:
         run.model.shift_biases(counts_LE, run.config.routing.bias_rate)
     run.unread.append((rate, torch.cat([losses, norm.view(1)])))
+    _book_update(run)
     if len(run.unread) >= LOG_EVERY_UPDATES:
         yield from _read_series(run)
 
@@ -165,8 +165,7 @@ def _forward_backward(run: State, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (cross-entropy, unweighted auxiliary loss), the mean over the steps, and their assignments, counts_LE.
     """
-    batches = zip(*(run.data.batch(run.step + ahead) for ahead in range(run.steps_at_once)), strict=True)
-    inputs_BT, targets_BT = (torch.from_numpy(np.concatenate(arrays)).to(run.device) for arrays in batches)
+    inputs_BT, targets_BT = run.batches.steps(run.step, run.steps_at_once)
     windows = run.windows_at_once * run.steps_at_once
     losses, counts_LE = torch.zeros(2, device=run.device), torch.zeros_like(seen_LE)
     for inputs, targets in zip(inputs_BT.split(windows), targets_BT.split(windows), strict=True):
@@ -194,11 +193,10 @@ def _piece(
     return torch.stack([loss.detach(), auxiliary.detach()]), layers.counts_E
 
 
-def _book_steps(run: State) -> None:
-    """Count steps done; the first of a process are timed apart, since kernels are built in them."""
-    run.step += run.steps_at_once
+def _book_update(run: State) -> None:
+    """Count its steps; a process's first update is timed apart, its optimizer too: kernels are built then."""
     if run.clock.warm:
-        run.clock.timed_steps += run.steps_at_once
+        run.clock.timed_steps += run.config.train.accumulate
         return
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)

@@ -25,6 +25,7 @@ from model.network.transformer import LanguageModel, build
 from model.randomness import stream_seed
 from model.text.dataset import Dataset, prepare
 from model.training import checkpoint
+from model.training.batches import Batches, batches_on
 from model.training.checkpoint import CheckpointRefused, Facts
 from model.training.memory import peak_memory_bytes, reset_peak_memory
 from model.training.optimizer import Optimizers
@@ -51,6 +52,7 @@ class State:
     precision: str
     """fp32 or bf16: by rule from the device, unless the configuration fixes it."""
     data: Dataset
+    batches: Batches
     model: LanguageModel
     optimizers: Optimizers
     streams: dict[str, torch.Generator]
@@ -121,6 +123,7 @@ def start(
         device=device,
         precision=setting.precision,
         data=data,
+        batches=batches_on(device, data),
         model=model,
         optimizers=Optimizers(model, config.train, config.protocol),
         streams={"dropout": default_generator(device), "noise": torch.Generator(device)},

@@ -17,10 +17,10 @@ class Stopwatch:
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
     timed_steps: int = 0
-    """Steps whose time is in `training`: all but the first of each process."""
+    """Steps whose time is in `training`: all but those of each process's first update."""
     lap_at: float = field(default_factory=time.perf_counter)
     warm: bool = False
-    """Whether the first step of this process is behind: kernels are built in it, and it is timed apart."""
+    """Whether the first update of this process is behind: kernels are built in it, and it is timed apart."""
     read_at_step: int = 0
     read_at_seconds: float = 0.0
 

@@ -11,9 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.config import ModelConfig
+from model.config import ModelConfig, RoutingConfig
 from model.engines.plain import rotate
-from model.network.transformer import Attention, LanguageModel, build, rms_norm, rotary_tables
+from model.network import transformer
+from model.network.transformer import (
+    Attention,
+    LanguageModel,
+    build,
+    init_weights,
+    rms_norm,
+    rotary_tables,
+)
 
 SMALL = ModelConfig(
     d_model=16, n_layers=2, n_heads=2, d_ff=24, n_experts=4, top_k=2, dropout=0.0, vocab_size=50
@@ -226,3 +234,27 @@ def test_bf16_autocast_is_near_float32_forward_and_backward() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.dtype == torch.float32
         assert parameter.grad.isfinite().all(), name
+
+
+def test_the_weights_of_a_seed_are_drawn_once_and_shared_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def noted(model: LanguageModel, generator: torch.Generator) -> None:
+        drawn.append(generator.initial_seed())
+        init_weights(model, generator)
+
+    transformer._drawn.cache_clear()
+    monkeypatch.setattr(transformer, "init_weights", noted)
+    config = ModelConfig(vocab_size=32, d_model=16, n_layers=1, n_heads=2, d_ff=16, n_experts=4)
+    one = build(config, 8, 5, torch.device("cpu"))
+    kept = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    with torch.no_grad():
+        one.embedding.weight.zero_()  # as training would
+    other = build(config, 8, 5, torch.device("cpu"))
+    assert drawn == [5]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in other.state_dict().items())
+    learned = build(config, 8, 5, torch.device("cpu"), routing=RoutingConfig(noise="learned", bias_rate=0.1))
+    assert drawn == [5, 5]  # another kind has other tensors
+    assert not learned.blocks[0].moe.noise_gate.weight.any()
+    assert learned.blocks[0].moe.bias_E.count_nonzero() == 0
+    assert torch.equal(learned.embedding.weight, other.embedding.weight)
