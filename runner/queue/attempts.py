@@ -1,8 +1,8 @@
 """Attempts and events: what happened to a job, kept for ever, and which failures are charged to it.
 
-An attempt's row is opened by a claim and closed once, with an outcome and a cause; nothing is deleted. The
-functions take an open write transaction and are called by runner/queue/jobs.py, which decides what becomes
-of the job.
+A worker holds an attempt by its Lease. Its row is opened by a claim and closed once, with an outcome
+and a cause; nothing is deleted. The functions take an open write transaction and are called by
+runner/queue/jobs.py, which decides what becomes of the job.
 """
 
 from __future__ import annotations
@@ -23,6 +23,54 @@ SECOND_IS_FINAL = frozenset({"bug", "oom"})
 """Retried once: it may have been the machine's mood."""
 
 
+class LeaseLost(Exception):
+    """The job is another's now, or over: nothing of this attempt may be written any more."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who claims: `owner` is a UUID a start, never a host or pid, which come back after a reboot."""
+
+    owner: str
+    host: str
+    pid: int
+    device: str
+    lease_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a worker holds: a job, in one attempt, while `jobs.lease_expires_at` lies ahead or nobody took it.
+
+    (job_id, attempt, owner) fences every write of the attempt.
+    """
+
+    job_id: int
+    attempt: int
+    owner: str
+    study: str
+    cell: dict[str, Any]
+    seed: int
+    total_steps: int
+    config_json: str
+    """As it was submitted; parsed by the trainer, where a bad one fails this job alone."""
+    checkpoints: tuple[tuple[str, str], ...]
+    """(path, SHA-256), newest first."""
+
+    def setting(self, key: str, default: Any) -> Any:
+        """A dotted key of the configuration, or the default where it cannot be read."""
+        found: Any = json.loads(self.config_json)
+        for name in key.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        return default if found is None else found
+
+    @property
+    def label(self) -> str:
+        """How people name the job."""
+        cell = [f"{name}={value}" for name, value in self.cell.items()]
+        return f"job {self.job_id} ({', '.join([*cell, f'seed={self.seed}'])})"
+
+
 @dataclass(frozen=True)
 class Ending:
     """How an attempt ended, as far as the trainer, the watchdog or the queue know."""
@@ -38,25 +86,23 @@ class Ending:
     """The row of `results`, for one that is done."""
 
 
-def begin(
-    connection: sa.Connection, job_id: int, number: int, owner: str, host: str, pid: int, device: str
-) -> None:
+def begin(connection: sa.Connection, lease: Lease, worker: Worker) -> None:
     """Open the row of an attempt that a claim has just started."""
     connection.execute(
         attempts.insert().values(
-            job_id=job_id,
-            number=number,
-            owner=owner,
+            job_id=lease.job_id,
+            number=lease.attempt,
+            owner=lease.owner,
             started_at=now(),
-            host=host,
-            pid=pid,
-            device=device,
+            host=worker.host,
+            pid=worker.pid,
+            device=worker.device,
         )
     )
-    note(connection, "claimed", job_id, number, owner)
+    note(connection, "claimed", lease.job_id, lease.attempt, lease.owner)
 
 
-def advanced(connection: sa.Connection, job_id: int, number: int, cause: str) -> bool:
+def advanced(connection: sa.Connection, lease: Lease, cause: str) -> bool:
     """Whether the attempt left a newer checkpoint than it began from, though something outside ended it.
 
     Such an attempt is not charged: steps are finite, so it cannot repeat for ever, and ten crashes of the
@@ -65,10 +111,10 @@ def advanced(connection: sa.Connection, job_id: int, number: int, cause: str) ->
     if cause in FINAL_CAUSES | SECOND_IS_FINAL:
         return False
     began = sa.select(attempts.c.resumed_from_step).where(
-        attempts.c.job_id == job_id, attempts.c.number == number
+        attempts.c.job_id == lease.job_id, attempts.c.number == lease.attempt
     )
     reached = sa.select(sa.func.max(checkpoints.c.step)).where(
-        checkpoints.c.job_id == job_id, checkpoints.c.attempt == number
+        checkpoints.c.job_id == lease.job_id, checkpoints.c.attempt == lease.attempt
     )
     return (connection.scalar(reached) or 0) > (connection.scalar(began) or 0)
 
@@ -106,8 +152,7 @@ def recent_causes(connection: sa.Connection, job_id: int, failures: int) -> set[
 
 def end(
     connection: sa.Connection,
-    job_id: int,
-    number: int,
+    lease: Lease,
     ending: Ending,
     charged: bool = False,
     ended_at: float | None = None,
@@ -115,7 +160,11 @@ def end(
     """Close the attempt's row, as of now by default; an attempt that is closed stays as it is."""
     connection.execute(
         sa.update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.outcome.is_(None))
+        .where(
+            attempts.c.job_id == lease.job_id,
+            attempts.c.number == lease.attempt,
+            attempts.c.outcome.is_(None),
+        )
         .values(
             outcome=ending.outcome,
             cause=ending.cause,
@@ -127,7 +176,7 @@ def end(
         )
     )
     detail = {"cause": ending.cause, "message": ending.message, "charged": charged} if ending.cause else None
-    note(connection, ending.outcome, job_id, number, detail=detail)
+    note(connection, ending.outcome, lease.job_id, lease.attempt, detail=detail)
 
 
 def of_source(sha256: str) -> sa.ColumnElement[bool]:

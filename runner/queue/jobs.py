@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from runner.queue import attempts as attempt_log
 from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL, Ending
+from runner.queue.attempts import Lease as Lease
+from runner.queue.attempts import LeaseLost as LeaseLost
+from runner.queue.attempts import Worker as Worker
 from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
 from runner.queue.schema import OPEN, attempts, checkpoints, jobs, results, studies, workers
 
@@ -36,58 +38,10 @@ SUBMISSION = "submission"
 """Advisory lock held while reading which jobs exist and inserting the rest."""
 
 
-class LeaseLost(Exception):
-    """The job is another's now, or over: nothing of this attempt may be written any more."""
-
-
 class UnknownJob(Exception):
     """No such job, or it is not in a state that allows this; the message says which."""
 
     exit_code = 65
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Who claims: `owner` is a UUID a start, never a host or pid, which come back after a reboot."""
-
-    owner: str
-    host: str
-    pid: int
-    device: str
-    lease_seconds: float = 60.0
-
-
-@dataclass(frozen=True)
-class Lease:
-    """What a worker holds: a job, in one attempt, while `jobs.lease_expires_at` lies ahead or nobody took it.
-
-    (job_id, attempt, owner) fences every write of the attempt.
-    """
-
-    job_id: int
-    attempt: int
-    owner: str
-    study: str
-    cell: dict[str, Any]
-    seed: int
-    total_steps: int
-    config_json: str
-    """As it was submitted; parsed by the trainer, where a bad one fails this job alone."""
-    checkpoints: tuple[tuple[str, str], ...]
-    """(path, SHA-256), newest first."""
-
-    def setting(self, key: str, default: Any) -> Any:
-        """A dotted key of the configuration, or the default where it cannot be read."""
-        found: Any = json.loads(self.config_json)
-        for name in key.split("."):
-            found = found.get(name) if isinstance(found, dict) else None
-        return default if found is None else found
-
-    @property
-    def label(self) -> str:
-        """How people name the job."""
-        cell = [f"{name}={value}" for name, value in self.cell.items()]
-        return f"job {self.job_id} ({', '.join([*cell, f'seed={self.seed}'])})"
 
 
 # --- into the queue ---------------------------------------------------------------------------------------
@@ -165,25 +119,9 @@ def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
     ).first()
     if taken is None:
         return None
-    attempt_log.begin(
-        connection, taken.id, taken.attempt, worker.owner, worker.host, worker.pid, worker.device
-    )
-    files = connection.execute(
-        sa.select(checkpoints.c.path, checkpoints.c.sha256)
-        .where(checkpoints.c.job_id == taken.id)
-        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
-    )
-    return Lease(
-        job_id=taken.id,
-        attempt=taken.attempt,
-        owner=worker.owner,
-        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == taken.study_id)) or "",
-        cell=json.loads(taken.cell),
-        seed=taken.seed,
-        total_steps=taken.total_steps,
-        config_json=taken.config,
-        checkpoints=tuple((row.path, row.sha256) for row in files),
-    )
+    lease = _held(connection, taken)
+    attempt_log.begin(connection, lease, worker)
+    return lease
 
 
 # --- while running ----------------------------------------------------------------------------------------
@@ -254,7 +192,7 @@ def finish(connection: sa.Connection, lease: Lease, values: Mapping[str, Any]) -
             job_id=lease.job_id, attempt=lease.attempt, recorded_at=now(), exact=exact, **kept
         )
     )
-    attempt_log.end(connection, lease.job_id, lease.attempt, Ending("done"))
+    attempt_log.end(connection, lease, Ending("done"))
 
 
 def is_finished_by(connection: sa.Connection, lease: Lease) -> bool:
@@ -297,7 +235,7 @@ def fail(
     """
     fence(connection, lease)
     ending = Ending("failed", cause, message, traceback, exit_code)
-    return _end_badly(connection, lease.job_id, lease.attempt, ending)
+    return _end_badly(connection, lease, ending)
 
 
 def release(connection: sa.Connection, lease: Lease, message: str) -> None:
@@ -307,7 +245,7 @@ def release(connection: sa.Connection, lease: Lease, message: str) -> None:
         LeaseLost: the job is another's.
     """
     fence(connection, lease, **_BACK_IN_QUEUE)
-    attempt_log.end(connection, lease.job_id, lease.attempt, Ending("preempted", message=message))
+    attempt_log.end(connection, lease, Ending("preempted", message=message))
 
 
 def requeue_lost(connection: sa.Connection) -> list[int]:
@@ -318,7 +256,7 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
     or another worker that takes it back: it is passed over.
     """
     expired = connection.execute(
-        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner, jobs.c.heartbeat_at)
+        sa.select(jobs)
         .where(jobs.c.status == "running", jobs.c.lease_expires_at < now())
         .order_by(jobs.c.id)
         .with_for_update(skip_locked=True)
@@ -326,7 +264,7 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
     for job in expired:
         ending = Ending("lost", "lost", f"worker {job.owner} stopped renewing its lease")
         # Nobody worked after the last heartbeat: the hours until someone notices cost nothing.
-        _end_badly(connection, job.id, job.attempt, ending, job.heartbeat_at)
+        _end_badly(connection, _held(connection, job), ending, job.heartbeat_at)
     return [job.id for job in expired]
 
 
@@ -364,7 +302,7 @@ def end_cancelled(connection: sa.Connection, lease: Lease) -> None:
         LeaseLost: the job is another's.
     """
     fence(connection, lease, **_ending("cancelled"))
-    attempt_log.end(connection, lease.job_id, lease.attempt, Ending("cancelled"))
+    attempt_log.end(connection, lease, Ending("cancelled"))
 
 
 def retry_all(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
@@ -422,22 +360,40 @@ def _lock(connection: sa.Connection, job_ids: Sequence[int]) -> None:
         connection.execute(sa.select(jobs.c.id).where(chosen).order_by(jobs.c.id).with_for_update())
 
 
-def _end_badly(
-    connection: sa.Connection, job_id: int, number: int, ending: Ending, ended_at: float | None = None
-) -> str:
+def _held(connection: sa.Connection, job: sa.Row[Any]) -> Lease:
+    """The lease of a row of `jobs` that is running."""
+    files = connection.execute(
+        sa.select(checkpoints.c.path, checkpoints.c.sha256)
+        .where(checkpoints.c.job_id == job.id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
+    )
+    return Lease(
+        job_id=job.id,
+        attempt=job.attempt,
+        owner=job.owner,
+        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == job.study_id)) or "",
+        cell=json.loads(job.cell),
+        seed=job.seed,
+        total_steps=job.total_steps,
+        config_json=job.config,
+        checkpoints=tuple((row.path, row.sha256) for row in files),
+    )
+
+
+def _end_badly(connection: sa.Connection, lease: Lease, ending: Ending, ended_at: float | None = None) -> str:
     """Close the attempt; the job is queued again, after a wait, or failed, as cause and count decide."""
-    cause = ending.cause or "bug"
+    job_id, cause = lease.job_id, ending.cause or "bug"
     job = connection.execute(
         sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
     ).one()
-    charged = not attempt_log.advanced(connection, job_id, number, cause)
+    charged = not attempt_log.advanced(connection, lease, cause)
     failures = job.failures + charged
     final = (
         cause in FINAL_CAUSES
         or failures >= job.max_failures
         or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
     )
-    attempt_log.end(connection, job_id, number, ending, charged, ended_at)
+    attempt_log.end(connection, lease, ending, charged, ended_at)
     if connection.scalar(_recorded(job_id)) is not None:  # see settle
         status, values, failures = "done", _ending("done"), job.failures
     elif job.cancel_requested:
