@@ -50,6 +50,8 @@ class StudyData:
     """Numbers of seeds that were decided on from results."""
     additions: tuple[Addition, ...] = ()
     """What joined the study after its first runs."""
+    shared: tuple[tuple[str, int], ...] = ()
+    """(Another study, runs of this one whose configuration, seed included, it has too)."""
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -107,7 +109,24 @@ def load(connection: sa.Connection, study: Study) -> StudyData:
         str(database_id or "not recorded"),
         plans.plans(connection, study),
         plans.additions(connection, study),
+        shared(connection, study),
     )
+
+
+def shared(connection: sa.Connection, study: Study) -> tuple[tuple[str, int], ...]:
+    """The database's other studies with runs of this one's configurations, and how many, by name."""
+    theirs = jobs.alias()
+    # By study, then hash: the way the unique index of jobs is sorted, so that no study is scanned.
+    statement = (
+        sa.select(studies.c.name, sa.func.count())
+        .select_from(jobs)
+        .join(studies, studies.c.id != jobs.c.study_id)
+        .join(theirs, (theirs.c.study_id == studies.c.id) & (theirs.c.config_hash == jobs.c.config_hash))
+        .where(jobs.c.study_id == study.id)
+        .group_by(studies.c.name)
+        .order_by(studies.c.name)
+    )
+    return tuple((str(name), int(count)) for name, count in connection.execute(statement))
 
 
 def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:

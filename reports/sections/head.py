@@ -70,6 +70,7 @@ def _facts(analysis: Analysis) -> tuple[Fact, ...]:
         *_target(study, target),
         ("Declared before the runs", _declared(data)),
         ("Runs", _progress(data)),
+        *_shared(data),
         ("Corpus", corpus_line(study)),
         *_text(study),
         ("Protocol", protocol_line(study) + _scored(data)),
@@ -241,6 +242,17 @@ def _progress(data: StudyData) -> str:
     ended = distinct(data.attempts["outcome"].dropna())
     other = [f"{n} {outcome}" for outcome, n in ended.items() if outcome != "done"]
     return f"{text}. Attempts that ended without a result: {', '.join(other) or 'none'}"
+
+
+def _shared(data: StudyData) -> tuple[Fact, ...]:
+    """Runs that another study of the database has as well: the two are not independent there."""
+    if not data.shared:
+        return ()
+    told = _comma(
+        f"{count} of its {len(data.runs)} runs have the configuration of runs in study {name}"
+        for name, count in data.shared
+    )
+    return (("Shared runs", f"{told}; same configuration, same seed: no independent evidence"),)
 
 
 def _states(data: StudyData) -> str:

@@ -141,6 +141,22 @@ def test_runs_that_the_grid_wants_and_nobody_enqueued(connection: sa.Connection)
     assert "6 of the grid never enqueued" in fact(render(connection), "Runs")
 
 
+def test_runs_that_other_studies_have_too_are_named(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    assert "Shared runs" not in render(connection)
+    more = made.add_study(connection, "more", grid={"seeds": [42, 43]})
+    third = made.add_study(connection, "third")
+    for number, cell in enumerate(made.cells(made.FACTORS)):
+        made.finish(connection, more, cell, 42)
+        if number < 2:
+            made.finish(connection, third, cell, 44)
+    named = "of its 18 runs have the configuration of runs in study"
+    assert fact(render(connection, "factorial"), "Shared runs") == (
+        f"6 {named} more, 2 {named} third; same configuration, same seed: no independent evidence"
+    )
+    assert fact(render(connection, "third"), "Shared runs").startswith("2 of its 2 runs")
+
+
 def test_what_is_mixed_is_named(connection: sa.Connection) -> None:
     study = made.add_study(connection)
     for cell in made.cells(made.FACTORS):
