@@ -26,7 +26,8 @@ class Evaluation:
     """What one pass found; `values` are named as in the metrics table."""
 
     values: dict[str, float]
-    """loss and router_entropy in nats, accuracy and noisy_agreement as shares of 1, bits_per_byte, …"""
+    """loss, loss_se (its standard error over windows, absent for one) and router_entropy in nats,
+    accuracy and noisy_agreement as shares of 1, bits_per_byte, …"""
     counts_LE: list[list[int]]
     """Assignments by layer and expert; a row sums to tokens × top_k."""
 
@@ -40,6 +41,7 @@ class Tally:
         # Seeded by the step: the same draws whichever evaluations came before, or were lost to a crash.
         self.noise = torch.Generator(device).manual_seed(stream_seed(seed, f"evaluation:{step}"))
         self.sums = torch.zeros(5, dtype=torch.float64, device=device)
+        self.window_means: list[Tensor] = []
         self.counts_LE: Tensor | int = 0
         self.tokens = 0
 
@@ -57,6 +59,7 @@ class Tally:
             [losses_N.double().sum(), hits_N.double().sum()]
             + [share.double().mean() * targets_BT.numel() for share in shares if share is not None]
         )
+        self.window_means.append(losses_N.double().view_as(targets_BT).mean(1))
         self.counts_LE = self.counts_LE + routing.counts_E
         self.tokens += targets_BT.numel()
 
@@ -77,6 +80,10 @@ class Tally:
             "top1_probability": top1 / self.tokens,
             "noisy_agreement": agreement / self.tokens,
         }
+        means_W = torch.cat(self.window_means)
+        if len(means_W) > 1:
+            # The sample standard deviation of the windows' mean losses over √W: all windows are equally long.
+            values["loss_se"] = means_W.std().item() / math.sqrt(len(means_W))
         return Evaluation(values, self.counts_LE.tolist())
 
 

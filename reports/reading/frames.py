@@ -39,10 +39,10 @@ class StudyData:
     attempts: pd.DataFrame
     counts: pd.DataFrame
     nonfinite: pd.DataFrame
-    routing: pd.DataFrame
-    """The router's measures at each job's latest evaluation: job_id, step, name, value."""
+    final: pd.DataFrame
+    """The router's measures and loss_se at each job's latest evaluation: job_id, step, name, value."""
     test: pd.DataFrame
-    """The test split's scores, like `routing`; empty while the split is sealed."""
+    """The test split's scores, like `final`; empty while the split is sealed."""
     revealed_by: str
     """The command that revealed the test split; empty while it is sealed."""
     database_id: str
@@ -103,7 +103,7 @@ def load(connection: sa.Connection, study: Study) -> StudyData:
         attempts(connection, study),
         series.expert_counts(connection, study),
         series.nonfinite_metrics(connection, study),
-        series.final_metrics(connection, study, series.ROUTER),
+        series.final_metrics(connection, study, (*series.ROUTER, series.LOSS_SE)),
         series.test_scores(connection, study),
         series.revealed_by(connection, study),
         str(database_id or "not recorded"),

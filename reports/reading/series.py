@@ -21,6 +21,8 @@ from runner.queue.schema import metrics as metrics_table
 
 ROUTER = ("router_entropy", "top1_probability", "noisy_agreement")
 """What an evaluation records of the router beside its counts."""
+LOSS_SE = "loss_se"
+"""The standard error of an evaluation's loss over the windows of its text."""
 SCORES = ("loss", "perplexity", "accuracy", "bits_per_byte")
 """What an evaluation scores."""
 

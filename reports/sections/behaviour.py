@@ -62,9 +62,9 @@ def stability(analysis: Analysis) -> Section:
 def routing(analysis: Analysis) -> Section:
     """One row a condition: how sure the router is, and how much its noise moves."""
     data, std = analysis.data, analysis.std
-    if data.routing.empty:
+    if data.final.empty:
         return Section(ROUTING, ("No measures of the router are recorded for this study.",))
-    values = data.routing.pivot_table(index="job_id", columns="name", values="value", dropna=False)
+    values = data.final.pivot_table(index="job_id", columns="name", values="value", dropna=False)
     rows = []
     for cell, runs in data.by_cell.items():
         done = runs.loc[runs["status"] == "done", "job_id"]

@@ -18,10 +18,11 @@ from reports.reading.measures import (
     PERPLEXITY,
     Measure,
 )
+from reports.reading.series import LOSS_SE
 from reports.reading.study import Cell
 from reports.sections.load import dead
 from reports.statistics.analysis import Analysis
-from reports.statistics.inference import Std, mean_interval
+from reports.statistics.inference import Std, finite, mean_interval
 from reports.statistics.load import RunLoad
 from reports.tables import (
     Section,
@@ -56,7 +57,24 @@ def aggregate(analysis: Analysis) -> Section:
             "The interval is Student's t for the mean of the loss, from the sample standard deviation.",
             "Lower is better for loss, PPL and bits per byte. Best Val PPL is the lowest of a run's "
             "evaluations, and biased low; the final loss is primary.",
+            *_sampling_error(data),
         ),
+    )
+
+
+def _sampling_error(data: StudyData) -> tuple[str, ...]:
+    """How much a run's loss owes to which windows were held out; nothing where that is not recorded."""
+    final = data.final
+    errors = finite(
+        final.loc[(final["name"] == LOSS_SE) & final["job_id"].isin(data.done["job_id"]), "value"]
+    )
+    if not errors.size:
+        return ()
+    return (
+        f"The held-out text is a sample, too: a run's val loss has a standard error of "
+        f"{number(float(errors.mean()), LOSS.decimals)} nats per token over its windows (the mean of "
+        f"{errors.size} run{'s' * (errors.size != 1)}). All conditions share that text, so it says how far "
+        "the losses would move together on another one; it is not the interval over seeds.",
     )
 
 

@@ -57,6 +57,17 @@ def test_the_aggregate_table_against_numpy_by_hand(connection: sa.Connection) ->
         assert (row["Training (min)"], row["Tokens/s"], row["Peak memory (GB)"]) == ("1.6", "51,200", "3.00")
 
 
+def test_the_sampling_error_of_the_text_is_said_beside_the_loss(connection: sa.Connection) -> None:
+    made.finished_study(connection)
+    assert "standard error" not in render(connection)
+    for job in range(1, 19):
+        made.add_metric(connection, job, "loss_se", 0.01 * job)
+        made.add_metric(connection, job, "loss_se", 9.0, step=200)
+    said = section(render(connection), "Results by condition")
+    assert "standard error of 0.0950 nats per token over its windows (the mean of 18 runs)" in said
+    assert "it is not the interval over seeds" in said
+
+
 def test_the_load_tables_against_numpy_by_hand(connection: sa.Connection) -> None:
     made.finished_study(connection)
     conditions, layers = tables(section(render(connection), "Expert load by layer"))

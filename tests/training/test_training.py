@@ -133,6 +133,7 @@ def test_evaluation_scores_each_target_once_without_dropout(numbers: None, tmp_p
     for evaluation in found:
         values = evaluation.values
         assert values["loss"] == pytest.approx(loss, rel=1e-6)
+        assert values["loss_se"] == pytest.approx(_error_over_windows(logits, held_out.targets), rel=1e-5)
         assert values["perplexity"] == math.exp(values["loss"])
         assert values["accuracy"] == (logits.argmax(-1).flatten() == targets).double().mean().item()
         assert values["bits_per_byte"] == pytest.approx(loss / math.log(2) / 4, rel=1e-6)
@@ -140,6 +141,24 @@ def test_evaluation_scores_each_target_once_without_dropout(numbers: None, tmp_p
         assert values["top1_probability"] == pytest.approx(routing.top1_probability.mean().item(), rel=1e-5)
         assert evaluation.counts_LE == routing.counts_E.tolist()
         assert [sum(row) for row in evaluation.counts_LE] == [targets.numel() * 2] * 2
+
+
+def _error_over_windows(logits_WTV: torch.Tensor, targets_WT: Any) -> float:
+    """The standard error of the mean loss, one window after the other."""
+    means = []
+    for logits_TV, targets in zip(logits_WTV, targets_WT, strict=True):
+        losses = [-logits_TV[t].double().log_softmax(0)[target].item() for t, target in enumerate(targets)]
+        means.append(sum(losses) / len(losses))
+    centre = sum(means) / len(means)
+    variance = sum((mean - centre) ** 2 for mean in means) / (len(means) - 1)
+    return math.sqrt(variance / len(means))
+
+
+def test_one_window_has_no_sampling_error(numbers: None, tmp_path: Path) -> None:
+    run_ = state.start(TINY, tmp_path, "cpu", ())[0]
+    tally = Tally(run_.model, 42, 0, 0.0)
+    tally.add(*next(batches(run_.data.held_out("val"), 1, CPU)), "fp32")
+    assert "loss_se" not in tally.result(4).values
 
 
 def test_precision_goes_by_the_device_unless_it_is_fixed(numbers: None, tmp_path: Path) -> None:
