@@ -14,6 +14,7 @@ from model.config import ConfigError, RunConfig
 from reports.output.markdown import markdown_section
 from reports.reading.frames import choose_study, load
 from reports.sections.repeats import noise_floor
+from reports.statistics.analysis import Options, analyse
 from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import schema
@@ -70,7 +71,7 @@ def test_repeats_on_one_machine_are_bitwise_equal(
     assert cli("work").returncode == 0
     store = open_store(str(tmp_path / "jobs.db"))
     with store.read() as connection:
-        section = noise_floor(load(connection, choose_study(connection)[0]))
+        section = noise_floor(analyse(load(connection, choose_study(connection)[0]), Options()))
     assert section is not None
     assert section.text == ("All 4 repeated runs are bitwise equal: the noise floor is zero.",)
     assert section.tables[0].rows[0] == ("noise_std=0.0", "42", "2", "yes", "0", "0", "0", "0")
@@ -98,7 +99,7 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
 
 
 def shown(connection: sa.Connection) -> str:
-    section = noise_floor(load(connection, choose_study(connection)[0]))
+    section = noise_floor(analyse(load(connection, choose_study(connection)[0]), Options()))
     return "" if section is None else markdown_section(section)
 
 
