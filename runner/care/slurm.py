@@ -1,15 +1,13 @@
 """Workers on a Slurm cluster: an array of them is submitted, looked at, and asked to stop.
 
 Each runs this program's `work` as the batch process itself, so that Slurm's signals reach it and nothing
-stands between: no submitit process, no pickle. submitit makes the script and submits it, Slurm's own commands
-do the rest, and nothing about Slurm is kept in the database. Why: docs/decisions/0005-slurm.md.
+stands between. Slurm's own commands do the rest, and nothing about Slurm is kept in the database.
+Why: docs/decisions/0005-slurm.md.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import io
 import shlex
 import shutil
 import socket
@@ -21,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from submitit.core.utils import FailedJobError
-from submitit.slurm.slurm import SlurmExecutor
 
 from runner.queue.postgresql import Server
 from runner.queue.store import Store, StoreRefused, locate
@@ -31,14 +27,26 @@ from runner.view.text import plain
 from runner.work.provenance import PROJECT
 
 SAVE_SECONDS = 90
-"""So long before the time limit a worker is told to stop; Slurm may do it up to a minute earlier."""
-NOT_SHARED = """\
+"""A worker is told to stop this long before its time limit; Slurm may do so up to a minute earlier."""
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}
+#SBATCH --time={time}
+{chosen}#SBATCH --output="{logs}/%A_%a.out"
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@{save_seconds}
+
 for file in {files}; do
     [ -e "$file" ] && continue
-    echo "error: $(hostname) does not see $file, written at launch: all nodes must share {folders}" >&2
+    echo "error: $(hostname) does not see $file, written at launch: all nodes must share {shared}" >&2
     exit 78
-done"""
-"""What a worker looks for at its start, so that it says what is wrong before it claims a job."""
+done
+exec {command}
+"""
+"""`B:`: the signal goes to the batch process alone, the worker: it decides what its trainers do. The loop
+looks for the shared folders before the worker claims a job."""
 
 
 class NotLaunched(Exception):
@@ -73,60 +81,51 @@ class Launched:
     """Its node, or why it waits."""
 
 
-def prepare(store: Store, plan: Plan) -> tuple[SlurmExecutor, str, list[Path]]:
-    """The executor, the command of its script, and the files that a worker looks for; writes nothing.
+def prepare(store: Store, plan: Plan) -> tuple[str, list[Path]]:
+    """The script for sbatch, and the files that a worker looks for at its start; writes nothing.
 
     Raises:
         NotLaunched: Slurm's commands are not here, or `--db` holds a password, which the script would show.
         StoreRefused: an SQLite database, and workers that may run on another machine.
     """
     require_slurm()
-    database = _database(plan)
+    database, runs, cache = _database(plan), plan.runs.resolve(), plan.cache.resolve()
     folder, token = logs(store, plan.runs), uuid.uuid4().hex[:12]
-    files = [folder / f"launch-{token}", plan.cache.resolve() / ".launch" / token]
+    files = [folder / f"launch-{token}", cache / ".launch" / token]
     command = [sys.executable, str(PROJECT / "cli.py"), "work", "--devices", "all", "--db", database]
-    command += ["--runs-dir", str(plan.runs.resolve()), "--cache-dir", str(plan.cache.resolve())]
-    looked_for = shlex.join(map(str, files))
-    shared = f"{plan.runs.resolve()} and {plan.cache.resolve()}"
-    executor = SlurmExecutor(folder)
-    executor.update_parameters(
-        job_name=_name(store),
-        partition=plan.partition,
+    command += ["--runs-dir", str(runs), "--cache-dir", str(cache)]
+    chosen = {"partition": plan.partition, "gres": plan.gres}
+    text = SCRIPT.format(
+        name=_name(store),
+        last=plan.workers - 1,
         time=plan.time,
-        gres=plan.gres,
-        array_parallelism=plan.workers,
-        setup=NOT_SHARED.format(files=looked_for, folders=shared).splitlines(),
-        stderr_to_stdout=True,
-        use_srun=False,
-        wckey=None,
-        # To the batch process alone, which is the worker: it decides what its trainers do.
-        additional_parameters={"requeue": True, "signal": f"B:TERM@{SAVE_SECONDS}"},
+        chosen="".join(f"#SBATCH --{name}={value}\n" for name, value in chosen.items() if value),
+        logs=str(folder).replace("%", "%%"),
+        save_seconds=SAVE_SECONDS,
+        files=shlex.join(map(str, files)),
+        shared=f"{runs} and {cache}",
+        command=shlex.join(command),
     )
-    executor.parameters["map_count"] = plan.workers
-    return executor, f"exec {shlex.join(command)}", files
+    return text, files
 
 
 def script(store: Store, plan: Plan) -> str:
-    """The script that `submit` would hand to sbatch."""
-    executor, command, _ = prepare(store, plan)
-    return executor._make_submission_file_text(command, "")
+    """What `submit` hands to sbatch. Raises what `prepare` does."""
+    return prepare(store, plan)[0]
 
 
 def submit(store: Store, plan: Plan) -> str:
     """Submit the array of workers; returns Slurm's number for it. Raises what `prepare` does."""
-    executor, command, files = prepare(store, plan)
+    text, files = prepare(store, plan)
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     try:
-        # Not `executor.submit`, which pickles a function and takes over the signals of its process.
-        with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words, which are in the error too
-            return str(executor._submit_command(command).job_id)
-    except FailedJobError as error:
+        return _ask("sbatch", "--parsable", given=text).strip().partition(";")[0]
+    except NotLaunched as error:
         for file in files:
             file.unlink()
-        said = [line for line in str(error).splitlines() if "error" in line] or [str(error)]
-        raise NotLaunched(f"refused by Slurm: {said[-1].strip()}") from error
+        raise NotLaunched(f"refused by Slurm: {error}") from error
 
 
 def status(store: Store) -> list[Launched]:
@@ -147,8 +146,8 @@ def stop(store: Store) -> tuple[int, int]:
 
 
 def require_slurm() -> None:
-    """Raises NotLaunched where Slurm's commands are not installed."""
-    for program in ("sbatch", "srun", "sinfo", "squeue", "scancel"):  # srun is what submitit looks for
+    """Raises NotLaunched if Slurm's commands are not installed."""
+    for program in ("sbatch", "sinfo", "squeue", "scancel"):
         if shutil.which(program) is None:
             raise NotLaunched(f"{program} is not here; run this on a machine of the cluster")
 
@@ -170,7 +169,7 @@ def _database(plan: Plan) -> str:
 
 
 def _nodes(partition: str | None) -> set[str]:
-    """The machines of a partition, the cluster's default where none is named."""
+    """The machines of a partition; of the cluster's default one if none is named."""
     lines = [line.split() for line in _ask("sinfo", "--noheader", "--Node", "--format=%n %P").splitlines()]
     wanted = [name for name, of in lines if of.rstrip("*") == partition or (not partition and "*" in of)]
     return set(wanted)
@@ -189,16 +188,17 @@ def _ours(store: Store) -> tuple[str, str]:
     return f"--name={_name(store)}", f"--user={getpass.getuser()}"
 
 
-def _ask(*command: str) -> str:
-    """What one of Slurm's commands prints.
+def _ask(*command: str, given: str = "") -> str:
+    """What one of Slurm's commands prints, with `given` on its standard input.
 
     Raises:
         NotLaunched: it failed, or Slurm does not answer.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise NotLaunched(f"{command[0]}: {said}")
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        said = next((line for line in lines if "error" in line), lines[-1])
+        raise NotLaunched(f"{command[0]}: {said.removeprefix(f'{command[0]}: ').strip()}")
     return done.stdout
 
 

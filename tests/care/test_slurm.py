@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,7 +174,6 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     here = socket.gethostname()
     monkeypatch.setattr(slurm, "require_slurm", lambda: None)
     monkeypatch.setattr(slurm, "_ask", lambda *_: f"{here} alone\n{here} gpu*\nnode7 gpu*\n")
-    monkeypatch.setattr(slurm.SlurmExecutor, "affinity", lambda _: 1)
 
 
 @pytest.mark.usefixtures("two_nodes")
@@ -193,6 +193,47 @@ def test_password_gets_into_no_script(store: Store, tmp_path: Path) -> None:
         assert "hunter2" not in str(refusal.value)
     url = "postgresql+psycopg://me@host/lab"
     assert f"--db {url}" in slurm.script(store, plan(url, tmp_path))
+
+
+def test_dry_run_prints_what_is_submitted(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's commands stand in as programs that keep what they are given."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, does in (
+        ("sbatch", f"cat > {tmp_path}/given; echo '7;lab'"),
+        ("squeue", ":"),
+        ("scancel", ":"),
+    ):
+        (commands / name).write_text(f"#!/bin/sh\n{does}\n")
+    (commands / "sinfo").write_text(f"#!/bin/sh\necho {socket.gethostname()} 'gpu*'\n")
+    for program in commands.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm.uuid, "uuid4", lambda: uuid.UUID(int=7))
+    asked = slurm.Plan(
+        8, "8:00:00", "gpu", "gpu:1", str(store.path), tmp_path / "my runs", tmp_path / "cache"
+    )
+    printed = slurm.script(store, asked)
+    assert not (tmp_path / "my runs").exists()
+    assert slurm.submit(store, asked) == "7"
+    assert (tmp_path / "given").read_text() == printed
+    folder = tmp_path / "my runs" / store.database_id / "slurm"
+    assert printed.splitlines()[:10] == [
+        "#!/bin/bash",
+        f"#SBATCH --job-name=nightshift-{store.database_id[:8]}",
+        "#SBATCH --array=0-7",
+        "#SBATCH --time=8:00:00",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --gres=gpu:1",
+        f'#SBATCH --output="{folder}/%A_%a.out"',
+        "#SBATCH --open-mode=append",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:TERM@90",
+    ]
+    assert f"--runs-dir '{tmp_path}/my runs'" in printed.splitlines()[-1]
+    assert subprocess.run(["bash", "-n"], input=printed, text=True, check=False).returncode == 0
 
 
 def test_machine_without_slurm_is_told_so(
