@@ -49,7 +49,9 @@ def styled(draw: Callable[[], Figure], settle: bool = True) -> Callable[[], Figu
             if not settle:
                 return figure
             # The layout is settled once: each save would move it a little further.
-            figure.draw_without_rendering()
+            engine = figure.get_layout_engine()
+            if engine is not None:
+                engine.execute(figure)
             figure.set_layout_engine("none")
             return figure
 
@@ -71,11 +73,15 @@ def two_lines(study: Study, cell: Cell) -> str:
 def by_step(found: pd.DataFrame, jobs: list[int], value: str = "value") -> tuple[Array, Array]:
     """Steps and values (jobs, steps) of some jobs; long series keep every k-th step."""
     rows = found[found["job_id"].isin(jobs)]
-    table = rows.pivot_table(index="job_id", columns="step", values=value).reindex(jobs)
-    every = math.ceil(table.shape[1] / MAX_POINTS) or 1
-    table = table.iloc[:, ::-1].iloc[:, ::every].iloc[:, ::-1]  # from the end, so that the last step stays
-    values = table.to_numpy(dtype=float)
-    return table.columns.to_numpy(dtype=float), np.where(np.isfinite(values), values, math.nan)
+    steps, at = np.unique(rows["step"].to_numpy(dtype=float), return_inverse=True)
+    # One value a job and step: put where it belongs. A pivot table would average each of them.
+    table = np.full((len(jobs), len(steps)), math.nan)
+    table[pd.Index(jobs).get_indexer(pd.Index(rows["job_id"])), at] = rows[value]
+    recorded = ~np.isnan(table).all(axis=0)
+    steps, table = steps[recorded], table[:, recorded]
+    every = math.ceil(len(steps) / MAX_POINTS) or 1
+    kept = slice((len(steps) - 1) % every if len(steps) else 0, None, every)  # so that the last step stays
+    return steps[kept], np.where(np.isfinite(table), table, math.nan)[:, kept]
 
 
 def curves_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from matplotlib.figure import Figure
 
-from reports.figures import style
+from reports.figures import panels, style
 from reports.figures.comparison import pictures
 from reports.figures.layout import MAX_SEEDS, arrange, read_curves
 from reports.output.files import gather, produce, write
@@ -261,3 +263,42 @@ def test_character_that_the_font_lacks_is_named_once(
         style.save(figure, kind)
     (said,) = caplog.messages
     assert "lacks 漢 (U+6F22): a box in PNG, text in SVG" in said
+
+
+def test_a_table_of_series_is_that_of_a_pivot_table() -> None:
+    """Missing values and runs, a step that nobody has, infinities, and more steps than points of a line."""
+    values = {(job, step): job + step / 7 for job in (3, 5, 8) for step in range(1, 1003)}
+    values |= {(5, 20): math.nan, (8, 1002): math.inf, **{(job, 30): math.nan for job in (3, 5, 8)}}
+    found = pd.DataFrame(
+        [(*key, value) for key, value in values.items()], columns=["job_id", "step", "value"]
+    )
+    jobs = [8, 4, 5]
+    plain = found[found["job_id"].isin(jobs)].pivot_table(index="job_id", columns="step", values="value")
+    plain = plain.reindex(jobs).iloc[:, ::-1].iloc[:, ::3].iloc[:, ::-1].replace(math.inf, math.nan)
+    steps, table = panels.by_step(found, jobs)
+    assert steps.tolist() == plain.columns.tolist()
+    np.testing.assert_array_equal(table, plain.to_numpy())
+    assert panels.by_step(found, [4])[1].shape == (1, 0)
+
+
+def test_a_figure_is_settled_and_saved_as_by_drawing_it_twice() -> None:
+    def draw() -> Figure:
+        figure, [(left, right)] = panels.panel_grid(2, 2.0)
+        for axes in (left, right):
+            one, other = np.array([[1.0, 2.0], [2.0, 5.0]]), np.array([[4.0, 3.0], [4.0, 4.5]])
+            pairs = (("one", one), ("other", other))
+            style.curves(axes, [style.Series(name, np.array([1.0, 2.0]), rows) for name, rows in pairs])
+        left.set_ylabel("Loss (nats per token)\nof two")
+        panels.legend(figure, left)
+        return figure
+
+    with style.style():
+        plain = draw()
+        plain.draw_without_rendering()
+        plain.set_layout_engine("none")
+        svg, png = io.BytesIO(), io.BytesIO()
+        plain.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        plain.savefig(png, format="png", metadata={"Software": None})
+    figure = panels.styled(draw)()
+    assert style.save(figure, "svg") == svg.getvalue()
+    assert style.save(figure, "png") == png.getvalue()
