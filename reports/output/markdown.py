@@ -43,7 +43,8 @@ def brief(title: str, found: Answer) -> str:
 
 def _first(found: Answer, folder: str | None = None) -> list[str]:
     """Question, answer, claims with their picture, what is missing, and what limits it all."""
-    blocks = [f"**Question.** {escape(found.question)}", f"**Answer.** {escape(' '.join(found.sentences))}"]
+    blocks = [f"**Question.** {escape(found.question)}"] if found.question else []
+    blocks.append(f"**Answer.** {escape(' '.join(found.sentences))}")
     if (table := found.table) is not None:
         blocks.append(markdown_table(table))
     if found.more:

@@ -51,6 +51,7 @@ class Answer:
     """What a reader must have seen in ten seconds."""
 
     question: str
+    """Empty where none was declared: an import has none."""
     sentences: tuple[str, ...]
     lines: tuple[Line, ...]
     more: int
@@ -90,7 +91,7 @@ def answer(analysis: Analysis) -> Answer:
     if len(notes) > MAX_NOTES:
         notes = (*notes[: MAX_NOTES - 1], f"And {len(notes) - MAX_NOTES + 1} more, under provenance.")
     return Answer(
-        str(analysis.study.grid.get("question") or "No question was declared with this study."),
+        str(analysis.study.grid.get("question") or ""),
         tuple(_sentences(analysis)),
         lines[:MAX_LINES],
         max(0, len(lines) - MAX_LINES),

@@ -29,15 +29,12 @@ _KINDS = {
 
 
 def findings(analysis: Analysis) -> Section:
-    """The sentences, and with declared claims the table behind them."""
+    """The sentences, and with declared claims a table of what neither they nor the first screen says."""
     judged = analysis.judged
     if not judged:
         return Section(HEADING, (*_diverged(analysis.families), *_undeclared(analysis.families)))
-    columns = (
-        *("Claim", "Metric", "Should be", "Margin", "n", "Difference", "95 % interval, together"),
-        *("p", "Equivalence p", "Diverged", "First is", "Verdict"),
-    )
-    table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 7 + "ll")
+    columns = ("Claim", "Metric", "Should be", "Margin", "p", "Equivalence p", "Diverged")
+    table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 4)
     sentences = (*_diverged(analysis.families), *(_sentence(j) for j in judged))
     return Section(HEADING, sentences, (table,), _notes(judged))
 
@@ -146,20 +143,12 @@ def _told(family: TestedFamily, tested: Tested) -> str:
 
 
 def _row(judged: Judged) -> tuple[str, ...]:
-    contrast, metric = judged.contrast, judged.metric
-    decimals = measure(metric).decimals
-    shown = _difference(metric, contrast, True) if judged.ratio else signed(contrast.difference, decimals)
     return (
-        *(judged.name, metric, _KINDS[judged.kind]),
-        number(judged.margin, decimals),
-        str(contrast.n),
-        shown,
-        _interval(metric, contrast, judged.ratio),
-        probability(contrast.p),
+        *(judged.name, judged.metric, _KINDS[judged.kind]),
+        number(judged.margin, measure(judged.metric).decimals),
+        probability(judged.contrast.p),
         probability(judged.equivalence_p),
         diverged(judged.failures),
-        judged.word,
-        provisional(judged.verdict, judged.to_come),
     )
 
 
@@ -172,7 +161,7 @@ def _notes(judged: tuple[Judged, ...]) -> tuple[str, ...]:
         f"The {tests} claims that can be tested are one family: in 95 % of studies all their intervals hold "
         "(Bonferroni). Every verdict is read off its interval. p is against no difference, equivalence p "
         "against a difference of the margin, both corrected.",
-        "First is: better or worse where the interval excludes 0; negligible where it lies inside the "
+        "Better or worse: where the interval excludes 0; negligible: where it lies inside the "
         "margin; both where both; unclear otherwise. SUPPORTED: the interval is where the claim says. "
         "REFUTED: it is where the claim's opposite says, for equivalent and not worse beyond the margin. "
         "OPEN: neither, fewer than 3 seeds, or diverged runs in the way. PROVISIONAL: seeds are to come.",

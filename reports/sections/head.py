@@ -65,6 +65,7 @@ def _facts(analysis: Analysis) -> tuple[Fact, ...]:
     data, environment, target, study = analysis.data, analysis.environment, analysis.target, analysis.study
     return (
         ("Design", _design(data)),
+        *(() if study.grid.get("question") else (("Question", "none was declared with this study"),)),
         *_levels(study),
         ("Primary metric", _primary(study)),
         *_target(study, target),

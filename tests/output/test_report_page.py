@@ -82,7 +82,7 @@ def bare_grid(connection: sa.Connection) -> None:
         (all_failed, ["0 of 6 done; 6 failed (oom 6)", "out of memory", "unclear", "| 42 | – | – | – | – |"]),
         (all_equal, ["is the same in every seed (n = 3 seeds)", "negligible"]),
         (other_primary, ["The metric no_such_metric is not among the recorded results."]),
-        (bare_grid, ["No question was declared", "1 cancelled"]),
+        (bare_grid, ["**Question:** none was declared with this study", "1 cancelled"]),
     ],
 )
 def test_a_study_with_little_in_it_says_so(
