@@ -97,7 +97,7 @@ class Contrast:
         """The same comparison as one of a family: all its intervals together hold in 95 % of the studies.
 
         Bonferroni's: an interval of level 1 - .05 / tests, and p times that. The interval excludes 0 where p
-        is below .05, and nowhere else (docs/decisions/0008-one-interval.md).
+        is below .05, and nowhere else (docs/decisions/0012-one-interval.md).
         """
         if math.isnan(self.p) or not self.sd > 0 or tests == self.tests:
             return self
