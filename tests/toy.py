@@ -1,9 +1,9 @@
 """A training program that computes nothing, for tests of the queue: it starts without torch, in a blink.
 
-Only `model.training.loop` is replaced (`TOY` in tests/injection.py does it in the trainer's process): the
-command line, the supervisor, the trainer and its protocol are the real ones. A run's numbers are a chain of
-hashes over its configuration and steps, so that a step lost, repeated or taken from another run shows in all
-that follow.
+Only `model.training.loop` and `model.training.setting` are replaced (`TOY` in tests/injection.py does it in
+the trainer's process): the command line, the supervisor, the trainer and its protocol are the real ones. A
+run's numbers are a chain of hashes over its configuration and steps, so that a step lost, repeated or taken
+from another run shows in all that follow.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ from model.events import (
 
 
 def install() -> None:
-    """Stand in for the training loop of this process, and for torch."""
-    loop, torch = types.ModuleType("model.training.loop"), types.ModuleType("torch")
+    """Stand in for the training loop of this process, for its device, and for torch."""
+    loop, setting = types.ModuleType("model.training.loop"), types.ModuleType("model.training.setting")
+    torch = types.ModuleType("torch")
     loop.train = train  # type: ignore[attr-defined]
+    setting.open_device = lambda name: {"device": "cpu", "device_name": "cpu", "driver": None}  # type: ignore[attr-defined]
+    setting.check = lambda device: ""  # type: ignore[attr-defined]
     torch.set_num_threads = lambda count: None  # type: ignore[attr-defined]
-    torch.cuda = types.SimpleNamespace(is_available=lambda: False)  # type: ignore[attr-defined]
-    sys.modules |= {loop.__name__: loop, "torch": torch}
+    sys.modules |= {module.__name__: module for module in (loop, setting, torch)}
 
 
 def train(
