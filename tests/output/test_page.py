@@ -116,6 +116,13 @@ def test_the_page_says_what_the_markdown_says(curved: sa.Connection, page: tuple
         assert heading in shown
 
 
+def test_an_import_without_a_question_has_its_name_as_title(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    text, _ = page_of(connection)
+    assert re.findall("<h1>(.*)</h1>", text) == ["Study published"]
+    assert text.count(">Study published<") == 2  # the window's title, and this one
+
+
 def test_hostile_names_are_text(connection: sa.Connection) -> None:
     study = made.add_study(
         connection,
