@@ -22,11 +22,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from runner.design.enqueue import enqueue
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from runner.design import grid_file, scales
+from runner.design.enqueue import enqueue
 from runner.queue import jobs
 from runner.queue.backlog import backlog
 from runner.queue.sqlite import driver, journal

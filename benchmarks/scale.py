@@ -25,13 +25,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from runner.design.enqueue import enqueue
-
 # Instead of this folder, where queue.py would hide the standard library's.
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from runner.design import grid_file, scales
+from runner.design.enqueue import enqueue
 from runner.queue import jobs
 from runner.queue.store import Store, open_store
 from runner.work.provenance import of_this_machine

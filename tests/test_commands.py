@@ -6,9 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from runner.view import text
 from tests.conftest import PROJECT, environment
+
+SCRIPTS = sorted(p.name for p in (PROJECT / "benchmarks").glob("*.py") if "__main__" in p.read_text())
 
 # --- help, completion, documentation ----------------------------------------------------------------------
 
@@ -93,6 +98,15 @@ def parts_of(lines: list[tuple[str, str]]) -> dict[str, list[str]]:
         elif name and name not in (known := list(parts.values())[-1]):
             known.append(name)
     return parts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_starts(script: str, tmp_path: Path) -> None:
+    """As it is typed, from any folder: what it imports is found, and it says what it does."""
+    words = [sys.executable, str(PROJECT / "benchmarks" / script), "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def helped(name: str) -> str:

@@ -44,7 +44,7 @@ COMMANDS = {
     "work": ["--device", "cpu"],
     "report": [],
     "power": ["--difference", "0.5ppl"],
-    "compare": ["tiny", "tiny"],
+    "compare": ["tiny", "other"],
     "test": ["--study", "tiny"],
     "status": [],
     "watch": [],

@@ -21,7 +21,7 @@ from model.network.moe import MoE
 from model.network.transformer import LanguageModel
 from model.training import memory, rehearsal, setting, state
 from model.training.checkpoint import numeric_environment
-from runner.design.grids import SCALES
+from runner.design.scales import SCALES
 from tests.conftest import PROJECT
 from tests.training_runs import TINY, Numbers, checkpoints, run
 
