@@ -125,7 +125,7 @@ def test_the_interval_in_the_interaction_plot_is_students(connection: sa.Connect
 
 def test_an_imported_study_has_no_curves_and_no_load(connection: sa.Connection) -> None:
     made.published_study(connection)
-    assert list(drawn(connection)) == ["interaction", "paired", "differences"]
+    assert list(drawn(connection)) == ["answer", "interaction", "paired", "differences"]
 
 
 def test_little_data_draws_little_and_fails_nowhere(connection: sa.Connection) -> None:
