@@ -190,7 +190,8 @@ def work(
     db: Db = "jobs.db",
 ) -> None:
     """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
-    import reports.output.files  # noqa: F401  what the night ends with is loaded before anybody edits it
+    with suppress(ImportError):  # what the night ends with is loaded before anybody edits it
+        import reports.output.files  # noqa: F401
     from runner.view import console
     from runner.view import digest as digest_of
     from runner.work import options as chosen
@@ -633,13 +634,14 @@ def db_upgrade(db: Db = "jobs.db") -> None:
 
 def _first_screens(store: Store, studies: list[str]) -> str:
     """What `report --brief` prints, of each study."""
-    from reports.output.files import first_screen
     from runner.queue.store import StoreUnavailable
 
     try:
+        from reports.output.files import first_screen
+
         with store.read() as connection:
             return "\n".join(first_screen(connection, study) for study in studies)
-    except StoreUnavailable as error:  # the night's work is done, and its exit code stays
+    except (StoreUnavailable, ImportError) as error:  # the night's work is done, and its exit code stays
         command.say(f"no summary: {error}")
         return ""
 

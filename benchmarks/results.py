@@ -138,7 +138,7 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
         shutil.copytree(temporary, output, dirs_exist_ok=True)
     said = f"{name}: {done} of {jobs} runs done; packed in {output}"
     if reported.returncode:
-        # The report needs packages that the work does not (statsmodels): it can be made elsewhere.
+        # The report needs packages that the work does not (scipy): it can be made elsewhere.
         said += f"; no report here: {reported.stderr.strip().splitlines()[-1]}"
     (output / "commands.md").write_text(page(name, done, jobs, commands, report))
     return said

@@ -88,10 +88,10 @@ def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(packed: Pat
     assert "4 of 4 runs done" in (packed / "kept/commands.md").read_text()
 
 
-def test_without_statsmodels_the_database_is_packed_and_the_report_is_left_for_home(
+def test_without_scipy_the_database_is_packed_and_the_report_is_left_for_home(
     packed: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "statsmodels.py").write_text("raise ImportError('not on this machine')\n")
+    (tmp_path / "scipy.py").write_text("raise ImportError('not on this machine')\n")
     done = results(packed, "--seeds", "42,43", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "4 of 4 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout

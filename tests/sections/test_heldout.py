@@ -94,8 +94,6 @@ def test_the_commands_of_the_report(
     strict = cli("report", "--strict")
     assert (strict.returncode, strict.stdout) == (65, "")
     assert strict.stderr.count("\n") == 1
-    compared = cli("compare", "factorial", "factorial")
-    assert compared.stdout.startswith("# factorial and factorial\n")
     bad = cli("power", "--study", "factorial", "--difference", "0.5")
     assert (bad.returncode, bad.stderr) == (
         65,

@@ -116,7 +116,7 @@ import json, sys
 from pathlib import Path
 from model.config import RunConfig
 from model.text.dataset import prepare
-from tests.test_data import everything
+from tests.text.test_data import everything
 config, folder = RunConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
 print("ready", flush=True)
 for line in sys.stdin:
