@@ -473,7 +473,11 @@ def report(
     if output:
         command.say(f"report: {write(files, output)}")
         return
-    sys.stdout.buffer.write(next(iter(files.values())))
+    made = next(iter(files.values()))
+    if format is Format.pdf:
+        sys.stdout.buffer.write(made)
+    else:  # as text: a terminal may lack a letter
+        print(made.decode(), end="")
 
 
 @app.command(rich_help_panel=MORNING)

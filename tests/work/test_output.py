@@ -387,7 +387,6 @@ ANSWERS = [
     ("grids",),
     ("logs", "1"),
     ("power", "--half-width", "0.005nats"),
-    ("compare", "tiny", "tiny"),
     ("--help",),
 ]
 TIMES = ("digest", "watch", "report")
@@ -434,7 +433,7 @@ def test_terminal_that_cannot_show_a_letter_gets_another(
     if words == ("show", "1"):
         assert re.search(r"layer 0 [1-8]{4} ", shown.raw)  # ▃▅▆█
     if words == ("report",):
-        assert ("9.0100 ± –" if language == LATIN else "9.0100 ~ -").replace("–", "-") in shown.raw
+        assert re.search(r"\d\.\d{4} " + ("±" if language == LATIN else "~"), shown.raw)
     assert language == LATIN or shown.raw.isascii()
 
 
@@ -444,7 +443,7 @@ def test_night_in_another_locale(night: Night, locales: Path, bits: str) -> None
     worker = night.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     said, _ = worker.communicate(timeout=120)
     assert worker.returncode == 0
-    assert "mean ± sample sd over seeds, 1/1 runs done" in said.decode("utf-8")
+    assert "• Seeds: 1 (42)" in said.decode("utf-8")
     assert "best so far: noise_std=0.5" in night.digest()
     night.assert_done(bits)
 

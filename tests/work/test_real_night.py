@@ -24,7 +24,7 @@ def test_work_drains_the_queue_and_says_so(real_night: Night, real_bits: str) ->
     night, folder = real_night, real_night.folder
     done = night.run("work")
     assert done.returncode == DRAINED, done.stderr
-    assert "2/2 runs done" in done.stdout
+    assert "all 2 runs are done" in done.stdout
     assert "job 2" in done.stderr
     night.assert_undisturbed(real_bits)
     attempts = rows(night.store, "attempts")
