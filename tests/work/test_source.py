@@ -100,7 +100,7 @@ class Night:
         gate = self.folder / "gate"
         worker = self.start("--checkpoint-seconds", "0", *arguments, **inject(gate, GATE))
         wait_for(lambda: list(gate.glob("at-*")), "step 20")
-        return worker, int(next(gate.glob("at-*")).name.removeprefix("at-"))
+        return worker, int(next(gate.glob("at-*")).name.rpartition("-")[2])
 
     def go(self) -> None:
         (self.folder / "gate" / "go").touch()
