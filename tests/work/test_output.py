@@ -431,7 +431,7 @@ def test_terminal_that_cannot_show_a_letter_gets_another(
         assert shown.end() == 0
     assert "Traceback" not in shown.raw
     if words == ("show", "1"):
-        assert re.search(r"layer 0 [1-8]{4} ", shown.raw)  # ▃▅▆█
+        assert re.search(r"\n0 +[1-8]{4} ", shown.raw)  # ▃▅▆█
     if words == ("report",):
         assert re.search(r"\d\.\d{4} " + ("±" if language == LATIN else "~"), shown.raw)
     assert language == LATIN or shown.raw.isascii()
