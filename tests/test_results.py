@@ -120,6 +120,7 @@ def gpu_results(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # it measures what a night on a GPU would: minutes, and more beside other tests
 def test_what_is_wanted_from_a_gpu_runs_in_pieces(tmp_path: Path) -> None:
     # A piece without time for a run measures, queues and packs.
     first = gpu_results(tmp_path, "--minutes", "0.01")
