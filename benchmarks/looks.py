@@ -1,0 +1,141 @@
+"""What a study that stops when it knows is worth: its error, its power and its seeds, by simulation.
+
+    nice -n 5 python benchmarks/looks.py                       # a few minutes on one core
+
+Every study is made of normal differences of runs and put through the report's own decision at each look
+(reports/statistics/looks.py). ± is the Monte Carlo standard error. Seeded: the same numbers each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reports.reading.looks import Outcome
+from reports.statistics import power
+from reports.statistics.inference import ALPHA, Array, Contrast
+from reports.statistics.looks import Case, decide, ending
+from reports.statistics.sequential import Design, Spending, error, levels, nominal
+
+PLANS = {2: (5, 10), 3: (3, 6, 12), 4: (3, 6, 10, 15), 5: (3, 6, 9, 12, 15)}
+"""Looks → seeds at each."""
+SPENDING: tuple[Spending, ...] = ("obrien-fleming", "pocock")
+EFFECTS = (0.5, 1.0, 1.5)
+"""True differences in sd of the seeds' differences: small, middling and large."""
+
+
+def study(
+    random: np.random.Generator, design: Design, effects: Array, kind: str = "greater"
+) -> tuple[list[Outcome], int]:
+    """One study of as many claims, each another condition against the same baseline; its seeds at the end.
+
+    Noise is that of a condition less that of the baseline, so that the claims go together as in a real study.
+    """
+    # Each run has a variance of 1/2, each difference one of 1.
+    runs = random.normal(size=(design.seeds[-1], effects.size + 1)) / math.sqrt(2)
+    differences = runs[:, 1:] - runs[:, :1] + effects
+    outcomes: list[Outcome] = []
+    for number, seeds in enumerate(design.seeds):
+        seen = differences[:seeds]
+        means, sds = seen.mean(axis=0).tolist(), seen.std(axis=0, ddof=1).tolist()
+        cases = [
+            # The interval and p that a look puts in place of nan and 1.
+            Case(str(i), kind, Contrast(seeds, mean, sd, math.nan, math.nan, 1.0, seeds - 1), 1.0)  # type: ignore[arg-type]
+            for i, (mean, sd) in enumerate(zip(means, sds, strict=True))
+        ]
+        outcomes = decide(design, number, cases, outcomes)
+        if ending(outcomes, last=number + 1 == len(design.seeds)):
+            return outcomes, seeds
+    raise AssertionError("the last look is the end")
+
+
+def few_seeds() -> None:
+    """The error of levels for a known sd, and of the levels that are used, where seeds are few."""
+    print("\n| spending | seeds at each look | levels for a known sd | levels fitted to t |")
+    print("|:---|:---|---:|---:|")
+    for spending in SPENDING:
+        for seeds in ((3, 6, 9), (6, 9, 12), (3, 6, 10, 15), (6, 9, 12, 15), (3, 4, 5), (3, 4, 5, 6, 7)):
+            design = Design(seeds, spending)
+            found = [error(design, used)[-1] for used in (nominal(design), levels(design))]
+            text = " | ".join(f"{share:.4f}" for share in found)
+            print(f"| {spending} | {', '.join(map(str, seeds))} | {text} |", flush=True)
+
+
+def familywise(studies: int) -> None:
+    """How often any claim is decided although there is nothing to find."""
+    print("\n| spending | looks | 1 claim | 3 claims | 6 claims |\n|:---|---:|---:|---:|---:|")
+    for spending in SPENDING:
+        for looks, seeds in PLANS.items():
+            told = []
+            for claims in (1, 3, 6):
+                random = np.random.default_rng([looks, claims])
+                wrong = 0
+                for _ in range(studies):
+                    outcomes, _ = study(random, Design(seeds, spending), np.zeros(claims))
+                    wrong += any(outcome.look for outcome in outcomes)
+                told.append(_share(wrong, studies))
+            print(f"| {spending} | {looks} | {' | '.join(told)} |", flush=True)
+
+
+def strong(studies: int) -> None:
+    """Half of six claims are true: how often another is decided; and margins that are just missed."""
+    print("\n| 4 looks at 3, 6, 10, 15 seeds | share |\n|:---|---:|")
+    cases: Sequence[tuple[str, str, Array]] = (
+        ("6 claims, 3 of them true by 1.5 sd: any of the others decided", "greater", np.repeat([0, 1.5], 3)),
+        ("6 claims of equivalence, each off by the margin (1 sd): any supported", "equivalent", np.ones(6)),
+        ("6 claims of not worse, each worse by the margin: any supported", "not_worse", np.ones(6)),
+    )
+    for what, kind, effects in cases:
+        random = np.random.default_rng(7)
+        wrong = 0
+        for _ in range(studies):
+            outcomes, _ = study(random, Design(PLANS[4]), effects, kind)
+            null = [o for o, effect in zip(outcomes, effects, strict=True) if not effect or kind != "greater"]
+            wrong += any(o.look and (kind == "greater" or o.verdict == "SUPPORTED") for o in null)
+        print(f"| {what} | {_share(wrong, studies)} |", flush=True)
+
+
+def worth(studies: int) -> None:
+    """Power against the fixed design of the same size, and the seeds that it takes; one claim."""
+    print("\n| spending | looks at | effect, sd | power | fixed design | seeds | of |")
+    print("|:---|:---|---:|---:|---:|---:|---:|")
+    for spending in SPENDING:
+        for seeds in (PLANS[3], PLANS[4], PLANS[5]):
+            for effect in EFFECTS:
+                random = np.random.default_rng(int(10 * effect))
+                found = [study(random, Design(seeds, spending), np.array([effect])) for _ in range(studies)]
+                right = sum(outcomes[0].verdict == "SUPPORTED" for outcomes, _ in found)
+                taken = sum(count for _, count in found) / studies
+                fixed = power.power("greater", effect, math.nan, seeds[-1])
+                text = f"{_share(right, studies)} | {fixed:.4f} | {taken:.1f} | {seeds[-1]}"
+                at = ", ".join(map(str, seeds))
+                print(f"| {spending} | {at} | {effect} | {text} |", flush=True)
+
+
+def _share(count: int, studies: int) -> str:
+    share = count / studies
+    return f"{share:.4f} ± {math.sqrt(share * (1 - share) / studies):.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--studies", type=int, default=10_000, help="simulated studies a number")
+    studies = parser.parse_args().studies
+    print(f"{studies:,} simulated studies a number; the error may be {ALPHA} at most.")
+    few_seeds()
+    familywise(studies)
+    strong(studies)
+    worth(studies)
+
+
+if __name__ == "__main__":
+    main()
