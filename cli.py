@@ -94,12 +94,14 @@ def grids(
 
 
 @grids_app.command("show")
-def grids_show(name: str, as_json: AsJson = False, db: Db = "jobs.db") -> None:
-    """Print one grid's whole design.   Example: python cli.py grids show noise-kinds"""
+def grids_show(name: str, scale: Size = Scale.full, as_json: AsJson = False, db: Db = "jobs.db") -> None:
+    """Print one grid's whole design.   Example: python cli.py grids show noise-kinds --scale smoke"""
     from runner.design import catalogue
     from runner.view import designs
 
-    command.answer(catalogue.design(name, catalogue.measured(db)), as_json, designs.design_screen)
+    command.answer(
+        catalogue.design(name, scale.value, catalogue.measured(db)), as_json, designs.design_screen
+    )
 
 
 @app.command(rich_help_panel=QUEUEING)
@@ -260,7 +262,7 @@ def logs_(
     runs_dir: Runs = None,
     db: Db = "jobs.db",
 ) -> None:
-    """Print what an attempt printed.   Example: python cli.py logs noise_std=0.1,seed=43 -f"""
+    """Print what an attempt printed.   Example: python cli.py logs 9 -f"""
     from runner.queue import selection
     from runner.view import logs
 
@@ -519,13 +521,19 @@ def compare(first: str, second: str, db: Db = "jobs.db") -> None:
 @app.command(name="test", rich_help_panel=MORNING)
 def test_(
     study: Annotated[str, typer.Option("--study", help="Revealed for good, and recorded.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Reveal without asking.")] = False,  # noqa: PT028
     db: Db = "jobs.db",  # noqa: PT028 (a command, not a test)
 ) -> None:
     """Reveal a study's sealed test scores.   Example: python cli.py test --study factorial"""
     from reports.output.files import revealed
-    from runner.queue.studies import reveal_test
+    from runner.queue.studies import reveal_test, sealed
 
     with command.opened(db) as store:
+        with store.read() as connection:
+            warning = sealed(connection, study)
+        if warning is not None and not yes:
+            command.say(warning)
+            command.confirm(f"Reveal the test scores of {study} for good?")
         words = [word.replace(db, store.name) for word in sys.argv[1:]]  # kept for ever: without password
         typed = f"python {shlex.join(['cli.py', *words])}"
         if not store.write(lambda c: reveal_test(c, study, typed)):
@@ -576,8 +584,7 @@ def doctor(
     for finding in checks.examine(db, command.run_folder(db, runs_dir), cache_dir, device, damage_of):
         print(f"{finding.level:4} {finding.name}: {finding.text}")
         if fix and finding.mend:
-            finding.mend()
-            print("       mended")
+            print(f"       mended: {finding.mend()}")
             continue
         if finding.remedy:
             print(f"       {finding.remedy}")

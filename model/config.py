@@ -146,6 +146,15 @@ PARTS: dict[str, type] = {
 }
 
 
+_CALLED_ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "lr", "max_lr"), "train.muon_lr"),
+    **dict.fromkeys(("epochs", "num_epochs", "max_steps", "iterations"), "train.steps"),
+    **dict.fromkeys(("context_length", "block_size", "max_seq_len"), "train.seq_len"),
+    **dict.fromkeys(("hidden_size", "n_embd", "dim"), "model.d_model"),
+}
+"""What other programs call a key, whose names would lead a comparison of letters astray."""
+
+
 def canonical_json(value: Any) -> str:
     """Sorted keys, no white space, no NaN: one text for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -180,6 +189,7 @@ def full_key(key: str) -> str:
     if matches:
         raise ConfigError(f"{key}: ambiguous; write {' or '.join(matches)}")
     shorts = {name.rsplit(".", 1)[-1]: name for name in known}
-    close = difflib.get_close_matches(key, [*known, *shorts], n=1)
+    close = [_CALLED_ELSEWHERE[last]] if (last := key.rsplit(".", 1)[-1]) in _CALLED_ELSEWHERE else []
+    close = close or difflib.get_close_matches(key, [*known, *shorts], n=1)
     hint = f"did you mean {shorts.get(close[0], close[0])}?" if close else f"keys: {', '.join(known)}"
     raise ConfigError(f"{key!r}: no such key; {hint}")

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from runner.design.enqueue import enqueue
+from runner.design.grid_file import load_grid
+from runner.design.scales import adjust
+from runner.queue.selection import find_job
+from runner.queue.store import Store
 from runner.view import text
 from tests.conftest import PROJECT, environment
 
@@ -60,6 +65,20 @@ def test_every_documented_command_and_option_exists() -> None:
     for name, options in re.findall(pattern + r"([^\n`]*)", text):
         for option in re.findall(r"(?<![\w\"'])--[a-z-]+", options.split("|")[0].split(" -- ")[0]):
             assert option in done[name], f"{name} {option}"
+
+
+def test_the_documented_cells_are_jobs_of_the_shipped_grid(store: Store) -> None:
+    """A cell that names several jobs is refused: an example must not be one."""
+    store.write(lambda c: enqueue(c, "factorial-smoke", adjust(load_grid("factorial"), "smoke")))
+    pages = [
+        (PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/commands.md", "cli.py")
+    ]
+    cells = re.findall(
+        r"(?:(?:show|logs|cancel|generate) |and the seed \(`)(noise_std=[\w.=,]+)", "".join(pages)
+    )
+    assert len(cells) >= 3
+    with store.read() as connection:
+        assert {find_job(connection, cell) for cell in cells} <= set(range(1, 19))
 
 
 def test_the_documented_options_are_the_commands_own() -> None:

@@ -168,9 +168,25 @@ def _differences(first: StudyData, second: StudyData) -> Section:
 def _told(data: StudyData) -> dict[str, str]:
     told = {"protocol": data.study.protocol, "corpus": data.study.corpus}
     told |= {key: " or ".join(distinct(v.values())) for key, v in configurations(data).items()}
+    told |= _varied_values(data)
     told["seeds"] = ", ".join(map(str, sorted(set(data.runs["seed"]))))
     told["scale"] = str(data.study.grid.get("scale", "unknown"))
     return told
+
+
+def _varied_values(data: StudyData) -> dict[str, str]:
+    """Key → `varied: 0.0, 0.1, 0.5`, of the keys that the study's conditions set."""
+    names = {_last(key) for key in data.study.varied}
+    found: dict[str, dict[str, None]] = {}
+    for config in data.runs["config"]:
+        for key, value in flatten(config).items():
+            if _last(key) in names:
+                found.setdefault(key, {})[value] = None
+    return {key: f"varied: {_some(list(values))}" for key, values in found.items()}
+
+
+def _some(values: list[str], most: int = 8) -> str:
+    return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
 def _side_by_side(first: StudyData, second: StudyData, found: list[Match]) -> Section:

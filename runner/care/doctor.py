@@ -56,8 +56,8 @@ class Finding:
     """ok, warn (a night may go well) or bad (it will not)."""
     text: str
     remedy: str = ""
-    mend: Callable[[], object] | None = None
-    """Puts it right, where that is safe."""
+    mend: Callable[[], str] | None = None
+    """Puts it right, where that is safe, and says what it did."""
 
 
 def examine(
@@ -83,7 +83,9 @@ def examine(
 
 def packages(requirements: Path) -> Finding:
     """Installed versions against the pins."""
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", requirements.read_text(), flags=re.MULTILINE))
+    pins = dict(
+        re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==(\S+)", requirements.read_text(), flags=re.MULTILINE)
+    )
     wrong = []
     for name, pinned in pins.items():
         try:
@@ -162,7 +164,9 @@ def _results(store: Store, db: str) -> Iterator[Finding]:
     if found:
         text = f"{len(found)} jobs hold a result and are not done, {found[0]} for one"
         remedy = "a file of the database was exchanged while it was in use; --fix ends them as done"
-        yield Finding("results", "warn", text, remedy, partial(_write, db, transitions.settle))
+        yield Finding(
+            "results", "warn", text, remedy, partial(_write, db, transitions.settle, "these jobs are done")
+        )
 
 
 def _leases(store: Store, db: str) -> Finding:
@@ -174,15 +178,22 @@ def _leases(store: Store, db: str) -> Finding:
     some = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
     text = f"{len(lost)} jobs run for a worker that is gone: {some}"
     remedy = "python cli.py work takes them back by itself; --fix does it now"
-    return Finding("leases", "warn", text, remedy, partial(_write, db, transitions.requeue_lost))
+    return Finding(
+        "leases",
+        "warn",
+        text,
+        remedy,
+        partial(_write, db, transitions.requeue_lost, "these jobs are queued again"),
+    )
 
 
-def _write(db: str, transaction: Callable[[sa.Connection], object]) -> None:
+def _write(db: str, transaction: Callable[[sa.Connection], object], said: str) -> str:
     store = open_store(db)
     try:
         store.write(transaction)
     finally:
         store.close()
+    return said
 
 
 def files(store: Store, runs: Path) -> Iterator[Finding]:
@@ -212,7 +223,7 @@ def files(store: Store, runs: Path) -> Iterator[Finding]:
     if left:
         text = f"{len(left)} more files of deleted jobs ({size(sum(file.size_bytes for file in left))})"
         remedy = "left by a `delete` that was interrupted; --fix removes them"
-        yield Finding("run folder", "warn", text, remedy, partial(clean.remove, store, runs, left))
+        yield Finding("run folder", "warn", text, remedy, partial(_clean, store, runs, left))
 
 
 def sources(folder: Path) -> Finding:
@@ -227,17 +238,21 @@ def sources(folder: Path) -> Finding:
     return Finding("source", "ok", f"{len(found)} copies of what ran, {size(held)}")
 
 
-def _bury(db: str, logs: list[Path]) -> None:
-    _write(db, sign_off_dead)
-    _remove(logs)
+def _bury(db: str, logs: list[Path]) -> str:
+    return f"{_write(db, sign_off_dead, 'signed off')}; {_remove(logs)}"
 
 
-def _remove(paths: list[Path]) -> None:
+def _clean(store: Store, runs: Path, left: list[clean.File]) -> str:
+    return f"{size(clean.remove(store, runs, left))} freed"
+
+
+def _remove(paths: list[Path]) -> str:
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    return f"{len(paths)} removed"
 
 
 def cached(cache: Path, damage_of: Callable[[Path], str | None]) -> Iterator[Finding]:
@@ -255,8 +270,10 @@ def cached(cache: Path, damage_of: Callable[[Path], str | None]) -> Iterator[Fin
         yield Finding("cache", "ok", f"{len(entries)} prepared corpora in {cache}")
 
 
-def _set_aside(entry: Path) -> None:
-    entry.rename(entry.with_name(f".{entry.name[:12]}-damaged-{time.time_ns()}"))
+def _set_aside(entry: Path) -> str:
+    aside = entry.with_name(f".{entry.name[:12]}-damaged-{time.time_ns()}")
+    entry.rename(aside)
+    return f"moved to {aside}"
 
 
 def disk(folder: Path) -> Finding:

@@ -111,18 +111,19 @@ def describe(name: str, scale: str, measured: Paces) -> dict[str, Any]:
     }
 
 
-def design(name: str, measured: Paces) -> dict[str, Any]:
-    """Everything that a grid declares, its cells, and its size and cost at each scale."""
-    full = load_grid(name)
-    told = full.describe()
+def design(name: str, scale: str, measured: Paces) -> dict[str, Any]:
+    """Everything that a grid declares at a scale, its cells there, and its size and cost at each scale."""
+    grid = adjust(load_grid(name), scale)
+    told = grid.describe()
     return {
-        "name": full.name,
+        "name": grid.name,
+        "scale": scale,
         "comment": comment(name),
         **{key: told[key] for key in ("question", "factors", "seeds", "repeats", "primary", "baseline")},
-        "levels": full.levels,
+        "levels": grid.levels,
         "margins": told["margins"],
         "claims": told["claims"],
-        "cells": [_cell(cell, config) for cell, config in full.cells],
+        "cells": [_cell(cell, config) for cell, config in grid.cells],
         "scales": [describe(name, scale, measured) for scale in SCALES],
     }
 

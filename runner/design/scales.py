@@ -111,7 +111,9 @@ def checked_seeds(values: Any) -> tuple[int, ...]:
         ConfigError: it is not such a list.
     """
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"seeds = {values!r}: must list at least one seed")
+        raise ConfigError(
+            f"seeds = {values!r}: must list at least one seed, as in [42, 43]; a span is for --seeds 42..44"
+        )
     seen: set[int] = set()
     for seed in values:
         RunConfig(seed=seed)

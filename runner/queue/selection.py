@@ -2,7 +2,7 @@
 
 7                              its id
 3f9c                           the beginning of its configuration's hash, where only one begins so
-noise_std=0.1,seed=43          its cell; study=NAME may be added
+noise_std=0.1,top_k=2,seed=43  its cell: every factor and the seed; study=NAME may be added
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from runner.queue.where import condition
 
 FEWEST_HEX = 4
 """Shorter beginnings of a hash are more likely a slip."""
+MOST_LISTED = 1_000
+"""Jobs that are looked at to say in what those that a name could mean differ."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,31 @@ def find_job(connection: sa.Connection, name: str) -> int:
     elif re.fullmatch(rf"[0-9a-f]{{{FEWEST_HEX},64}}", name):
         matching = sa.and_(jobs.c.config_hash >= name, jobs.c.config_hash < name + "g")
     elif not name.isdigit():
-        hint = "an id, the first letters of a hash, or a cell as in noise_std=0.1,seed=43"
+        hint = "an id, the first letters of a hash, or a cell as in noise_std=0.1,top_k=2,seed=43"
         raise UnknownJob(f"job {name}: not in this database; name it by {hint}")
     else:
         raise UnknownJob(f"job {name}: not in this database; `python cli.py status` lists the studies")
-    found_ids = connection.scalars(sa.select(jobs.c.id).where(matching).order_by(jobs.c.id).limit(6)).all()
-    if len(found_ids) == 1:
-        return int(found_ids[0])
-    if not found_ids:
+    found = _select(connection, matching, MOST_LISTED)
+    if len(found) == 1:
+        return found[0].id
+    if not found:
         raise UnknownJob(f"job {name}: not in this database; `python cli.py status` lists the studies")
-    some = ", ".join(map(str, found_ids[:5])) + (", …" if len(found_ids) > 5 else "")
-    raise UnknownJob(f"job {name}: several are meant ({some}); give an id, or add seed= or study=")
+    some = ", ".join(str(job.id) for job in found[:5]) + (", …" if len(found) > 5 else "")
+    raise UnknownJob(f"job {name}: several are meant ({some}); give an id{_what_decides(name, found)}")
+
+
+def _what_decides(name: str, found: Sequence[Meant]) -> str:
+    """`, or add load_balancing_weight= (0.01 or 0.0)`: each thing in which the jobs differ."""
+    if "=" not in name:
+        return " or more of the hash"
+    told = [{"study": job.study, **job.cell, "seed": job.seed} for job in found]
+    said = []
+    for key in dict.fromkeys(key for values in told for key in values):
+        values = list(dict.fromkeys(str(values[key]) for values in told if key in values))
+        if len(values) > 1:
+            some = ", ".join(values[:4]) + (", …" if len(values) > 4 else "")
+            said.append(f"{key}= ({some})")
+    return f", or add {' and '.join(said)}" if said else ""
 
 
 def jobs_meant(
@@ -110,13 +126,16 @@ def _named(connection: sa.Connection, names: Sequence[str], statuses: Sequence[s
     return meant
 
 
-def _select(connection: sa.Connection, matching: sa.ColumnElement[bool]) -> list[Meant]:
+def _select(
+    connection: sa.Connection, matching: sa.ColumnElement[bool], most: int | None = None
+) -> list[Meant]:
     columns = [jobs.c[name] for name in ("id", "cell", "seed", "status", "held", "priority")]
     rows = connection.execute(
         sa.select(studies.c.name.label("study"), *columns)
         .join(studies, studies.c.id == jobs.c.study_id)
         .where(matching)
         .order_by(jobs.c.id)
+        .limit(most)
     )
     return [
         Meant(row.id, row.study, json.loads(row.cell), row.seed, row.status, bool(row.held), row.priority)

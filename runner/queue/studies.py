@@ -38,6 +38,32 @@ def named(connection: sa.Connection, name: str, lock: bool = False) -> sa.Row[An
     return row
 
 
+def sealed(connection: sa.Connection, study: str) -> str | None:
+    """What to know before the test split is revealed; None where it is open already.
+
+    Raises:
+        ConfigError: no study of that name, or one whose results were not computed here.
+    """
+    row = _with_test_split(connection, study)
+    if row.test_revealed_at is not None:
+        return None
+    own = sa.select(sa.func.count()).where(jobs_table.c.study_id == row.id)
+    total = connection.scalar(own) or 0
+    left = connection.scalar(own.where(jobs_table.c.status != "done")) or 0
+    unfinished = f"{left} of its {total} jobs are not done; " if left else ""
+    return (
+        f"{study}: {unfinished}once its test scores are seen, what is chosen or added afterwards has seen "
+        "them too, and the report says so from then on"
+    )
+
+
+def _with_test_split(connection: sa.Connection, study: str, lock: bool = False) -> sa.Row[Any]:
+    row = named(connection, study, lock)
+    if row.imported_from:
+        raise ConfigError(f"study {study!r}: imported results; they have no test split")
+    return row
+
+
 def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py test") -> bool:
     """Open a study's sealed test split for good; True the first time, False when it was open already.
 
@@ -46,9 +72,7 @@ def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py te
     Raises:
         ConfigError: no study of that name, or one whose results were not computed here.
     """
-    row = named(connection, study, lock=True)
-    if row.imported_from:
-        raise ConfigError(f"study {study!r}: imported results; they have no test split")
+    row = _with_test_split(connection, study, lock=True)
     if row.test_revealed_at is not None:
         return False
     connection.execute(sa.update(studies).where(studies.c.id == row.id).values(test_revealed_at=now()))

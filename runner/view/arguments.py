@@ -66,7 +66,7 @@ Size = Annotated[Scale, typer.Option("--scale", help="Size of model and run.")]
 Study = Annotated[str | None, typer.Option("--study", help="Study; the newest when left out.")]
 OfStudy = Annotated[str | None, typer.Option("--study", help="All jobs of this study.")]
 Where = Annotated[str | None, typer.Option("--where", help='Such as "noise_std=0.5 and status=failed".')]
-Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: noise_std=0.1,seed=43.")]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: FACTOR=LEVEL,…,seed=43.")]
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB", help="By id, hash or cell.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Change many jobs without asking.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
@@ -86,15 +86,15 @@ CACHE = Path("data_cache")
 
 
 def seconds(text: str, option: str) -> float:
-    """A time as people write it: 90, 90s, 9m, 8h or 30d.
+    """A time as people write it: 90s, 9m, 8h or 30d.
 
     Raises:
         BadParameter: it is none; the message begins with the option.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not found:
         raise typer.BadParameter(f"{option} {text}: write a number with s, m, h or d, as in 9m")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def size_bytes(text: str, option: str) -> int:

@@ -109,15 +109,20 @@ def change(
 
 
 def ask(question: str, about: Sequence[Meant]) -> None:
-    """List the jobs and go on only after a yes.
+    """List the jobs and go on only after a yes. Raises what `confirm` raises."""
+    from runner.view import console
+
+    console.chosen_screen(about)
+    confirm(question)
+
+
+def confirm(question: str) -> None:
+    """Go on only after a yes.
 
     Raises:
         Exit: with 2, nobody is at the terminal.
         Abort: the answer is no.
     """
-    from runner.view import console
-
-    console.chosen_screen(about)
     if not sys.stdin.isatty():
         say("error: nobody is there to answer; add --yes")
         raise typer.Exit(2)

@@ -57,7 +57,7 @@ def design_screen(design: Mapping[str, Any]) -> None:
             made.add_row(str(number), plain(f"{claim['name']}: {sentence(claim)}"))
         out.print(made)
         out.print()
-    _cells(out, design["cells"])
+    _cells(out, design["cells"], design["scale"])
     out.print()
     _scales(out, design["scales"])
 
@@ -84,9 +84,9 @@ def _factors(out: Console, design: Mapping[str, Any]) -> None:
             out.print(f"            {plain(level)}: {label(named[level])}")
 
 
-def _cells(out: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+def _cells(out: Console, cells: Sequence[Mapping[str, Any]], scale: str) -> None:
     made = table(
-        f"{len(cells)} cells at full scale", "cell", "steps", "parameters", "active a token", folds="cell"
+        f"{len(cells)} cells at {scale} scale", "cell", "steps", "parameters", "active a token", folds="cell"
     )
     for cell in cells[:ROWS]:
         numbers = (cell[name] for name in ("steps", "parameters_total", "parameters_active"))

@@ -156,16 +156,23 @@ def _studies(connection: sa.Connection, overview: list[dict[str, Any]], most: in
     lines: list[str] = []
     for study in shown:
         left = study["queued"] + study["running"]
-        when = "paused" if study["paused"] else f"{duration(study['eta_seconds'])} to go"
-        if study["eta_assumed"]:
-            when += " once a worker is started"
-        rest = f"{left} left, {when}" if left else "nothing left"
+        rest = f"{left} left, {_when(study)}" if left else "nothing left"
         lines.append(f"{plain(study['name'])}: {study['done']}/{study['jobs']} done, {rest}")
         if best := _best(connection, study["name"]):
             lines.append(f"  {best}")
     if len(open_ones) > most:
         lines.append(f"and {len(open_ones) - most} more studies")
     return lines
+
+
+def _when(study: dict[str, Any]) -> str:
+    """When it will be done: `2m to go`, and what that rests on."""
+    if study["paused"]:
+        return "paused"
+    once = " once a worker is started" if study["eta_assumed"] else ""
+    if study["eta_seconds"] is None:
+        return f"not timed yet{', nobody is at work' if once else ''}"
+    return f"{duration(study['eta_seconds'])} to go{once}"
 
 
 def _best(connection: sa.Connection, study: str) -> str | None:

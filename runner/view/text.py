@@ -81,7 +81,7 @@ def size(size_bytes: float) -> str:
 
 
 def label(cell: Mapping[str, Any], seed: int | None = None) -> str:
-    """A cell as people name it, and as `show` takes it: noise_std=0.1,seed=43."""
+    """A cell as people name it, and as `show` takes it: noise_std=0.1,top_k=2,seed=43."""
     parts = [f"{name}={value}" for name, value in cell.items()]
     return plain(",".join([*parts, *([] if seed is None else [f"seed={seed}"])])) or "all"
 

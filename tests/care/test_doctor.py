@@ -65,6 +65,8 @@ def test_versions_are_held_against_the_pins(tmp_path: Path) -> None:
     assert "pinned 0.0.1" in finding.text
     assert "no-such-package is missing" in finding.text
     assert "pip install -r requirements.txt" in finding.remedy
+    pins.write_text("psycopg[binary]==0.0.2\n")
+    assert "psycopg" in doctor.packages(pins).text  # extras are no part of the name
     pins.write_text("")
     assert doctor.packages(pins).level == "ok"
 
@@ -166,7 +168,9 @@ def test_a_damaged_cache_entry_is_set_aside(tmp_path: Path) -> None:
     found = list(doctor.cached(tmp_path, lambda entry: "changed" if entry.name == "bad" else None))
     assert [(finding.level, finding.text) for finding in found] == [("warn", "changed")]
     assert found[0].mend is not None
-    found[0].mend()
+    said = found[0].mend()
+    (aside,) = tmp_path.glob(".bad-damaged-*")
+    assert said == f"moved to {aside}"
     assert sorted(path.name for path in tmp_path.glob("*") if not path.name.startswith(".")) == ["good"]
     assert levels(list(doctor.cached(tmp_path, lambda _: None))) == {"cache": "ok"}
 

@@ -74,7 +74,7 @@ def test_the_horizons_and_sizes_of_a_grid_are_summed() -> None:
 
 @pytest.mark.parametrize("name", catalogue.shipped())
 def test_every_shipped_grid_says_what_it_is_for(name: str) -> None:
-    design = catalogue.design(name, {})
+    design = catalogue.design(name, "full", {})
     assert design["name"] == name
     assert design["comment"].endswith(".")
     assert len(design["cells"]) * len(design["seeds"]) * design["repeats"] == design["scales"][0]["runs"]
@@ -106,6 +106,9 @@ def test_the_list_and_the_design_are_printed(tmp_path: Path, measured: Store) ->
     shown = run("grids", "show", "scale", "--db", nowhere)
     assert "            8x2: n_experts=8,top_k=2,d_ff=1536" in shown
     assert "size=dense,noise_std=0.0" in shown
+    smaller = run("grids", "show", "factorial-long", "--scale", "smoke", "--db", nowhere)
+    assert "factor    steps: 40, 400" in smaller
+    assert "cells at smoke scale" in smaller
     assert not Path(nowhere).exists()
     of_another_machine = run("grids", "--db", str(measured.path))
     assert "factorial-long       60    –" in of_another_machine

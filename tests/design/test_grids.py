@@ -144,6 +144,7 @@ GOOD = {"name": "mine", "factors": {"noise_std": [0.0, 0.1]}, "seeds": [1]}
     [
         ({"factors": {"noise_std": []}}, "factors.noise_std = \\[\\].*at least one"),
         ({"factors": {"noise_std": 0.1}}, "must list at least one level"),
+        ({"seeds": "1..3"}, r"must list at least one seed, as in \[42, 43\]; a span is for --seeds 42..44"),
         ({"factors": {"noise_std": [-1.0]}}, "routing.noise_std = -1.0"),
         ({"factors": {"noise_std": [float("nan")]}}, "finite"),
         (

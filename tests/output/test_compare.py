@@ -101,6 +101,9 @@ def test_conditions_match_whatever_else_a_study_varies(connection: sa.Connection
         "noise_std=0.0, load_balancing_weight=0.01",
         "noise_std=0.5, load_balancing_weight=0.01",
     ]
+    told = {row[""]: (row["both"], row["noise"]) for row in tables(section(text, "What differs"))[0]}
+    assert told["routing.load_balancing_weight"] == ("varied: 0.01, 0.0", "0.01")
+    assert told["routing.noise_std"] == ("varied: 0.0, 0.1, 0.5", "varied: 0.0, 0.5")
     (effect,) = tables(section(text, "Effects side by side"))[0]
     by = {
         level: np.array(

@@ -71,14 +71,21 @@ def test_the_commands_of_the_report(
     cli: Callable[..., CompletedProcess[str]], store: Store, tmp_path: Path
 ) -> None:
     store.write(made.curved_study)
-    first = cli("test", "--study", "factorial")
+    store.write(lambda c: c.exec_driver_sql("UPDATE jobs SET status = 'cancelled' WHERE id = 18"))
+    asked = cli("test", "--study", "factorial")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr.startswith("factorial: 1 of its 18 jobs are not done; once its test scores are seen,")
+    assert asked.stderr.endswith("nobody is there to answer; add --yes\n")
+    assert rows(store, "studies")[0]["test_revealed_at"] is None
+    store.write(lambda c: c.exec_driver_sql("UPDATE jobs SET status = 'done' WHERE id = 18"))
+    first = cli("test", "--study", "factorial", "--yes")
     assert (first.returncode, first.stderr) == (0, "")
     assert "| 0.0 | 0.01 | 3/3 | 4.4020 ± 0.0010 |" in first.stdout
     again = cli("test", "--study", "factorial")
     assert again.stdout == first.stdout
     assert "revealed before; nothing changed" in again.stderr
     (event,) = rows(store, "events", kind="test revealed")
-    assert json.loads(event["detail"])["command"] == "python cli.py test --study factorial"
+    assert json.loads(event["detail"])["command"] == "python cli.py test --study factorial --yes"
 
     written = cli("report", "--output", "out", "--format", "html")
     assert written.returncode == 0, written.stderr

@@ -127,6 +127,7 @@ def test_derived_quantities() -> None:
         ({"precision": "fp16"}, "train.precision = 'fp16': choose one of auto, fp32, bf16"),
         ({"protocol": "mine"}, "protocol = 'mine': choose one of sound, published"),
         ({"noise_sdt": 0.1}, "'noise_sdt': no such key; did you mean routing.noise_std?"),
+        ({"learning_rate": 0.1}, "'learning_rate': no such key; did you mean train.muon_lr?"),
         ({"train.stepz": 4}, "'train.stepz': no such key; did you mean train.steps?"),
     ],
 )

@@ -97,6 +97,12 @@ def night(queued: Store, worker: jobs.Worker) -> Store:
     return queued
 
 
+def test_a_study_that_was_never_timed_is_said_to_be(queued: Store) -> None:
+    with queued.read() as connection:
+        lines = digest.digest(connection).splitlines()
+    assert "tiny: 0/4 done, 4 left, not timed yet, nobody is at work" in lines
+
+
 def test_digest_tells_the_night_in_twenty_lines(night: Store) -> None:
     with night.read() as connection:
         lines = digest.digest(connection).splitlines()

@@ -88,7 +88,7 @@ def test_password_on_the_command_line_is_in_nothing_that_is_left(
         cli("cancel", "1", *db),
         cli("work", "--on-finish", "cat", *db),
         cli("report", *db),
-        cli("test", "--study", "tiny", *db),
+        cli("test", "--study", "tiny", "--yes", *db),
         cli("power", "--half-width", "0.5nats", *db),
         cli("doctor", *db),
         cli("db", "copy", database, "copy.db"),
