@@ -1,7 +1,7 @@
 """One tiny update, twice: does a device compute what it should, and the same bits each time?
 
 Seeds the device's default generator; call it before a run seeds its streams. Who asks:
-model/training/setting.py before a run on a GPU, and the trainer's check (runner/work/canary.py).
+model/training/setting.py before a run on a GPU, and the trainer's check (runner/work/trainer.py).
 """
 
 from __future__ import annotations

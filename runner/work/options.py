@@ -1,4 +1,4 @@
-"""What `work` was asked for, and which devices that means. Imports no torch."""
+"""What `work` was asked for, which devices that means, and what its slots share. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from model.events import Phase
+from runner.queue.store import Store
 from runner.work.process import modules_from
+from runner.work.progress import Display
 from runner.work.provenance import PROJECT
+from runner.work.source import Source
 
 COUNT = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
-"""For a child: nvidia-smi would not do, which knows no CUDA_VISIBLE_DEVICES and no torch without CUDA."""
+"""Run in a child process. nvidia-smi ignores CUDA_VISIBLE_DEVICES and cannot tell whether torch has CUDA."""
 CARD = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
-"""Where one of these is, there is an NVIDIA card, whatever torch makes of it."""
+"""If one of these exists, there is an NVIDIA card, whatever torch makes of it."""
 
 PHASE_LIMIT_SECONDS: dict[Phase, float] = {
     Phase.START: 1800.0,  # a corpus may have to be prepared
@@ -25,9 +30,9 @@ PHASE_LIMIT_SECONDS: dict[Phase, float] = {
     Phase.EVALUATE: 900.0,
     Phase.SAVE: 600.0,
 }
-"""A phase that sends no event for so long is stalled."""
+"""Longest silence in each phase; after it the attempt is stalled and ended."""
 DESCRIPTORS, DESCRIPTORS_EACH = 40, 8
-"""Open files and pipes: of a supervisor, or of a trainer importing torch; and of a supervisor a trainer."""
+"""Open files and pipes that a supervisor (or a trainer importing torch) needs, and more for each trainer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,21 @@ class Options:
     keep_weights: bool = False
     phase_limits: dict[Phase, float] = field(default_factory=lambda: dict(PHASE_LIMIT_SECONDS))
     trainer_command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Night:
+    """What the slots of one worker share."""
+
+    store: Store
+    options: Options
+    display: Display
+    runs: Path
+    """The run folder of this database."""
+    source: Source
+    """The code that every trainer runs."""
+    machine: Mapping[str, Any]
+    """The part of every attempt's provenance that does not depend on its device."""
 
 
 class TooFewDescriptors(Exception):

@@ -1,48 +1,56 @@
-"""One device of a worker: its trainer process, and the job that this trainer has in hand.
+"""One device of a worker: the job in its hands, and whether the device is still to be trusted with another.
 
 To the database a slot is a worker of its own: its own owner, lease, row and failures. Nothing here waits for
-a trainer: the supervisor (runner/work/worker.py) listens to all slots at once and calls `step` on each.
+a trainer: the supervisor (runner/work/worker.py) listens to all slots at once and calls `step` on each. How
+the slot comes by a trainer that is ready: runner/work/upkeep.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
-import tempfile
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from enum import Enum, auto
 
 import sqlalchemy as sa
 
-from model.events import Phase, Request
+from model.events import Request
 from runner.queue import jobs
 from runner.queue.attempts import Ending
 from runner.queue.schema import workers
-from runner.queue.store import Store, StoreUnavailable, now
-from runner.work.options import Options
-from runner.work.process import TrainerProcess
-from runner.work.progress import Display
+from runner.queue.store import StoreUnavailable, now
+from runner.work.options import Night
 from runner.work.running import RunningJob
 from runner.work.signals import awake_seconds
-from runner.work.source import Source
+from runner.work.upkeep import NOT_NOW, Unfit, Upkeep
 
 UNHEALTHY = 70
 """Exit code; sysexits.h: internal."""
 QUICK_FAILURES = 3
-"""So many in a row, each within `QUICK_SECONDS` and without a checkpoint, and the device is tested."""
+"""When this many jobs in a row fail, each within `QUICK_SECONDS` and without a checkpoint, the device is
+tested."""
 QUICK_SECONDS = 60.0
-START_AGAIN_SECONDS = (1.0, 4.0, 16.0)
-"""Waited before each new start of a trainer that died before it answered; then the device is unhealthy."""
-JOBS_PER_TRAINER = 100
-"""Then a fresh process: slow leaks stay small, and importing is paid once in a hundred jobs."""
-MEMORY_GROWTH = 2.0
-"""Times what the process held after its first job; past that it is replaced."""
-NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-"""The run folder's disk is full, read-only or away: a copy of the source that is missing waits for it."""
+
+
+class State(Enum):
+    """What a slot is doing.
+
+    FREE ──take──► RUNNING ──the job is over──► FREE, or SUSPECT after `QUICK_FAILURES` in a row
+    SUSPECT ──the check passes──► FREE ──its trainers die──► BROKEN
+    SUSPECT ──the check fails──► BROKEN ──the database has noted it──► OUT
+    """
+
+    FREE = auto()
+    """Without a job; its trainer is ready, starting, or still to be started."""
+    RUNNING = auto()
+    SUSPECT = auto()
+    """Jobs failed here at once: the device's known-answer check decides whether it is to blame."""
+    BROKEN = auto()
+    """The device is to blame, and the database does not know yet."""
+    OUT = auto()
+    """Out of work for the rest of this worker's night."""
 
 
 @dataclass(frozen=True)
@@ -56,99 +64,55 @@ class Concluded:
 
 
 class Slot:
-    """A device at work: `free` for a job, `busy` with one, starting its trainer, waiting to, or `out`."""
+    """A device at work."""
 
-    def __init__(
-        self,
-        device: str,
-        store: Store,
-        options: Options,
-        display: Display,
-        runs: Path,
-        machine: dict[str, Any],
-        source: Source,
-    ) -> None:
-        self.device, self.store, self.options, self.display = device, store, options, display
-        self.runs = runs
+    def __init__(self, device: str, night: Night) -> None:
+        self.night, self.store, self.display = night, night.store, night.display
         self.owner = str(uuid.uuid4())
-        self.running: RunningJob | None = None
-        self.out = False
-        self._machine, self._source = machine, source
-        self._trainer: TrainerProcess | None = None
-        self._ready: dict[str, Any] = {}
-        self._awaited: tuple[str, float] | None = None  # (event, until when)
+        self.state = State.FREE
+        self.running: RunningJob | None = None  # while RUNNING
+        self._upkeep = Upkeep(device, self.owner, night)
         self._began_at = 0.0
-        self._quick: list[int] = []
-        self._suspects: list[int] = []  # failed at once: the device is being tested
-        self._broken = ""  # why, until the database knows
-        self._deaths = 0  # of trainers, in a row, before they answered
-        self._start_at: float | None = None  # not before: the last one died
+        self._failed_quickly: list[int] = []  # jobs in a row; while SUSPECT or BROKEN, those it is judged by
+        self._broken_because = ""
 
     # --- what the supervisor asks -------------------------------------------------------------------------
 
     @property
     def free(self) -> bool:
         """Whether it could take a job, now or once it has a trainer."""
-        return not (self.out or self.busy or self.starting or self._start_at is not None)
+        return self.state is State.FREE and not self._upkeep.pending
 
     @property
     def busy(self) -> bool:
         """Whether a job, or the blame for some, is undecided here."""
-        return not self.out and bool(self.running or self._suspects or self._broken)
+        return self.state in (State.RUNNING, State.SUSPECT, State.BROKEN)
+
+    @property
+    def out(self) -> bool:
+        return self.state is State.OUT
 
     @property
     def warm(self) -> bool:
         """Whether it has a trainer already."""
-        return self._trainer is not None
-
-    @property
-    def starting(self) -> bool:
-        return self._awaited is not None
+        return self._upkeep.trainer is not None
 
     @property
     def events_fd(self) -> int | None:
-        """What to listen to; None where nothing is expected, so that a closed pipe wakes nobody for ever."""
-        expected = self.running is not None or self.starting
-        return self._trainer.events_fd if self._trainer and expected and not self._trainer.ended else None
+        """The pipe to select() on, or None: a closed pipe is always readable and would spin the loop."""
+        trainer, expected = self._upkeep.trainer, self.running is not None or self._upkeep.hears
+        return trainer.events_fd if trainer and expected and not trainer.ended else None
 
     # --- a job --------------------------------------------------------------------------------------------
 
     def prepare(self) -> bool:
-        """Whether a trainer is ready; starts one where there is none.
-
-        It has imported torch and named its device before a job is claimed, so that a crash while importing
-        costs no job anything.
-
-        Raises:
-            OSError: it cannot be started; `NOT_NOW` where its log and its source have no place.
-        """
-        source = self._source.keep(self.runs)  # whole before each job: a trainer imports late, too
-        if self._trainer is not None and not self.starting and self._worn(self._trainer):
-            self.end_trainer()
-        if self._trainer is None:
-            # Chosen once: after a card or its driver is lost, `auto` must not become a night on the CPU.
-            options, device = self.options, self._ready.get("device", self.device)
-            self._trainer = TrainerProcess(
-                device, options.threads, self._log_path(), options.trainer_command, source
-            )
-            self._await("ready")
-        return not self.starting
-
-    def _log_path(self) -> Path:
-        """Of what belongs to no job: in the run folder, or while that is lost, in the temporary one."""
-        path = self.runs / f"worker-{self.owner}.log"
-        try:
-            self.runs.mkdir(parents=True, exist_ok=True)
-            path.open("ab").close()
-        except OSError as error:
-            path = Path(tempfile.gettempdir()) / path.name
-            self.display.note(f"run folder: {error}; the trainer's log is {path}")
-        return path
+        """Whether a trainer is ready for a job; see `Upkeep.prepare`."""
+        return self._upkeep.prepare()
 
     def claim(self, connection: sa.Connection) -> jobs.Lease | None:
         """Take the next job for this slot, which is on the list of workers from then on."""
-        device = str(self._ready.get("device", self.device))
-        me = jobs.Worker(self.owner, socket.gethostname(), os.getpid(), device, self.options.lease_seconds)
+        device, lease_seconds = self._upkeep.device, self.night.options.lease_seconds
+        me = jobs.Worker(self.owner, socket.gethostname(), os.getpid(), device, lease_seconds)
         known = connection.scalar(sa.select(workers.c.id).where(workers.c.id == me.owner))
         if known is None:
             row = {"id": me.owner, "host": me.host, "pid": me.pid, "device": me.device}
@@ -157,13 +121,12 @@ class Slot:
 
     def take(self, lease: jobs.Lease) -> None:
         """Start on a job that `claim` has brought."""
-        assert self._trainer is not None
+        trainer = self._upkeep.trainer
+        assert trainer is not None
         self._began_at = awake_seconds()
         self.display.claimed(lease)
-        provenance = {**self._machine, **self._ready}
-        self.running = RunningJob(
-            self.store, lease, self._trainer, self.display, self.options, self.runs, provenance
-        )
+        self.state = State.RUNNING
+        self.running = RunningJob(self.night, lease, trainer, self._upkeep.said)
         self.running.start()
 
     def step(self) -> Concluded | None:
@@ -174,15 +137,14 @@ class Slot:
         """
         if self.running is not None:
             return self._run_on(self.running)
-        if self._start_at is not None and awake_seconds() >= self._start_at:
-            self._start_at = None
-        if self.starting:
-            self._hear()
-        elif self._start_at is not None:
-            pass  # the other slots work on meanwhile
-        elif self._suspects and not self._broken:
-            self._test_device()
-        if self._broken and not self.out:
+        try:
+            if self._upkeep.pending:
+                self._hear()
+            elif self.state is State.SUSPECT:
+                self._check_device()
+        except Unfit as error:
+            self.state, self._broken_because = State.BROKEN, str(error)
+        if self.state is State.BROKEN:
             self._leave_work()
         return None
 
@@ -199,96 +161,62 @@ class Slot:
         self.running = None
         seconds = awake_seconds() - self._began_at
         if became != "done":
-            self.end_trainer()  # after any failure, cancellation or lost lease: a fresh process
-        self._distrust(running, seconds)
+            self._upkeep.end()  # after any failure, cancellation or lost lease: a fresh process
+        self.state = State.SUSPECT if self._casts_doubt(running, seconds) else State.FREE
         return Concluded(running.lease, running.ending, became, seconds)
 
     def give_back(self, why: str) -> None:
         """Release the job in hand, without what is not recorded yet, if the database still takes that."""
-        running = self.running
-        self.end_trainer()
-        if running is not None:
+        self._upkeep.end()
+        if (running := self.running) is not None:
             with contextlib.suppress(Exception):  # the job's lease runs out, and another takes it
                 self.store.try_write(lambda c: jobs.release(c, running.lease, why))
 
     def ask_to_stop(self) -> None:
-        """Let a job save and come back; a trainer that is only starting, or tested, is ended."""
+        """Let a job save and come back; a trainer that is only starting, or checking, is ended."""
         if self.running is not None:
             self.running.ask(Request.STOP)
-        elif not self._broken:
-            self._suspects = []  # untested: those jobs stay charged, and are tried again
-            self.end_trainer()
+        elif self.state is not State.BROKEN:
+            if self.state is State.SUSPECT:  # untested: those jobs stay charged, and are tried again
+                self.state, self._failed_quickly = State.FREE, []
+            self._upkeep.end()
 
     # --- the device ---------------------------------------------------------------------------------------
 
-    def _distrust(self, running: RunningJob, seconds: float) -> None:
-        """Note a failure that looks like the machine's: a bad card must not burn the queue."""
+    def _casts_doubt(self, running: RunningJob, seconds: float) -> bool:
+        """Whether this was one quick failure too many: a bad card must not burn the queue."""
         ending = running.ending
         failed_here = ending is not None and ending.cause in ("device", "infrastructure", "bug", "oom")
         quick = failed_here and seconds < QUICK_SECONDS and not running.advanced
-        self._quick = [*self._quick, running.lease.job_id] if quick else []
-        if len(self._quick) >= QUICK_FAILURES:
-            self._suspects, self._quick = self._quick, []
+        self._failed_quickly = [*self._failed_quickly, running.lease.job_id] if quick else []
+        return len(self._failed_quickly) >= QUICK_FAILURES
 
-    def _test_device(self) -> None:
-        """The canary, in a fresh trainer."""
+    def _check_device(self) -> None:
+        """Ask for the known-answer check, in a fresh trainer."""
         try:
-            if self.prepare() and self._trainer is not None:
-                self._trainer.send(command="check")
-                self._await("checked")
+            self._upkeep.check()
         except OSError as error:
             if error.errno not in NOT_NOW:
                 raise
             self.display.note(f"waiting: {error}")
 
-    def _await(self, event: str) -> None:
-        self._awaited = (event, awake_seconds() + self.options.phase_limits[Phase.START])
-
     def _hear(self) -> None:
-        """Take the awaited answer, or note why it will not come."""
-        assert self._trainer is not None
-        assert self._awaited is not None
-        trainer, (event, until) = self._trainer, self._awaited
-        for message in trainer.receive(0.0):
-            if message["event"] == event:
-                self._awaited = None
-                self._answered(message)
-                return
-        if trainer.ended:
-            self._bury(f"the trainer ended with code {trainer.kill()} before it was {event}")
-        elif awake_seconds() > until:
-            self._broken = (
-                f"the trainer was not {event} within {self.options.phase_limits[Phase.START]:.0f} s"
-            )
-            self.end_trainer()
-
-    def _bury(self, how: str) -> None:
-        """Let another follow a trainer that died, a little later; after several the device is broken."""
-        assert self._trainer is not None
-        how = f"{how}: {self._trainer.last_words()}"
-        self._trainer = self._awaited = None
-        if self._deaths == len(START_AGAIN_SECONDS):
-            self._broken = how
+        message = self._upkeep.hear()
+        if message is None:
             return
-        seconds = START_AGAIN_SECONDS[self._deaths]
-        self._deaths += 1
-        self._start_at = awake_seconds() + seconds
-        self.display.note(f"{self.device}: {how}; starting another in {seconds:.0f} s")
-
-    def _answered(self, message: dict[str, Any]) -> None:
-        if message["event"] == "ready":
-            self._ready = {key: value for key, value in message.items() if key != "event"}
-            self._deaths = 0 if not self._suspects else self._deaths
-        elif message["ok"]:
-            self._suspects, self._deaths = [], 0
-        else:
-            self._broken = str(message["message"])
+        if message["event"] == "checked" and not message["ok"]:
+            raise Unfit(message["message"])
+        if self.state is State.SUSPECT and message["event"] == "checked":
+            self.state, self._failed_quickly = State.FREE, []
+        if self.state is State.FREE:
+            self._upkeep.proven()
 
     def _leave_work(self) -> None:
         """Take the slot out of work: its quick failures are given back, its row is signed off."""
+        blamed = self._failed_quickly if len(self._failed_quickly) >= QUICK_FAILURES else []
 
         def transaction(connection: sa.Connection) -> None:
-            jobs.uncharge(connection, self.owner, self._suspects)
+            jobs.uncharge(connection, self.owner, blamed)
             self._sign(connection, UNHEALTHY)
 
         try:
@@ -296,41 +224,28 @@ class Slot:
         except StoreUnavailable as error:
             self.display.note(f"waiting: {error}")
             return
-        count, reason = len(self._suspects), self._broken
-        self.out, self._suspects = True, []
-        self.end_trainer()
-        if count:
+        self.state, reason = State.OUT, self._broken_because
+        self._upkeep.end()
+        if blamed:
             reason = (
-                f"{count} jobs failed at once and the device's known-answer check did too ({reason}); "
+                f"{len(blamed)} jobs failed at once and the device's known-answer check did too ({reason}); "
                 "they are back in the queue. Check the device, then run `python cli.py work` again"
             )
-        self.display.note(f"unhealthy: {self._ready.get('device', self.device)}: {reason}")
+        self.display.note(f"unhealthy: {self._upkeep.device}: {reason}")
 
-    # --- the trainer process ------------------------------------------------------------------------------
-
-    def _worn(self, trainer: TrainerProcess) -> bool:
-        if trainer.jobs_run == 1:
-            trainer.first_memory_bytes = trainer.memory_bytes()
-        grown = trainer.memory_bytes() > MEMORY_GROWTH * trainer.first_memory_bytes > 0
-        return trainer.ended or trainer.exit_code is not None or trainer.jobs_run >= JOBS_PER_TRAINER or grown
+    # --- the end ------------------------------------------------------------------------------------------
 
     def end_group(self) -> None:
         """SIGKILL to the trainer and what it started, without waiting: safe in a signal handler."""
-        if self._trainer is not None:
-            self._trainer.end_group()
+        if (trainer := self._upkeep.trainer) is not None:
+            trainer.end_group()
 
     def end_trainer(self) -> None:
         """End the trainer, whatever it is doing."""
-        trainer, self._trainer, self._awaited = self._trainer, None, None
-        if trainer is None:
-            return
-        trainer.kill()
-        with contextlib.suppress(OSError):
-            if not trainer.log_path.stat().st_size:  # it had nothing to say outside of its jobs
-                trainer.log_path.unlink()
+        self._upkeep.end()
 
     def sign_off(self, code: int) -> None:
-        """Note in its row that the slot is not at work any more, where it does not say so yet."""
+        """Note in its row that the slot is not at work any more, unless it says so already."""
         if not self.out:
             self.store.write(lambda c: self._sign(c, code), 5.0)
 

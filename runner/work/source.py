@@ -27,10 +27,7 @@ TREE = "model"
 """Copied whole, with the bundled corpus and its tokenizers: 3 MB."""
 FILES = (
     "runner/__init__.py",
-    *(
-        f"runner/work/{name}.py"
-        for name in ("__init__", "trainer", "attempt_log", "output", "canary", "causes")
-    ),
+    *(f"runner/work/{name}.py" for name in ("__init__", "trainer", "attempt_log", "output", "causes")),
 )
 """Copied besides: what the trainer process imports of runner/."""
 COMPILED = "__pycache__"

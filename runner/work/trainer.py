@@ -21,7 +21,6 @@ from typing import Any
 from model.config import RunConfig
 from model.events import Asked, Event, Finished, Request, to_json
 from runner.work.attempt_log import log, log_to
-from runner.work.canary import known_answer
 from runner.work.causes import cause_of
 
 _PR_SET_PDEATHSIG = 1
@@ -48,6 +47,21 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died in between: no signal will come
             os._exit(1)
+
+
+def known_answer(device: str) -> dict[str, Any]:
+    """The canary, when jobs fail on a device at once, and for `doctor`.
+
+    One tiny update of the model, twice, in the precision that a run would have there. A sound device answers
+    with the same bits, and the loss that untrained weights have.
+    """
+    try:
+        from model.training.setting import check
+
+        wrong = check(device)
+    except Exception as error:  # whatever a broken device raises is the answer
+        wrong = f"{type(error).__name__}: {error}".splitlines()[0]
+    return {"ok": not wrong, "message": wrong}
 
 
 class Trainer:

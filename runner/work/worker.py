@@ -15,10 +15,11 @@ from runner.queue import attempts
 from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work import provenance, source
-from runner.work.options import Options
+from runner.work.options import Night, Options
 from runner.work.progress import Display
 from runner.work.signals import Stop, awake_seconds
-from runner.work.slot import NOT_NOW, UNHEALTHY, Concluded, Slot
+from runner.work.slot import UNHEALTHY, Concluded, Slot
+from runner.work.upkeep import NOT_NOW
 
 DRAINED, UNREACHABLE, PREEMPTED = 0, 69, 75
 """Exit codes; sysexits.h gives 69 (unavailable) and 75 (try again later)."""
@@ -36,9 +37,8 @@ class Worker:
         runs = (options.runs / store.database_id).resolve()
         self._source = source.take()  # before anything else: the code that this process itself runs
         machine = provenance.of_this_machine() | self._source.provenance()
-        self.slots = [
-            Slot(name, store, options, display, runs, machine, self._source) for name in options.devices
-        ]
+        night = Night(store, options, display, runs, self._source, machine)
+        self.slots = [Slot(name, night) for name in options.devices]
         self.runs = runs
         self.jobs_done = 0
         self.studies: list[str] = []  # worked on, in order

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from runner.queue.store import Store, open_store
-from runner.work import slot
+from runner.work import upkeep
 from runner.work.process import TrainerProcess
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
@@ -43,7 +43,7 @@ def dying(marks: Path, deaths: int, device: str = "") -> str:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot, "START_AGAIN_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(upkeep, "START_AGAIN_SECONDS", (0.01, 0.01, 0.01))
 
 
 @pytest.mark.usefixtures("soon")
@@ -76,7 +76,7 @@ def test_waiting_to_start_again_keeps_no_other_slot_waiting(
     queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other slot starts when the first has died, so that it cannot have taken the jobs before."""
-    monkeypatch.setattr(slot, "START_AGAIN_SECONDS", (3600.0,))
+    monkeypatch.setattr(upkeep, "START_AGAIN_SECONDS", (3600.0,))
     marks = tmp_path / "marks"
     begin = dying(marks, 99, "dying") + f"\n    while not os.listdir({str(marks)!r}): time.sleep(0.01)"
     code, worker = work_on(queued, tmp_path, ("dying", "sound"), begin=begin)
@@ -98,7 +98,7 @@ class Interrupted(Display):
 def test_waiting_to_start_again_serves_a_signal(
     queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot, "START_AGAIN_SECONDS", (3600.0,))
+    monkeypatch.setattr(upkeep, "START_AGAIN_SECONDS", (3600.0,))
     begin = dying(tmp_path / "marks", 99)
     code, _ = work_on(queued, tmp_path, ("a",), display=Interrupted(), begin=begin)
     assert code == PREEMPTED
