@@ -326,8 +326,8 @@ def retry(
     """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
     from runner.queue import jobs
 
-    over = ("failed", "cancelled")
-    command.change(db, lambda c, ids: {"queued": jobs.retry_all(c, ids)}, job, study, where, yes, over)
+    again = lambda c, ids: {"queued": jobs.retry_all(c, ids)}  # noqa: E731
+    command.change(db, again, job, study, where, yes, jobs.RETRIABLE)
 
 
 @app.command(rich_help_panel=CHANGING)

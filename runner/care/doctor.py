@@ -24,7 +24,7 @@ from runner.queue import jobs as transitions
 from runner.queue import sqlite
 from runner.queue.backlog import is_dead, sign_off_dead
 from runner.queue.postgresql import Server
-from runner.queue.schema import checkpoints, jobs, workers
+from runner.queue.schema import JobStatus, checkpoints, jobs, workers
 from runner.queue.sqlite import File
 from runner.queue.store import (
     Store,
@@ -170,7 +170,7 @@ def _results(store: Store, db: str) -> Iterator[Finding]:
 
 
 def _leases(store: Store, db: str) -> Finding:
-    expired = sa.and_(jobs.c.status == "running", jobs.c.lease_expires_at < now())
+    expired = sa.and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_expires_at < now())
     with store.read() as connection:
         lost = connection.scalars(sa.select(jobs.c.id).where(expired).order_by(jobs.c.id)).all()
     if not lost:

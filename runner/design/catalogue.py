@@ -6,34 +6,18 @@ that is given. Sizes that were never run have none. Reads only. Who prints it: r
 
 from __future__ import annotations
 
-import json
 import math
-import platform
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import sqlalchemy as sa
-
 from model.config import RunConfig
 from runner.design.grid import Grid
 from runner.design.grid_file import load_grid
 from runner.design.scales import SCALES, SHIPPED, adjust
-from runner.queue.schema import attempts, jobs, results
+from runner.queue.speed import Paces, Size, paces, size_of
 from runner.queue.store import StoreUnreachable, open_store
-
-LATEST = 2_000
-"""The newest finished runs, from which costs are measured."""
-_SIZE = (
-    *("model.d_model", "model.n_layers", "model.n_heads", "model.d_ff", "model.n_experts", "model.top_k"),
-    *("train.batch_size", "train.seq_len"),
-)
-"""Keys that make two runs the same size; the vocabulary follows the corpus and is left out."""
-Size = tuple[Any, ...]
-Paces = Mapping[str, Mapping[Size, float]]
-"""Device → size → seconds a step, with compiling, evaluating and waiting included."""
 
 
 @dataclass(frozen=True)
@@ -47,31 +31,6 @@ class Cost:
 def shipped() -> list[str]:
     """The names of the grids that ship, by name."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
-
-
-def paces(connection: sa.Connection, host: str | None = None) -> Paces:
-    """Seconds a step by device and size, over the newest finished runs of a machine, this one by default."""
-    clocks = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
-    seconds = sum((sa.func.coalesce(results.c[name], 0.0) for name in clocks), sa.literal(0.0))
-    rows = connection.execute(
-        sa.select(attempts.c.device, jobs.c.config, jobs.c.total_steps, seconds.label("seconds"))
-        .select_from(results)
-        .join(jobs, jobs.c.id == results.c.job_id)
-        .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.number == results.c.attempt))
-        .where(attempts.c.host == (host or platform.node()))
-        .order_by(results.c.job_id.desc())
-        .limit(LATEST)
-    )
-    steps: dict[str, dict[Size, int]] = defaultdict(lambda: defaultdict(int))
-    spent: dict[str, dict[Size, float]] = defaultdict(lambda: defaultdict(float))
-    for row in rows:
-        size = _size_of(json.loads(row.config))
-        steps[row.device][size] += row.total_steps
-        spent[row.device][size] += row.seconds
-    return {
-        device: {size: spent[device][size] / count for size, count in sizes.items() if count}
-        for device, sizes in steps.items()
-    }
 
 
 def measured(db: str) -> Paces:
@@ -151,12 +110,5 @@ def _cell(cell: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 
 def _seconds(grid: Grid, by_size: Mapping[Size, float]) -> float:
     runs = len(grid.seeds) * grid.repeats
-    each = (
-        by_size.get(_size_of(config.to_dict()), math.nan) * config.train.steps for _, config in grid.cells
-    )
+    each = (by_size.get(size_of(config.to_dict()), math.nan) * config.train.steps for _, config in grid.cells)
     return runs * sum(each)
-
-
-def _size_of(config: Mapping[str, Any]) -> Size:
-    parts = (key.split(".") for key in _SIZE)
-    return tuple(config.get(part, {}).get(name) for part, name in parts)

@@ -88,7 +88,7 @@ def not_done(
                 lines.append(f"{here}: {factor}={level} is no longer in the grid; `{remedy}` removes it")
     own = jobs_table.c.study_id == study.id
     count = sa.select(sa.func.count()).where(own)
-    for status in ("failed", "cancelled"):
+    for status in jobs.RETRIABLE:
         if found := connection.scalar(count.where(jobs_table.c.status == status)):
             remedy = f'python cli.py retry --study {name} --where "status={status}"'
             lines.append(f"{here}: {found} jobs stay {status}; `{remedy}` queues them again")

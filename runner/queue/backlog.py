@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from runner.queue.dialects import now
-from runner.queue.schema import jobs, studies, workers
+from runner.queue.schema import JobStatus, jobs, studies, workers
 
 BEAT_SECONDS = 60.0
 """An idle worker gives a sign of life so often; one with a job does with its lease."""
@@ -43,9 +43,9 @@ class Backlog:
 def backlog(connection: sa.Connection) -> Backlog:
     """Count what is left to do."""
     free = jobs.c.study_id.in_(sa.select(studies.c.id).where(studies.c.held == 0))
-    queued = sa.and_(jobs.c.status == "queued", jobs.c.held == 0, free)
+    queued = sa.and_(jobs.c.status == JobStatus.QUEUED, jobs.c.held == 0, free)
     on_time = sa.or_(jobs.c.run_after.is_(None), jobs.c.run_after <= now())
-    running = jobs.c.status == "running"
+    running = jobs.c.status == JobStatus.RUNNING
     expired = jobs.c.lease_expires_at < now()
     count = sa.func.count
     row = connection.execute(
@@ -70,7 +70,7 @@ def is_dead() -> sa.ColumnElement[bool]:
     """A column of `workers`: killed, as far as one can tell, since it never signed off."""
     held = jobs.alias("held")  # whoever asks may have joined jobs too
     leases = sa.exists().where(
-        held.c.owner == workers.c.id, held.c.status == "running", held.c.lease_expires_at >= now()
+        held.c.owner == workers.c.id, held.c.status == JobStatus.RUNNING, held.c.lease_expires_at >= now()
     )
     return sa.and_(workers.c.stopped_at.is_(None), workers.c.heartbeat_at < now() - SILENT_SECONDS, ~leases)
 

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from model.config import ConfigError
 from runner.queue.dialects import now
 from runner.queue.postgresql import set_sequences
-from runner.queue.schema import jobs, meta, metadata
+from runner.queue.schema import JobStatus, jobs, meta, metadata
 from runner.queue.sqlite import BESIDE, File
 from runner.queue.store import Store, StoreUnreachable, locate, open_store
 
@@ -149,7 +149,7 @@ def _fill(reading: sa.Connection, writing: sa.Connection, expected: Content, nam
 
 
 def _refuse_running(connection: sa.Connection, name: str) -> None:
-    alive = sa.and_(jobs.c.status == "running", jobs.c.lease_expires_at >= now())
+    alive = sa.and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_expires_at >= now())
     count = connection.scalar(sa.select(sa.func.count()).where(alive)) or 0
     if count:
         raise ConfigError(

@@ -27,13 +27,15 @@ from runner.queue.attempts import Lease as Lease
 from runner.queue.attempts import LeaseLost as LeaseLost
 from runner.queue.attempts import Worker as Worker
 from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
-from runner.queue.schema import OPEN, attempts, checkpoints, jobs, results, studies, workers
+from runner.queue.schema import OPEN, JobStatus, attempts, checkpoints, jobs, results, studies, workers
 
 BACKOFF_SECONDS = 10.0
-"""A first failure waits so long, each further one twice as long, at most `BACKOFF_LIMIT_SECONDS`."""
+"""Pause after a first failure; each further one doubles it, up to `BACKOFF_LIMIT_SECONDS`."""
 BACKOFF_LIMIT_SECONDS = 600.0
 MANY = 1_000
 """From this many new jobs on, run ANALYZE: the planner still believes the table is empty."""
+RETRIABLE = (JobStatus.FAILED, JobStatus.CANCELLED)
+"""States that `retry_all` moves a job out of."""
 SUBMISSION = "submission"
 """Advisory lock held while reading which jobs exist and inserting the rest."""
 
@@ -44,7 +46,7 @@ class UnknownJob(Exception):
     exit_code = 65
 
 
-# --- into the queue ---------------------------------------------------------------------------------------
+# --- submit: a job begins ---------------------------------------------------------------------------------
 
 
 def submit(
@@ -76,7 +78,7 @@ def submit(
     return len(rows)
 
 
-# --- queued → running -------------------------------------------------------------------------------------
+# --- claim: queued → running ------------------------------------------------------------------------------
 
 
 def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
@@ -93,7 +95,7 @@ def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
     candidate = (
         sa.select(jobs.c.id)
         .where(
-            jobs.c.status == "queued",
+            jobs.c.status == JobStatus.QUEUED,
             jobs.c.held == 0,
             sa.or_(jobs.c.run_after.is_(None), jobs.c.run_after <= now()),
             jobs.c.study_id.in_(free_studies),
@@ -105,9 +107,9 @@ def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
     )
     taken = connection.execute(
         sa.update(jobs)
-        .where(jobs.c.id == sa.select(candidate.c.id).scalar_subquery(), jobs.c.status == "queued")
+        .where(jobs.c.id == sa.select(candidate.c.id).scalar_subquery(), jobs.c.status == JobStatus.QUEUED)
         .values(
-            status="running",
+            status=JobStatus.RUNNING,
             attempt=jobs.c.attempt + 1,
             owner=worker.owner,
             lease_expires_at=now() + worker.lease_seconds,
@@ -124,7 +126,27 @@ def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
     return lease
 
 
-# --- while running ----------------------------------------------------------------------------------------
+def _held(connection: sa.Connection, job: sa.Row[Any]) -> Lease:
+    """The lease of a row of `jobs` that is running."""
+    files = connection.execute(
+        sa.select(checkpoints.c.path, checkpoints.c.sha256)
+        .where(checkpoints.c.job_id == job.id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
+    )
+    return Lease(
+        job_id=job.id,
+        attempt=job.attempt,
+        owner=job.owner,
+        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == job.study_id)) or "",
+        cell=json.loads(job.cell),
+        seed=job.seed,
+        total_steps=job.total_steps,
+        config_json=job.config,
+        checkpoints=tuple((row.path, row.sha256) for row in files),
+    )
+
+
+# --- heartbeat: running, and ours -------------------------------------------------------------------------
 
 
 def fence(connection: sa.Connection, lease: Lease, **values: Any) -> None:
@@ -142,7 +164,7 @@ def fence(connection: sa.Connection, lease: Lease, **values: Any) -> None:
             jobs.c.id == lease.job_id,
             jobs.c.attempt == lease.attempt,
             jobs.c.owner == lease.owner,
-            jobs.c.status == "running",
+            jobs.c.status == JobStatus.RUNNING,
         )
         .values(**(values or {"owner": lease.owner}))
     )
@@ -172,16 +194,19 @@ def heartbeat(
     return bool(wanted)
 
 
-# --- running → done ---------------------------------------------------------------------------------------
+# --- finish: running → done -------------------------------------------------------------------------------
 
 
 def finish(connection: sa.Connection, lease: Lease, values: Mapping[str, Any]) -> None:
     """Record the result and end the job in one transaction: a result exists exactly for a done job.
 
+    Safe to try again after a COMMIT without an answer: the fence then fails, and `is_finished_by` tells
+    whether it was done. `results.job_id` is a primary key, so that no job can have two.
+
     Raises:
         LeaseLost: the job is another's; its result is not ours to record.
     """
-    fence(connection, lease, progress_step=lease.total_steps, **_ending("done"))
+    fence(connection, lease, progress_step=lease.total_steps, **_ending(JobStatus.DONE))
     exact = connection.scalar(
         sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == lease.job_id)
     )
@@ -195,27 +220,17 @@ def finish(connection: sa.Connection, lease: Lease, values: Mapping[str, Any]) -
     attempt_log.end(connection, lease, Ending("done"))
 
 
+def _recorded(job_id: int) -> sa.Select[Any]:
+    return sa.select(results.c.attempt).where(results.c.job_id == job_id)
+
+
 def is_finished_by(connection: sa.Connection, lease: Lease) -> bool:
     """Whether our own finish was committed: for a connection that was lost during COMMIT."""
     recorded: int | None = connection.scalar(_recorded(lease.job_id))
     return recorded == lease.attempt
 
 
-def settle(connection: sa.Connection) -> list[int]:
-    """End as done what holds a result and is not: finish commits both, but a file of the database may have
-    been exchanged under its workers. What was recorded stands; returns the jobs."""
-    return _change(
-        connection, unsettled(connection), ("queued", "failed", "cancelled"), "settled", **_ending("done")
-    )
-
-
-def unsettled(connection: sa.Connection) -> list[int]:
-    """Jobs that hold a result and are neither done nor running."""
-    chosen = sa.select(jobs.c.id).join(results, results.c.job_id == jobs.c.id).order_by(jobs.c.id)
-    return list(connection.scalars(chosen.where(jobs.c.status.not_in(("done", "running")))))
-
-
-# --- running → queued or failed ---------------------------------------------------------------------------
+# --- fail: running → queued or failed ---------------------------------------------------------------------
 
 
 def fail(
@@ -228,24 +243,88 @@ def fail(
 ) -> str:
     """End the attempt with its cause; the job is queued again or failed, as the cause decides.
 
-    Returns the job's new status.
+    Safe because the fence has locked the row: the counts that decide are those of this attempt. Returns the
+    job's new state.
 
     Raises:
         LeaseLost: the job is another's.
     """
     fence(connection, lease)
     ending = Ending("failed", cause, message, traceback, exit_code)
-    return _end_badly(connection, lease, ending)
+    return _fail_or_retry(connection, lease, ending)
+
+
+def _fail_or_retry(
+    connection: sa.Connection, lease: Lease, ending: Ending, ended_at: float | None = None
+) -> str:
+    """Close the attempt; the job is queued again, after a wait, or failed, as cause and count decide."""
+    job_id, cause = lease.job_id, ending.cause or "bug"
+    job = connection.execute(
+        sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
+    ).one()
+    charged = not attempt_log.advanced(connection, lease, cause)
+    failures = job.failures + charged
+    final = (
+        cause in FINAL_CAUSES
+        or failures >= job.max_failures
+        or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
+    )
+    attempt_log.end(connection, lease, ending, charged, ended_at)
+    if connection.scalar(_recorded(job_id)) is not None:  # see settle
+        status, values, failures = JobStatus.DONE, _ending(JobStatus.DONE), job.failures
+    elif job.cancel_requested:
+        status, values = JobStatus.CANCELLED, _ending(JobStatus.CANCELLED)
+    elif final:
+        status, values = JobStatus.FAILED, _ending(JobStatus.FAILED)
+    else:
+        wait = min(BACKOFF_SECONDS * 2 ** max(0, failures - 1), BACKOFF_LIMIT_SECONDS)
+        status, values = JobStatus.QUEUED, {**_BACK_IN_QUEUE, "run_after": now() + wait}
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(failures=failures, **values))
+    return status
+
+
+# --- release: running → queued ----------------------------------------------------------------------------
 
 
 def release(connection: sa.Connection, lease: Lease, message: str) -> None:
     """Give the job back unharmed (a signal, a time limit): nothing is charged, it may be claimed at once.
+
+    Safe because the fence makes the change itself: a holder that has lost the job cannot queue it twice.
 
     Raises:
         LeaseLost: the job is another's.
     """
     fence(connection, lease, **_BACK_IN_QUEUE)
     attempt_log.end(connection, lease, Ending("preempted", message=message))
+
+
+# --- cancel: queued or running → cancelled ----------------------------------------------------------------
+
+
+def cancel_all(connection: sa.Connection, job_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Cancel those that are queued, ask for those that run; returns both, and passes over the rest.
+
+    Safe beside a claim or a release of the same jobs: their rows are locked before the first of the two
+    statements, so that none changes from one state to the other between them and escapes both.
+    """
+    cancelled = _change(connection, job_ids, (JobStatus.QUEUED,), "cancelled", **_ending(JobStatus.CANCELLED))
+    requested = _change(connection, job_ids, (JobStatus.RUNNING,), "cancel requested", cancel_requested=1)
+    return cancelled, requested
+
+
+def end_cancelled(connection: sa.Connection, lease: Lease) -> None:
+    """The worker's answer to a requested cancel: the job ends, and what it measured stays.
+
+    Safe as a release is: the fence makes the change.
+
+    Raises:
+        LeaseLost: the job is another's.
+    """
+    fence(connection, lease, **_ending(JobStatus.CANCELLED))
+    attempt_log.end(connection, lease, Ending("cancelled"))
+
+
+# --- requeue_lost: running, and its worker gone, → queued or failed ---------------------------------------
 
 
 def requeue_lost(connection: sa.Connection) -> list[int]:
@@ -257,58 +336,30 @@ def requeue_lost(connection: sa.Connection) -> list[int]:
     """
     expired = connection.execute(
         sa.select(jobs)
-        .where(jobs.c.status == "running", jobs.c.lease_expires_at < now())
+        .where(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_expires_at < now())
         .order_by(jobs.c.id)
         .with_for_update(skip_locked=True)
     ).all()
     for job in expired:
         ending = Ending("lost", "lost", f"worker {job.owner} stopped renewing its lease")
         # Nobody worked after the last heartbeat: the hours until someone notices cost nothing.
-        _end_badly(connection, _held(connection, job), ending, job.heartbeat_at)
+        _fail_or_retry(connection, _held(connection, job), ending, job.heartbeat_at)
     return [job.id for job in expired]
 
 
-def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> None:
-    """Give back what a broken device cost these jobs: this owner's failures, as though not attempted."""
-    charged = sa.and_(attempts.c.owner == owner, attempts.c.charged == 1, attempts.c.job_id.in_(job_ids))
-    _lock(connection, job_ids)
-    for job_id in connection.scalars(sa.select(attempts.c.job_id).where(charged)).all():
-        connection.execute(
-            sa.update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.status.in_(("queued", "failed")))
-            .values(failures=jobs.c.failures - 1, run_after=None, **_BACK_IN_QUEUE)
-        )
-    connection.execute(sa.update(attempts).where(charged).values(charged=0, cause="device"))
-    for job_id in job_ids:
-        attempt_log.note(
-            connection, "uncharged", job_id, owner=owner, detail={"reason": "device failed its canary"}
-        )
-
-
-# --- asked for by people ----------------------------------------------------------------------------------
-
-
-def cancel_all(connection: sa.Connection, job_ids: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Cancel those that are queued, ask for those that run; returns both, and passes over the rest."""
-    cancelled = _change(connection, job_ids, ("queued",), "cancelled", **_ending("cancelled"))
-    requested = _change(connection, job_ids, ("running",), "cancel requested", cancel_requested=1)
-    return cancelled, requested
-
-
-def end_cancelled(connection: sa.Connection, lease: Lease) -> None:
-    """The worker's answer to a requested cancel: the job ends, and what it measured stays.
-
-    Raises:
-        LeaseLost: the job is another's.
-    """
-    fence(connection, lease, **_ending("cancelled"))
-    attempt_log.end(connection, lease, Ending("cancelled"))
+# --- retry: failed or cancelled → queued ------------------------------------------------------------------
 
 
 def retry_all(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
-    """Queue those that are failed or cancelled again; returns them, and passes over the rest."""
+    """Queue those that are failed or cancelled again; returns them, and passes over the rest.
+
+    Safe because neither state has a holder. `attempt` stays, so that the next claim is a new number.
+    """
     values = {**_BACK_IN_QUEUE, "failures": 0, "run_after": None}
-    return _change(connection, job_ids, ("failed", "cancelled"), "retried", **values)
+    return _change(connection, job_ids, RETRIABLE, "retried", **values)
+
+
+# --- its place in the queue -------------------------------------------------------------------------------
 
 
 def hold(connection: sa.Connection, job_ids: Sequence[int]) -> list[int]:
@@ -326,12 +377,48 @@ def prioritize(connection: sa.Connection, job_ids: Sequence[int], priority: int)
     return _change(connection, job_ids, OPEN, "prioritized", priority=priority)
 
 
+# --- mended: what a broken device or an exchanged file did ------------------------------------------------
+
+
+def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> None:
+    """Give back what a broken device cost these jobs: this owner's failures, as though not attempted."""
+    charged = sa.and_(attempts.c.owner == owner, attempts.c.charged == 1, attempts.c.job_id.in_(job_ids))
+    _lock(connection, job_ids)
+    for job_id in connection.scalars(sa.select(attempts.c.job_id).where(charged)).all():
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.status.in_((JobStatus.QUEUED, JobStatus.FAILED)))
+            .values(failures=jobs.c.failures - 1, run_after=None, **_BACK_IN_QUEUE)
+        )
+    connection.execute(sa.update(attempts).where(charged).values(charged=0, cause="device"))
+    for job_id in job_ids:
+        attempt_log.note(
+            connection, "uncharged", job_id, owner=owner, detail={"reason": "device failed its canary"}
+        )
+
+
+def settle(connection: sa.Connection) -> list[int]:
+    """End as done every job that holds a result and is neither done nor running; returns them.
+
+    `finish` commits both at once, but a file of the database may have been exchanged under its workers. What
+    was recorded stands.
+    """
+    over_or_queued = (JobStatus.QUEUED, *RETRIABLE)
+    return _change(connection, unsettled(connection), over_or_queued, "settled", **_ending(JobStatus.DONE))
+
+
+def unsettled(connection: sa.Connection) -> list[int]:
+    """Jobs that hold a result and are neither done nor running."""
+    chosen = sa.select(jobs.c.id).join(results, results.c.job_id == jobs.c.id).order_by(jobs.c.id)
+    return list(connection.scalars(chosen.where(jobs.c.status.not_in((JobStatus.DONE, JobStatus.RUNNING)))))
+
+
 # --- what the transitions share ---------------------------------------------------------------------------
 
 _CHUNK = 500
 """Jobs in one statement, below every database's limit of bound values."""
 _UNOWNED: dict[str, Any] = {"owner": None, "lease_expires_at": None, "cancel_requested": 0}
-_BACK_IN_QUEUE: dict[str, Any] = {"status": "queued", "finished_at": None, **_UNOWNED}
+_BACK_IN_QUEUE: dict[str, Any] = {"status": JobStatus.QUEUED, "finished_at": None, **_UNOWNED}
 
 
 def _ending(status: str) -> dict[str, Any]:
@@ -353,59 +440,8 @@ def _change(
 
 
 def _lock(connection: sa.Connection, job_ids: Sequence[int]) -> None:
-    """Hold these jobs' rows: a job that is released between two statements must not escape both."""
+    """Hold the rows of these jobs until the transaction ends, in the order of their ids."""
     ordered = sorted(job_ids)
     for start in range(0, len(ordered), _CHUNK):
         chosen = jobs.c.id.in_(ordered[start : start + _CHUNK])
         connection.execute(sa.select(jobs.c.id).where(chosen).order_by(jobs.c.id).with_for_update())
-
-
-def _held(connection: sa.Connection, job: sa.Row[Any]) -> Lease:
-    """The lease of a row of `jobs` that is running."""
-    files = connection.execute(
-        sa.select(checkpoints.c.path, checkpoints.c.sha256)
-        .where(checkpoints.c.job_id == job.id)
-        .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
-    )
-    return Lease(
-        job_id=job.id,
-        attempt=job.attempt,
-        owner=job.owner,
-        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == job.study_id)) or "",
-        cell=json.loads(job.cell),
-        seed=job.seed,
-        total_steps=job.total_steps,
-        config_json=job.config,
-        checkpoints=tuple((row.path, row.sha256) for row in files),
-    )
-
-
-def _end_badly(connection: sa.Connection, lease: Lease, ending: Ending, ended_at: float | None = None) -> str:
-    """Close the attempt; the job is queued again, after a wait, or failed, as cause and count decide."""
-    job_id, cause = lease.job_id, ending.cause or "bug"
-    job = connection.execute(
-        sa.select(jobs.c.failures, jobs.c.max_failures, jobs.c.cancel_requested).where(jobs.c.id == job_id)
-    ).one()
-    charged = not attempt_log.advanced(connection, lease, cause)
-    failures = job.failures + charged
-    final = (
-        cause in FINAL_CAUSES
-        or failures >= job.max_failures
-        or (cause in SECOND_IS_FINAL and cause in attempt_log.recent_causes(connection, job_id, job.failures))
-    )
-    attempt_log.end(connection, lease, ending, charged, ended_at)
-    if connection.scalar(_recorded(job_id)) is not None:  # see settle
-        status, values, failures = "done", _ending("done"), job.failures
-    elif job.cancel_requested:
-        status, values = "cancelled", _ending("cancelled")
-    elif final:
-        status, values = "failed", _ending("failed")
-    else:
-        wait = min(BACKOFF_SECONDS * 2 ** max(0, failures - 1), BACKOFF_LIMIT_SECONDS)
-        status, values = "queued", {**_BACK_IN_QUEUE, "run_after": now() + wait}
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(failures=failures, **values))
-    return status
-
-
-def _recorded(job_id: int) -> sa.Select[Any]:
-    return sa.select(results.c.attempt).where(results.c.job_id == job_id)

@@ -1,22 +1,37 @@
-"""How fast each study goes on each device, measured, and from that when it will be done. Reads only.
+"""How fast runs go on each device, as measured: when a study will be done, what one would cost. Reads only.
 
 A speed is steps a second over everything that a run costs: training, evaluation, compiling, waiting.
 """
 
 from __future__ import annotations
 
+import json
+import platform
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from runner.queue.schema import attempts, jobs, results, workers
+from runner.queue.schema import JobStatus, attempts, jobs, results, workers
 from runner.queue.store import now
 
 LATEST = 50
-"""Finished runs that a speed is measured by: more would only add the past."""
+"""The newest finished runs of a study, by which its speed is measured: more would only add the past."""
+LATEST_OF_HOST = 2_000
+"""The newest finished runs of a machine, by which the cost of a size is measured."""
+_CLOCKS = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
+_SIZE = (
+    *("model.d_model", "model.n_layers", "model.n_heads", "model.d_ff", "model.n_experts", "model.top_k"),
+    *("train.batch_size", "train.seq_len"),
+)
+"""Keys that make two runs the same size; the vocabulary follows the corpus and is left out."""
 
+Key = TypeVar("Key")
+Size = tuple[Any, ...]
+Paces = Mapping[str, Mapping[Size, float]]
+"""Device → size → seconds a step."""
 Slot = tuple[str, str]
 """(host, device): two cards of one machine, or of two, need not be equally fast."""
 
@@ -43,7 +58,8 @@ class Eta:
 
 def slots_at_work(connection: sa.Connection) -> Counter[Slot]:
     """How many workers hold a job with a good lease, by host and device."""
-    owners = sa.select(jobs.c.owner).where(jobs.c.status == "running", jobs.c.lease_expires_at >= now())
+    held = sa.and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_expires_at >= now())
+    owners = sa.select(jobs.c.owner).where(held)
     rows = connection.execute(sa.select(workers.c.host, workers.c.device).where(workers.c.id.in_(owners)))
     return Counter((row.host, row.device) for row in rows)
 
@@ -74,21 +90,40 @@ def together(measured: Mapping[Slot, float], at_work: Mapping[Slot, int]) -> flo
     return sum(measured.get(slot, mean) * count for slot, count in at_work.items()) or mean
 
 
-def _finished(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
-    clocks = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
-    seconds = sum((sa.func.coalesce(results.c[name], 0.0) for name in clocks), sa.literal(0.0))
-    latest = (
-        sa.select(attempts.c.host, attempts.c.device, jobs.c.total_steps, seconds.label("seconds"))
+def paces(connection: sa.Connection, host: str | None = None) -> Paces:
+    """Seconds a step by device and size, over the newest finished runs of a machine, this one by default."""
+    runs = _timed(connection, attempts.c.host == (host or platform.node()), LATEST_OF_HOST)
+    summed = _summed(((run.device, size_of(json.loads(run.config))), run.steps, run.seconds) for run in runs)
+    found: dict[str, dict[Size, float]] = defaultdict(dict)
+    for (device, size), (steps, seconds) in summed.items():
+        found[device][size] = seconds / steps
+    return found
+
+
+def size_of(config: Mapping[str, Any]) -> Size:
+    """What a run's time a step depends on, of a configuration as it is stored."""
+    parts = (key.split(".") for key in _SIZE)
+    return tuple(config.get(part, {}).get(name) for part, name in parts)
+
+
+def _timed(connection: sa.Connection, chosen: sa.ColumnElement[bool], most: int) -> sa.CursorResult[Any]:
+    """The newest finished runs among the chosen: host, device, config, steps, seconds."""
+    seconds = sum((sa.func.coalesce(results.c[name], 0.0) for name in _CLOCKS), sa.literal(0.0))
+    steps = jobs.c.total_steps.label("steps")
+    return connection.execute(
+        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, steps, seconds.label("seconds"))
         .select_from(results)
         .join(jobs, jobs.c.id == results.c.job_id)
         .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.number == results.c.attempt))
-        .where(jobs.c.study_id == study_id)
+        .where(chosen)
         .order_by(results.c.job_id.desc())
-        .limit(LATEST)
+        .limit(most)
     )
-    return _by_slot(
-        [(row.host, row.device, row.total_steps, row.seconds) for row in connection.execute(latest)]
-    )
+
+
+def _finished(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
+    runs = _timed(connection, jobs.c.study_id == study_id, LATEST)
+    return _speeds(((run.host, run.device), run.steps, run.seconds) for run in runs)
 
 
 def _running(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
@@ -103,15 +138,20 @@ def _running(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
             jobs.c.study_id,
         )
         .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt))
-        .where(jobs.c.status == "running")
+        .where(jobs.c.status == JobStatus.RUNNING)
     )
-    return _by_slot([(row[0], row[1], row[2], row[3] or 0.0) for row in rows if row[4] == study_id])
+    return _speeds(((row[0], row[1]), row[2], row[3] or 0.0) for row in rows if row[4] == study_id)
 
 
-def _by_slot(runs: Sequence[tuple[str, str, int, float]]) -> dict[Slot, float]:
-    steps: dict[Slot, int] = defaultdict(int)
-    seconds: dict[Slot, float] = defaultdict(float)
-    for host, device, run_steps, run_seconds in runs:
-        steps[host, device] += run_steps
-        seconds[host, device] += run_seconds
-    return {slot: steps[slot] / seconds[slot] for slot in steps if steps[slot] > 0 and seconds[slot] > 0}
+def _speeds(runs: Iterable[tuple[Slot, int, float]]) -> dict[Slot, float]:
+    return {slot: steps / seconds for slot, (steps, seconds) in _summed(runs).items()}
+
+
+def _summed(runs: Iterable[tuple[Key, int, float]]) -> dict[Key, tuple[int, float]]:
+    """(steps, seconds) by key, of (key, steps, seconds) of each run; a key without either has none."""
+    steps: dict[Key, int] = defaultdict(int)
+    seconds: dict[Key, float] = defaultdict(float)
+    for key, run_steps, run_seconds in runs:
+        steps[key] += run_steps
+        seconds[key] += run_seconds
+    return {key: (steps[key], seconds[key]) for key in steps if steps[key] > 0 and seconds[key] > 0}

@@ -17,8 +17,8 @@ from runner.queue import attempts as attempt_log
 from runner.queue import jobs, schema
 from runner.queue.dialects import now, spend_ids
 from runner.queue.jobs import UnknownJob
+from runner.queue.schema import JobStatus, studies
 from runner.queue.schema import jobs as jobs_table
-from runner.queue.schema import studies
 
 _CHUNK = 500
 """Jobs in one statement, below every database's limit of bound values."""
@@ -137,7 +137,7 @@ def _held(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, int]:
         )
         for job in connection.execute(chosen.order_by(jobs_table.c.id).with_for_update()):
             found[job.id] = job.study_id
-            running += [job.id] if job.status == "running" else []
+            running += [job.id] if job.status == JobStatus.RUNNING else []
     if running:
         names = " ".join(map(str, running[:5]))
         raise UnknownJob(

@@ -31,7 +31,6 @@ PARTS = (
     MACHINE := "The machine and the files",
 )
 """Headings of `--help`, of the README's table and of docs/commands.md, in this order."""
-OPEN = ("queued", "running")
 CANNOT_MAKE = 73
 
 
@@ -95,11 +94,16 @@ def change(
     study: str | None,
     where: str | None,
     yes: bool,
-    statuses: tuple[str, ...] = OPEN,
+    statuses: Sequence[str] | None = None,
 ) -> None:
-    """Show the jobs that are meant, ask if there are several, change them, and say what became of them."""
+    """Show the jobs that are meant, ask if there are several, change them, and say what became of them.
+
+    `statuses` are those of the jobs that can be meant; by default, those that are not over.
+    """
+    from runner.queue.schema import OPEN
+
     with opened(db) as store:
-        found = meant(store, names, study, where, statuses)
+        found = meant(store, names, study, where, statuses or OPEN)
         if len(found) > 1 and not yes:
             ask(f"Change these {len(found)} jobs?", found)
         changed = store.write(lambda c: change(c, [job.id for job in found])) if found else {}

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.queue.attempts import wasted
-from runner.queue.schema import OVER, attempts, jobs, results, studies
+from runner.queue.schema import OVER, JobStatus, attempts, jobs, results, studies
 from runner.queue.store import Store, now
 from runner.view.status import studies_overview
 from runner.view.text import duration, instant, label, plain
@@ -116,7 +116,7 @@ def _failures(connection: sa.Connection, since: float, most: int = 5) -> list[st
     rows = connection.execute(
         sa.select(attempts.c.job_id, attempts.c.cause, attempts.c.message)
         .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.number))
-        .where(jobs.c.status == "failed", jobs.c.finished_at >= since)
+        .where(jobs.c.status == JobStatus.FAILED, jobs.c.finished_at >= since)
         .order_by(attempts.c.job_id)
     ).all()
     why = Counter((row.cause or "unknown", row.message or "") for row in rows)

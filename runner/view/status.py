@@ -14,6 +14,7 @@ from runner.queue.jobs import UnknownJob
 from runner.queue.schema import (
     OPEN,
     STATUSES,
+    JobStatus,
     attempts,
     checkpoints,
     events,
@@ -86,7 +87,7 @@ def _states(connection: sa.Connection) -> dict[int, dict[str, Any]]:
         if row.status in OPEN:
             study["held"] += row.held
             study["steps"] += row.steps
-        if row.status == "queued":
+        if row.status == JobStatus.QUEUED:
             study["order"] = (-row.priority, row.first)
     return found
 
@@ -114,7 +115,7 @@ def running_jobs(connection: sa.Connection) -> list[dict[str, Any]]:
         )
         .join(studies, studies.c.id == jobs.c.study_id)
         .outerjoin(workers, workers.c.id == jobs.c.owner)
-        .where(jobs.c.status == "running")
+        .where(jobs.c.status == JobStatus.RUNNING)
         .order_by(jobs.c.id)
     )
     return [{**row._mapping, "cell": json.loads(row.cell), "stale": bool(row.stale)} for row in rows]

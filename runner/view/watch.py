@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from runner.queue.backlog import is_dead
-from runner.queue.schema import events, jobs, metrics, studies, workers
+from runner.queue.schema import JobStatus, events, jobs, metrics, studies, workers
 from runner.queue.store import Store, StoreUnavailable, now
 from runner.queue.studies import named
 from runner.view.frame import frame
@@ -126,7 +126,7 @@ def _interesting(overview: list[dict[str, Any]], running: list[dict[str, Any]]) 
 
 
 def _state() -> Any:
-    held = sa.and_(jobs.c.status == "queued", sa.or_(jobs.c.held == 1, studies.c.held == 1))
+    held = sa.and_(jobs.c.status == JobStatus.QUEUED, sa.or_(jobs.c.held == 1, studies.c.held == 1))
     return sa.case((held, "paused"), else_=jobs.c.status).label("state")
 
 
@@ -178,7 +178,7 @@ def _workers(connection: sa.Connection) -> list[dict[str, Any]]:
             (now() - workers.c.heartbeat_at).label("age_seconds"),
             (jobs.c.lease_expires_at < now()).label("stale"),
         )
-        .outerjoin(jobs, sa.and_(jobs.c.owner == workers.c.id, jobs.c.status == "running"))
+        .outerjoin(jobs, sa.and_(jobs.c.owner == workers.c.id, jobs.c.status == JobStatus.RUNNING))
         .where(workers.c.stopped_at.is_(None), ~is_dead())
         .order_by(workers.c.heartbeat_at.desc())
         .limit(MOST_RUNNING)

@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 import cli as program
 from runner.design import catalogue
-from runner.design.catalogue import Cost, cost, paces
+from runner.design.catalogue import Cost, cost
 from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid, parse_grid
 from runner.design.scales import adjust
 from runner.queue import jobs
+from runner.queue.speed import paces, size_of
 from runner.queue.store import Store
 from runner.view.designs import sentence
 
@@ -55,7 +56,7 @@ def test_a_cost_is_steps_times_what_a_step_of_that_size_took(measured: Store) ->
 
 def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> None:
     grid = load_grid("factorial")
-    small = {catalogue._size_of(grid.base.to_dict()): 0.25}
+    small = {size_of(grid.base.to_dict()): 0.25}
     with measured.read() as connection:
         found = dict(paces(connection, "here"))
     assert cost(grid, {**found, "cuda:0": small}) == Cost(7_200 * 0.25, "cuda:0")
@@ -64,9 +65,7 @@ def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> N
 
 def test_the_horizons_and_sizes_of_a_grid_are_summed() -> None:
     grid = adjust(load_grid("factorial-long"), "full")
-    told = catalogue.describe(
-        "factorial-long", "full", {"cuda:0": {catalogue._size_of(grid.base.to_dict()): 0.1}}
-    )
+    told = catalogue.describe("factorial-long", "full", {"cuda:0": {size_of(grid.base.to_dict()): 0.1}})
     assert (told["runs"], told["steps"], told["cost_seconds"]) == (60, 132_000, pytest.approx(13_200.0))
     assert told["training_tokens"] == 132_000 * 24 * 512
     assert catalogue.describe("factorial-long", "smoke", {})["steps"] == 30 * (40 + 400)
