@@ -438,11 +438,11 @@ def digest(
 def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
     """Show one job: attempts, causes, result, load, events.   Example: python cli.py show 7"""
     from runner.queue import selection
-    from runner.view import status
+    from runner.view.details import job_details
     from runner.view.job import job_screen
 
     with command.opened(db) as store, store.read() as connection:
-        details = status.job_details(connection, selection.find_job(connection, job))
+        details = job_details(connection, selection.find_job(connection, job))
     command.answer(details, as_json, job_screen)
 
 

@@ -22,7 +22,7 @@ from runner.queue.attempts import of_source
 from runner.queue.schema import OVER, checkpoints, jobs
 from runner.queue.store import Store, now
 from runner.queue.studies import named
-from runner.view.console import ROWS, console, table
+from runner.view.console import ROWS, console, show, table
 from runner.view.text import duration, plain, size
 from runner.work import source
 
@@ -197,9 +197,7 @@ def clean_screen(files: Sequence[File]) -> None:
     for file in files[:ROWS]:
         job = "–" if file.job_id is None else str(file.job_id)
         made.add_row(job, file.status, duration(file.age_seconds), size(file.size_bytes), plain(file.path))
-    out.print(made)
-    if len(files) > ROWS:
-        out.print(f"and {len(files) - ROWS:,} more")
+    show(out, made, len(files))
     counts = {"checkpoint": 0, "log": 0, **Counter(file.kind for file in files)}
     kinds = " and ".join(f"{count} {kind}s" for kind, count in counts.items())
     total = size(sum(file.size_bytes for file in files))

@@ -1,4 +1,5 @@
 """Looking at the queue: one screen a question.
 
-Door: `status`, `job`, `watch`, `digest`, `logs`. Changes nothing: each reads in a query-only transaction.
+Door: `status`, `details.job_details`, `job.job_screen`, `watch.watch`, `digest`, `logs`. Changes nothing:
+`status`, `details` and `snapshot` read in a query-only transaction, `console`, `job` and `frame` show it.
 """

@@ -13,19 +13,26 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.queue.schema import STATUSES
-from runner.view.text import duration, label, plain, varying
+from runner.view.text import duration, label, more, plain, varying
 
 if TYPE_CHECKING:
     from runner.design.grid import Grid
     from runner.queue.selection import Meant
 
 ROWS = 60
-"""A longer list of jobs shows so many and counts the rest."""
+"""Rows of a table; a longer list is cut here, and the rest counted."""
 
 
-def console() -> Console:
-    """For stdout; colours only on a terminal, and none where NO_COLOR is set."""
-    return Console(highlight=False, markup=False, emoji=False)
+def console(stderr: bool = False) -> Console:
+    """For stdout, or for stderr; colours only on a terminal, and none where NO_COLOR is set."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def show(out: Console, made: Table, total: int, of: str = "") -> None:
+    """Print a table of the first `ROWS` of so many, and a line that counts the rest."""
+    out.print(made)
+    for line in more(total, ROWS, of):
+        out.print(line)
 
 
 def table(title: str, *columns: str, folds: str = "") -> Table:
@@ -53,9 +60,7 @@ def jobs_screen(name: str, grid: Grid) -> None:
             break
         made.add_row(str(config.seed), label(cell), config.hash[:12])
     out = console()
-    out.print(made)
-    if grid.size > ROWS:
-        out.print(f"and {grid.size - ROWS} more")
+    show(out, made, grid.size)
     configs = [config for _, config in grid.cells]
     trains = [config.train for config in configs]
     out.print(
@@ -72,10 +77,7 @@ def chosen_screen(chosen: Sequence[Meant]) -> None:
     for job in chosen[:ROWS]:
         state = job.status + (" (paused)" if job.held else "")
         made.add_row(str(job.id), plain(job.study), label(job.cell, job.seed), state, str(job.priority))
-    out = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    out.print(made)
-    if len(chosen) > ROWS:
-        out.print(f"and {len(chosen) - ROWS:,} more")
+    show(console(stderr=True), made, len(chosen))
 
 
 def status_screen(
@@ -91,9 +93,7 @@ def status_screen(
         out.print("(in brackets: nobody is at work; with one worker it would take so long)", style="dim")
     if running:
         out.print()
-        out.print(_running(running[:ROWS]))
-        if len(running) > ROWS:
-            out.print(f"and {len(running) - ROWS:,} more")
+        show(out, _running(running[:ROWS]), len(running))
 
 
 def eta(study: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from runner.view.console import ROWS, console, table
+from runner.view.console import ROWS, console, show, table
 from runner.view.text import duration, label, plain, varying
 
 _KINDS = {
@@ -91,9 +91,7 @@ def _cells(out: Console, cells: Sequence[Mapping[str, Any]], scale: str) -> None
     for cell in cells[:ROWS]:
         numbers = (cell[name] for name in ("steps", "parameters_total", "parameters_active"))
         made.add_row(label(cell["cell"]), *(f"{number:,}" for number in numbers))
-    out.print(made)
-    if len(cells) > ROWS:
-        out.print(f"and {len(cells) - ROWS} more; parameters {varying(c['parameters_total'] for c in cells)}")
+    show(out, made, len(cells), f"; parameters {varying(c['parameters_total'] for c in cells)}")
 
 
 def _scales(out: Console, scales: Sequence[Mapping[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from runner.queue.attempts import wasted
 from runner.queue.schema import OVER, JobStatus, attempts, jobs, results, studies
 from runner.queue.store import Store, now
 from runner.view.status import studies_overview
-from runner.view.text import duration, instant, label, plain
+from runner.view.text import duration, instant, label, more, plain
 
 LINES = 20
 WIDTH = 100
@@ -160,9 +160,7 @@ def _studies(connection: sa.Connection, overview: list[dict[str, Any]], most: in
         lines.append(f"{plain(study['name'])}: {study['done']}/{study['jobs']} done, {rest}")
         if best := _best(connection, study["name"]):
             lines.append(f"  {best}")
-    if len(open_ones) > most:
-        lines.append(f"and {len(open_ones) - most} more studies")
-    return lines
+    return lines + more(len(open_ones), most, " studies")
 
 
 def _when(study: dict[str, Any]) -> str:

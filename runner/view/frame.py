@@ -6,17 +6,15 @@ Letters tell the states apart as well as colours do: a terminal without colours 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
 from runner.queue.schema import STATUSES
 from runner.view.console import eta
-from runner.view.text import curve, duration, label, plain, progress, size
-
-if TYPE_CHECKING:
-    from runner.view.watch import Snapshot
+from runner.view.snapshot import Snapshot
+from runner.view.text import curve, duration, label, more, plain, progress, size
 
 GLYPHS = {
     "queued": ("·", "dim"),
@@ -54,9 +52,7 @@ def _head(shown: Snapshot) -> list[Text]:
                 line.append(f"{study[state]} {state}  ", style=GLYPHS[state][1])
         line.append(f"ETA {eta(study)}" if study["queued"] or study["running"] else "finished")
         lines.append(line)
-    if len(shown.overview) > MOST_STUDIES:
-        lines.append(Text(f"and {len(shown.overview) - MOST_STUDIES} more studies", style="dim"))
-    return lines
+    return lines + _more(len(shown.overview), MOST_STUDIES, " studies")
 
 
 def _matrix(shown: Snapshot, width: int, room: int | None) -> list[Text]:
@@ -66,7 +62,7 @@ def _matrix(shown: Snapshot, width: int, room: int | None) -> list[Text]:
         return rows
     if room < 2:
         return []
-    return [*rows[: room - 1], Text(f"and {len(rows) - room + 1} more cells", style="dim")]
+    return rows[: room - 1] + _more(len(rows), room - 1, " cells")
 
 
 def _letters(shown: Snapshot, width: int) -> list[Text]:
@@ -116,9 +112,7 @@ def _running(shown: Snapshot, width: int) -> list[Text]:
         lines.append(
             line.append(curve(job.get("losses", []), max(0, min(40, width - line.cell_len))), style="green")
         )
-    if len(shown.running) > MOST_RUNNING:
-        lines.append(Text(f"and {len(shown.running) - MOST_RUNNING} more are running", style="dim"))
-    return lines
+    return lines + _more(len(shown.running), MOST_RUNNING, " are running")
 
 
 def _machines(shown: Snapshot) -> list[Text]:
@@ -128,8 +122,7 @@ def _machines(shown: Snapshot) -> list[Text]:
         where = f"worker {plain(worker['host'])} {plain(worker['device'])} (pid {worker['pid']})"
         sign = "its lease is over" if worker["stale"] else f"{duration(worker['age_seconds'])} ago"
         lines.append(Text(f"{where}: {busy}, {sign}", style="yellow" if worker["stale"] else ""))
-    if len(shown.workers) > MOST_WORKERS:
-        lines.append(Text(f"and {len(shown.workers) - MOST_WORKERS} more workers", style="dim"))
+    lines += _more(len(shown.workers), MOST_WORKERS, " workers")
     for card in shown.gpus[:MOST_GPUS]:
         used = f"{size(card.used_bytes)} of {size(card.total_bytes)}"
         lines.append(Text(f"GPU {card.index} {plain(card.name)}: {card.busy} % busy, {used}"))
@@ -149,6 +142,10 @@ def _events(shown: Snapshot) -> list[Text]:
             Text(f"{at} {job}{plain(event['kind'])}{': ' if said else ''}{plain(said)}", style="dim")
         )
     return lines
+
+
+def _more(total: int, shown: int, of: str) -> list[Text]:
+    return [Text(line, style="dim") for line in more(total, shown, of)]
 
 
 def _padded(text: str, columns: int, pad: bool = True) -> str:

@@ -1,6 +1,6 @@
 """Small pictures in text and safe words: bars, curves, durations, instants, labels. Pure functions.
 
-What prints them: runner/view/console.py, runner/view/job.py and runner/view/watch.py.
+What prints them: runner/view/console.py, runner/view/job.py and runner/view/frame.py.
 """
 
 from __future__ import annotations
@@ -84,6 +84,11 @@ def label(cell: Mapping[str, Any], seed: int | None = None) -> str:
     """A cell as people name it, and as `show` takes it: noise_std=0.1,top_k=2,seed=43."""
     parts = [f"{name}={value}" for name, value in cell.items()]
     return plain(",".join([*parts, *([] if seed is None else [f"seed={seed}"])])) or "all"
+
+
+def more(total: int, shown: int, of: str = "") -> list[str]:
+    """The line that says how many of a list are not shown, or no line: `and 12 more studies`."""
+    return [f"and {total - shown:,} more{of}"] if total > shown else []
 
 
 def varying(values: Iterable[int]) -> str:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from runner.care import clean, doctor, leftovers
 from runner.queue import backlog, jobs, schema
 from runner.queue.store import Store
-from runner.view import watch
+from runner.view.snapshot import snapshot
 from tests.conftest import both_engines, row
 from tests.nights import claim
 
@@ -107,7 +107,7 @@ def test_clean_finds_and_removes_what_a_kill_left(
 def test_worker_with_a_lease_or_a_sign_of_life_is_not_dead(queued: Store, worker: jobs.Worker) -> None:
     def shown() -> int:
         with queued.read() as connection:
-            return len(watch.snapshot(connection, None, []).workers)
+            return len(snapshot(connection, None, []).workers)
 
     lease = claim(queued, worker)
     queued.write(lambda c: c.execute(sa.update(schema.workers).values(heartbeat_at=1)))

@@ -15,7 +15,8 @@ from runner.design.enqueue import enqueue
 from runner.queue import copying, jobs, records, schema, selection, studies
 from runner.queue.backlog import backlog
 from runner.queue.store import Store, StoreUnreachable, open_store
-from runner.view import digest, status, watch
+from runner.view import digest, snapshot, status
+from runner.view.details import job_details
 from tests import report_fixtures as made
 from tests.conftest import both_engines, on_a_server, row, rows
 from tests.postgres import PASSWORD, Cluster
@@ -194,8 +195,8 @@ def test_every_reader_reads_a_server_too(store: Store, database: str, tiny_grid:
     with store.read() as connection:
         (overview,) = status.studies_overview(connection)
         (running,) = status.running_jobs(connection)
-        shown = watch.snapshot(connection, "tiny", [])
-        counts = watch._counts(connection, 1)
+        shown = snapshot.snapshot(connection, "tiny", [])
+        counts = snapshot._counts(connection, 1)
         text = digest.digest(connection)
         found = {
             where: [job.id for job in selection.jobs_meant(connection, [], "tiny", where, schema.STATUSES)]
@@ -208,7 +209,7 @@ def test_every_reader_reads_a_server_too(store: Store, database: str, tiny_grid:
                 "steps > 39 and priority < 1 and id <= 2",
             )
         }
-        details = status.job_details(connection, 3)
+        details = job_details(connection, 3)
         left = backlog(connection)
     json.dumps([overview, running, details])  # whole numbers and floats alone: `--json` prints them
     states = {name: overview[name] for name in schema.STATUSES}

@@ -17,10 +17,12 @@ from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records
 from runner.queue.store import Store
-from runner.view import console, digest, watch
+from runner.view import console, digest
+from runner.view.details import job_details
 from runner.view.frame import frame
 from runner.view.job import job_screen
-from runner.view.status import job_details, running_jobs, studies_overview
+from runner.view.snapshot import Snapshot, snapshot
+from runner.view.status import running_jobs, studies_overview
 from tests.conftest import row, rows
 from tests.nights import RESULT, claim, overview, printed
 
@@ -97,12 +99,12 @@ def test_watch_on_a_pipe_prints_one_snapshot(cli: Cli, queued: Store, worker: jo
     assert cli("watch", "--study", "other").returncode == 65
 
 
-def snapshot(store: Store, study: str | None = None) -> watch.Snapshot:
+def snapshot_of(store: Store, study: str | None = None) -> Snapshot:
     with store.read() as connection:
-        return watch.snapshot(connection, study, [])
+        return snapshot(connection, study, [])
 
 
-def frame_lines(shown: watch.Snapshot, width: int, height: int | None) -> list[str]:
+def frame_lines(shown: Snapshot, width: int, height: int | None) -> list[str]:
     out = console.Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
     out.print(frame(shown, width, height))
     return out.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -123,7 +125,7 @@ def test_a_frame_never_exceeds_the_terminal(
     store.write(
         lambda c: c.execute(sa.text("UPDATE jobs SET cell = json_object('n', :t) WHERE id < 3"), {"t": WIDE})
     )
-    lines = frame_lines(snapshot(store), width, height)
+    lines = frame_lines(snapshot_of(store), width, height)
     assert len(lines) <= height
     assert max(console.Text(line).cell_len for line in lines) <= width
 
@@ -134,7 +136,7 @@ def test_a_frame_of_24_lines_has_every_part(store: Store, tiny_grid: Path, worke
         store.write(lambda c, name=name: enqueue(c, name, grid))
     for number in range(12):
         claim(store, replace(worker, owner=f"w{number}"))
-    text = "\n".join(frame_lines(snapshot(store), 80, 24))
+    text = "\n".join(frame_lines(snapshot_of(store), 80, 24))
     for part in ("Nightshift", "more studies", "noise_std", "more are running", "more workers", "claimed"):
         assert part in text, part
 
@@ -142,11 +144,11 @@ def test_a_frame_of_24_lines_has_every_part(store: Store, tiny_grid: Path, worke
 def test_a_large_study_is_shown_by_counts(
     store: Store, tiny_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "MOST_GLYPHS", 10)
+    monkeypatch.setattr("runner.view.snapshot.MOST_GLYPHS", 10)
     grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..100")
     store.write(lambda c: enqueue(c, "tiny", grid))
     store.write(lambda c: jobs.hold(c, [1, 3]))
-    shown = snapshot(store)
+    shown = snapshot_of(store)
     assert shown.counts == {
         "noise_std=0.0": {"paused": 2, "queued": 98},
         "noise_std=0.5": {"queued": 100},
@@ -176,7 +178,7 @@ def test_hostile_words_reach_no_terminal(queued: Store, worker: jobs.Worker) -> 
     with queued.read() as connection:
         screen = printed(console.status_screen, studies_overview(connection), running_jobs(connection))
         texts = [*screen, *printed(job_screen, job_details(connection, 1)), digest.digest(connection)]
-    texts += frame_lines(snapshot(queued), 80, 24)
+    texts += frame_lines(snapshot_of(queued), 80, 24)
     assert not any("\x1b" in text or "\x07" in text for text in texts)
     assert "[bold]x[/bold]" in "\n".join(printed(job_screen, job_details_of(queued, 1), width=300))
 
