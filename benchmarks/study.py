@@ -121,8 +121,9 @@ def cpu_seconds_of(pid: int) -> float:
 def recorded(database: Path) -> tuple[dict[str, float], int, float]:
     """Seconds by the trainers' clocks, the jobs done, and the seconds that attempts lasted."""
     with sqlite3.connect(database) as connection:
-        sums = ", ".join(f"sum({column})" for column in CLOCKS.values())
-        *clocks, jobs = connection.execute(f"SELECT {sums}, count(*) FROM results").fetchone()
+        total = "SELECT sum(value) FROM measures WHERE name = ?"
+        clocks = [connection.execute(total, (name,)).fetchone()[0] for name in CLOCKS.values()]
+        (jobs,) = connection.execute("SELECT count(*) FROM results").fetchone()
         (attempts,) = connection.execute("SELECT sum(ended_at - started_at) FROM attempts").fetchone()
     return dict(zip(CLOCKS, clocks, strict=True)), jobs, attempts
 

@@ -6,8 +6,9 @@ choices. What is declared so: model/parts.py and model/config.py.
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Interval
 from pydantic_core import ValidationError
@@ -15,7 +16,7 @@ from pydantic_core import ValidationError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["Annotated", "ConfigError", "Interval", "check_fields"]
+__all__ = ["Annotated", "ConfigError", "Interval", "check_fields", "kinds"]
 
 _KINDS = {"int_type": "a whole number", "float_type": "a number", "string_type": "text"}
 
@@ -42,6 +43,30 @@ def check_fields(config: Any, part: str) -> None:
     for name, value in values.items():
         # A frozen dataclass; + 0.0 makes -0.0, which would have another hash, the number that it is.
         object.__setattr__(config, name, value + 0.0 if isinstance(value, float) else value)
+
+
+def kinds(cls: type, prefix: str = "") -> dict[str, str]:
+    """Every dotted key of a configuration, those of its parts first, and its kind: int, float, bool or str.
+
+    Raises:
+        ConfigError: a field is of another type.
+    """
+    inner: dict[str, str] = {}
+    own: dict[str, str] = {}
+    for field in fields(cls):
+        key, hint = f"{prefix}{field.name}", _hints(cls)[field.name]
+        if get_origin(hint) is Annotated:
+            hint = get_args(hint)[0]
+        if get_origin(hint) is Literal:
+            hint = type(get_args(hint)[0])
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            inner |= kinds(hint, f"{key}.")
+        elif hint in (int, float, bool, str):
+            own[key] = hint.__name__
+        else:
+            raise ConfigError(f"{key}: a field is an int, float, bool, str, Literal or dataclass, not {hint}")
+    return inner | own
 
 
 @cache

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 
+from model.program import METRICS
 from runner.design import grid_file
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
@@ -277,15 +278,24 @@ def rows(store: Store, table: str, **where: Any) -> list[dict[str, Any]]:
         return [dict(found._mapping) for found in connection.execute(ordered)]
 
 
+def wide(store: Store) -> list[dict[str, Any]]:
+    """The results as they were before schema 0003, a column a measure of the language model."""
+    found = rows(store, "results")
+    for result in found:
+        result |= dict.fromkeys(METRICS)
+        for each in rows(store, "measures", job_id=result["job_id"]):
+            result[each["name"]] = float(each["nonfinite"] or each["value"])
+    return found
+
+
 def results_bits(store: Store) -> str:
     """Everything that must not depend on interruptions: results, metrics, counts; no times, no speeds."""
     timing = ("seconds", "tokens_per_second", "peak_memory")
     with store.read() as connection:
-        found = [dict(r._mapping) for r in connection.execute(sa.select(schema.results).order_by("job_id"))]
-        for result in found:
-            for name in list(result):
-                if name in ("attempt", "recorded_at") or any(part in name for part in timing):
-                    del result[name]
+        results = sa.select(schema.results.c.job_id, schema.results.c.exact).order_by("job_id")
+        found = [tuple(r) for r in connection.execute(results)]
+        measures = connection.execute(sa.select(schema.measures).order_by("job_id", "name"))
+        found += [tuple(r) for r in measures if not any(part in r.name for part in timing)]
         metrics = sa.select(schema.metrics).where(schema.metrics.c.name != "tokens_per_second")
         series = [tuple(r) for r in connection.execute(metrics.order_by("job_id", "step", "split", "name"))]
         counts = [tuple(r) for r in connection.execute(sa.select(schema.expert_counts))]

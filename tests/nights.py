@@ -28,10 +28,19 @@ def claim(store: Store, worker: jobs.Worker) -> jobs.Lease:
     return found
 
 
-def finish(store: Store, worker: jobs.Worker, **values: float) -> jobs.Lease:
+def finish(store: Store, worker: jobs.Worker, seconds: float = 20.0, **values: float) -> jobs.Lease:
+    """A job that took so long."""
     lease = claim(store, worker)
     store.write(lambda c: jobs.finish(c, lease, {**RESULT, **values}))
+    took(store, lease, seconds)
     return lease
+
+
+def took(store: Store, lease: jobs.Lease, seconds: float) -> None:
+    """Let the lease's attempt, which is over, have begun so long before its end."""
+    own = schema.attempts.c.job_id == lease.job_id, schema.attempts.c.number == lease.attempt
+    began = schema.attempts.c.ended_at - seconds
+    store.write(lambda c: c.execute(sa.update(schema.attempts).where(*own).values(started_at=began)))
 
 
 def overview(store: Store, name: str = "tiny") -> dict[str, object]:

@@ -18,7 +18,10 @@ from typing import Any
 import sqlalchemy as sa
 from pysqlite3 import dbapi2
 
+from model.program import METRICS
+from runner.design.program import load
 from runner.queue import schema
+from runner.queue.dialects import storable
 
 PUBLISHED_CSV = Path(__file__).parent / "data" / "published_results.csv"
 FACTORS: dict[str, list[Any]] = {"noise_std": [0.0, 0.1, 0.5], "load_balancing_weight": [0.01, 0.0]}
@@ -67,7 +70,9 @@ def add_study(connection: sa.Connection, name: str = "factorial", **values: Any)
         "scale": "full",
         **values.pop("grid", {}),
     }
-    row = {"protocol": "sound", "corpus": "bundled", "corpus_id": "a" * 64, "created_at": START, **values}
+    facts = {"protocol": "sound", "corpus": "bundled", "corpus_id": "a" * 64}
+    facts |= {label: values.pop(label) for label in facts if label in values}
+    row = {"program": json.dumps(load().record()), "facts": json.dumps(facts), "created_at": START, **values}
     return _insert(connection, schema.studies, {"name": name, "grid": json.dumps(grid), **row})
 
 
@@ -120,11 +125,10 @@ def add_attempt(connection: sa.Connection, job: int, number: int = 1, **values: 
 
 
 def add_result(connection: sa.Connection, job: int, **values: Any) -> None:
-    """A full row of results; values replace its columns."""
-    row: dict[str, Any] = {
-        "job_id": job,
-        "attempt": 1,
-        "recorded_at": START + 100 + job,
+    """A result with all measures; values replace them, or the columns of its row; None leaves one out."""
+    row = {"attempt": 1, "recorded_at": START + 100 + job, "exact": 1}
+    row |= {name: values.pop(name) for name in row if name in values}
+    measured: dict[str, Any] = {
         "val_loss": 4.5,
         "val_perplexity": 90.0,
         "val_accuracy": 0.25,
@@ -148,7 +152,10 @@ def add_result(connection: sa.Connection, job: int, **values: Any) -> None:
         "parameters_active": 24_788_736,
         **values,
     }
-    connection.execute(sa.insert(schema.results).values(**row))
+    connection.execute(sa.insert(schema.results).values(job_id=job, **row))
+    for name, value in measured.items():
+        if value is not None:
+            connection.execute(sa.insert(schema.measures).values(job_id=job, name=name, **storable(value)))
 
 
 def add_counts(
@@ -297,7 +304,7 @@ def published_study(connection: sa.Connection, **grid: Any) -> int:
             names = ("val_loss", "val_accuracy", "val_perplexity", "best_val_perplexity", "expert_usage_cv")
             given = {name: float(row[name]) for name in names}
             given |= {"training_seconds": 60 * float(row["training_time_minutes"])}
-            empty = {column.name: None for column in schema.results.c if column.nullable}
+            empty = dict.fromkeys(METRICS)
             add_result(connection, job, **{**empty, **given, "attempt": 0, "exact": 0})
     return study
 

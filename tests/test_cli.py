@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,9 +86,9 @@ def test_corpus_is_chosen_at_enqueue_and_frozen_in_every_job(
     assert auto.returncode == 0
     assert "corpus: bundled, because" in auto.stderr  # no hub here: said, not hidden
     store = open_store(str(tmp_path / "jobs.db"))
-    study = row(store, "studies")
-    assert (study["corpus"], len(study["corpus_id"])) == ("bundled", 64)
-    assert all(study["corpus_id"] in job["config"] for job in rows(store, "jobs"))
+    facts = json.loads(row(store, "studies")["facts"])
+    assert (facts["corpus"], len(facts["corpus_id"])) == ("bundled", 64)
+    assert all(facts["corpus_id"] in job["config"] for job in rows(store, "jobs"))
     assert cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled").stdout.startswith(
         "tiny: 0 queued, 4"
     )

@@ -10,7 +10,6 @@ import numpy as np
 
 from reports.output.report import Report
 from reports.reading.frames import StudyData
-from reports.reading.measures import measured
 from reports.reading.study import Cell
 from reports.sections.answer import answer
 from reports.statistics.analysis import Analysis
@@ -61,7 +60,7 @@ def _condition(data: StudyData, cell: Cell) -> dict[str, Any]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
     metrics = {}
-    for name in measured(data.runs):
+    for name in data.study.measures:
         values = finite(done[name])
         if values.size:
             low, high = mean_interval(values)

@@ -20,7 +20,7 @@ from reports.reading.frames import choose_study, runs
 from reports.reading.study import Study
 from reports.sections.costs import GB
 from reports.tables import plain
-from runner.queue.schema import expert_counts, jobs, metrics, results
+from runner.queue.schema import expert_counts, jobs, metrics
 
 FORMATS = ("csv", "parquet", "json")
 PUBLISHED_COLUMNS = (
@@ -39,11 +39,15 @@ _FURTHER = (
 """The last six, and config_hash, are what `import` needs to bring the study back whole."""
 _GRID = ("question", "levels", "scale", "primary", "baseline", "margins", "repeats")
 """What of the design is in no run. Claims are not among it: in a file nothing is declared before the runs."""
-_WHOLE = {column.name for column in results.c if isinstance(column.type, sa.Integer)}
 _FORMULA = ("=", "+", "-", "@")
 
 Rows = tuple[list[str], Iterable[list[Any]]]
 """Column names, and a list of values a row; None where there is none."""
+
+
+def _whole(study: Study) -> set[str]:
+    """Columns of whole numbers, where a frame may hold floats."""
+    return {"exact", *(name for name, measure in study.measures.items() if measure["decimals"] == 0)}
 
 
 def export(
@@ -60,8 +64,9 @@ def export(
     chosen, _ = choose_study(connection, study)
     read = {"runs": _runs, "metrics": _metrics, "counts": _counts}[table]
     columns, rows = read(connection, chosen)
-    write = {"csv": _csv, "parquet": _parquet, "json": _json}[format]
-    return write(columns, rows)
+    if format == "parquet":
+        return _parquet(columns, rows, _whole(chosen))
+    return {"csv": _csv, "json": _json}[format](columns, rows)
 
 
 # --- the tables -------------------------------------------------------------------------------------------
@@ -74,11 +79,11 @@ def _runs(connection: sa.Connection, study: Study) -> Rows:
     )
     others = [factor for factor in study.factors if factor not in (*PUBLISHED_COLUMNS, *_FURTHER)]
     columns = [*PUBLISHED_COLUMNS, *others, *_FURTHER]
-    found = []
+    found, whole = [], _whole(study)
     for run in frame[frame["status"] == "done"].to_dict("records"):
         row = _row(study, {str(key): value for key, value in run.items()})
         row["cell"] = given[row["job_id"]]
-        found.append([_value(column, row.get(column)) for column in columns])
+        found.append([_value(row.get(column), column in whole) for column in columns])
     return columns, found
 
 
@@ -100,11 +105,11 @@ def _row(study: Study, run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _value(column: str, value: Any) -> Any:
+def _value(value: Any, whole: bool) -> Any:
     """A whole number as one: a frame holds it as a float where another run lacks it. NaN is no value."""
     if isinstance(value, float) and math.isnan(value):
         return None
-    return int(value) if column in _WHOLE and isinstance(value, float) and math.isfinite(value) else value
+    return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
 def _metrics(connection: sa.Connection, study: Study) -> Rows:
@@ -151,18 +156,18 @@ def _csv(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
     return out.getvalue().encode()
 
 
-def _parquet(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
+def _parquet(columns: list[str], rows: Iterable[list[Any]], whole: set[str]) -> bytes:
     frame = pd.DataFrame(list(rows), columns=columns, dtype=object)
-    frame = frame.astype({column: _dtype(column, frame[column]) for column in columns})
+    frame = frame.astype({column: _dtype(frame[column], column in whole) for column in columns})
     out = io.BytesIO()
     frame.to_parquet(out, index=False)
     return out.getvalue()
 
 
-def _dtype(column: str, values: pd.Series[Any]) -> str:
+def _dtype(values: pd.Series[Any], whole: bool) -> str:
     """A type that knows a missing value: whole numbers stay whole where one run lacks them."""
     kinds = {type(value) for value in values if value is not None}
-    if kinds == {int} or (not kinds and column in _WHOLE):
+    if kinds == {int} or (not kinds and whole):
         return "Int64"
     return "Float64" if kinds <= {int, float} else "string"
 

@@ -18,10 +18,9 @@ import sqlalchemy as sa
 
 from reports.reading.frames import choose_study, runs
 from reports.reading.study import Study
-from runner.queue.schema import metrics, results
+from runner.queue.schema import metrics
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}
-_RESULTS = [column.name for column in results.c if column.name not in ("job_id", "attempt", "exact")]
 _AT_ONCE = 1_000
 """Metrics that an MLflow server takes in one request."""
 
@@ -101,7 +100,7 @@ def _runs(connection: sa.Connection, study: Study) -> Iterator[Run]:
             config=_flat(job["config"]),
             results={
                 name: job[name]
-                for name in _RESULTS
+                for name in study.measures
                 if isinstance(job[name], int | float) and math.isfinite(job[name])
             },
             series=[(f"{row.split}/{row.name}", row.step, row.value) for row in rows],

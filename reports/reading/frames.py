@@ -21,6 +21,7 @@ from reports.reading.study import Cell, Study
 from runner.queue.attempts import wasted
 from runner.queue.schema import attempts as attempts_table
 from runner.queue.schema import jobs, meta, results, studies
+from runner.queue.schema import measures as measures_table
 from runner.queue.studies import named
 
 
@@ -90,8 +91,9 @@ def choose_study(connection: sa.Connection, name: str | None = None) -> tuple[St
     if not rows:
         raise NoSuchStudy("no study yet: add one with `python cli.py enqueue --grid factorial`")
     chosen = rows[0] if name is None else named(connection, name)._mapping
-    values = {**chosen, "grid": json.loads(chosen["grid"]), "held": bool(chosen["held"])}
-    return Study(**values), [row["name"] for row in rows if row["name"] != chosen["name"]]
+    parsed = {name: json.loads(chosen[name]) for name in ("grid", "program", "facts")}
+    others = [row["name"] for row in rows if row["name"] != chosen["name"]]
+    return Study(**{**chosen, **parsed, "held": bool(chosen["held"])}), others
 
 
 def load(connection: sa.Connection, study: Study) -> StudyData:
@@ -132,19 +134,24 @@ def shared(connection: sa.Connection, study: Study) -> tuple[tuple[str, int], ..
 def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
     """One row a job, in the order of submission: the job, its result (NaN until done), its factors.
 
+    A measure of no decimals has whole numbers where every run has one.
     `cell` is the key of its condition and `config` the parsed RunConfig (partial for imported results).
-    A factor that is named like a column of jobs or results has no column of its own.
+    A factor that is named like a column of jobs or a measure has no column of its own.
     """
     own = ("seed", "status", "held", "attempt", "failures", "progress_step", "total_steps", "config_hash")
     columns = [jobs.c[name] for name in (*own, "cell", "config", "created_at", "finished_at")]
-    measured = [c for c in results.c if c.name not in ("job_id", "attempt")]
+    recorded = (results.c.attempt.label("result_attempt"), results.c.recorded_at, results.c.exact)
     found = frame(
         connection,
-        sa.select(jobs.c.id.label("job_id"), *columns, results.c.attempt.label("result_attempt"), *measured)
+        sa.select(jobs.c.id.label("job_id"), *columns, *recorded)
         .outerjoin(results, results.c.job_id == jobs.c.id)
         .where(jobs.c.study_id == study.id)
         .order_by(jobs.c.id),
     )
+    found = found.join(measured(connection, study), on="job_id")
+    for name, measure in study.measures.items():
+        if measure["decimals"] == 0 and not (found[name] % 1).any() and not found[name].isna().any():
+            found[name] = found[name].astype("int64")
     given = [json.loads(text) for text in found["cell"]]
     found["config"] = objects(json.loads(text) for text in found["config"])
     found["cell"] = objects(study.cell(values) for values in given)
@@ -154,6 +161,24 @@ def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
             numeric = all(isinstance(level, int | float) for level in levels)
             found[factor] = pd.Series(levels) if numeric else objects(levels)
     return found
+
+
+def measured(connection: sa.Connection, study: Study) -> pd.DataFrame:
+    """A row a job that has measures, by its id, a column a measure, in the program's order.
+
+    NaN is both what was measured as that and what was not.
+    """
+    m = measures_table.c
+    rows = connection.execute(
+        sa.select(m.job_id, m.name, m.value, m.nonfinite)
+        .join(jobs, jobs.c.id == m.job_id)
+        .where(jobs.c.study_id == study.id)
+        .order_by(m.job_id)
+    )
+    columns: dict[str, dict[int, float]] = {name: {} for name in study.measures}
+    for job_id, name, value, nonfinite in rows:
+        columns.setdefault(name, {})[job_id] = float(nonfinite) if value is None else value
+    return pd.DataFrame({name: pd.Series(values, dtype="float64") for name, values in columns.items()})
 
 
 def attempts(connection: sa.Connection, study: Study) -> pd.DataFrame:

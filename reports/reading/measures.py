@@ -5,10 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
-from runner.queue.schema import results
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -58,14 +54,8 @@ LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4, ratio=Tru
 SPEED = Measure("tokens_per_second", "Tokens/s", 0, "tokens per second", higher_is_better=True)
 
 _KNOWN = (LOSS, PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, AUX_LOSS, LOAD, LAYER_LOAD, SPEED)
-_NOT_MEASURED = {"job_id", "attempt", "exact", "recorded_at"}
 
 
 def measure(column: str) -> Measure:
     """How a column is written; one without an entry here keeps its own name."""
     return next((known for known in _KNOWN if known.column == column), Measure(column, column, 4))
-
-
-def measured(runs: pd.DataFrame) -> list[str]:
-    """The columns of runs that `--metric` may name: what a result holds of numbers."""
-    return [c.name for c in results.c if c.name not in _NOT_MEASURED and runs[c.name].dtype.kind in "fi"]

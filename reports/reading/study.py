@@ -31,18 +31,36 @@ class Target:
 
 @dataclass(frozen=True)
 class Study:
-    """A row of `studies`, with its grid parsed; what the grid does not say is empty."""
+    """A row of `studies`, its JSON parsed; what it does not say is empty."""
 
     id: int
     name: str
     grid: Mapping[str, Any]
-    protocol: str
-    corpus: str
-    corpus_id: str
     imported_from: str | None
     held: bool
     created_at: float
     test_revealed_at: float | None
+    program: Mapping[str, Any]
+    """path, hash, and the measures in order, the first of them primary."""
+    facts: Mapping[str, str]
+    """Label → text, as the program says."""
+
+    @property
+    def protocol(self) -> str:
+        return self.facts.get("protocol", "")
+
+    @property
+    def corpus(self) -> str:
+        return self.facts.get("corpus", "")
+
+    @property
+    def corpus_id(self) -> str:
+        return self.facts.get("corpus_id", "")
+
+    @cached_property
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """Measure → what the program says of it (better, unit, decimals, exponential), in its order."""
+        return {measure["name"]: measure for measure in self.program.get("measures", [])}
 
     @property
     def factors(self) -> dict[str, list[Any]]:

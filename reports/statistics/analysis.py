@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import Measure, measure, measured
+from reports.reading.measures import Measure, measure
 from reports.reading.origin import Environment, observe
 from reports.reading.study import Study, Target
 from reports.reading.units import UnknownOption, parse_difference
@@ -116,7 +116,7 @@ def analyse(data: StudyData, options: Options) -> Analysis:
     """
     study = data.study
     if options.metric is not None and not usable(data, options.metric):
-        known = ", ".join(measured(data.runs))
+        known = ", ".join(data.study.measures)
         raise UnknownOption(
             f"--metric {options.metric}: not among the recorded results; choose one of {known}"
         )

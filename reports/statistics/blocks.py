@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import measured
 from reports.reading.study import Cell
 from reports.statistics import failures
 from reports.statistics.failures import Failures
@@ -117,7 +116,7 @@ def blocks(data: StudyData, metric: str) -> Blocks:
 
 def usable(data: StudyData, metric: str) -> bool:
     """Whether a metric is a number among the recorded results."""
-    return metric in measured(data.runs)
+    return metric in data.study.measures
 
 
 def _spread_of(data: StudyData, metric: str, seeds: tuple[int, ...]) -> Flags | None:

@@ -12,17 +12,9 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell
-from runner.queue.schema import results
 
 _OF_THE_MACHINE = ("seconds", "tokens_per_second", "peak_memory")
 """Parts of the names of what may differ between two equal runs: times, speeds, memory."""
-
-COMPARED = tuple(
-    column.name
-    for column in results.c
-    if column.name not in ("job_id", "attempt", "recorded_at", "exact")
-    and not any(part in column.name for part in _OF_THE_MACHINE)
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,8 @@ def _kind(config: dict[str, object]) -> str:
 
 
 def _equal(data: StudyData, runs: pd.DataFrame) -> bool:
-    values = runs[[name for name in COMPARED if name in runs]].to_numpy(dtype=float)
+    compared = [name for name in data.study.measures if not any(part in name for part in _OF_THE_MACHINE)]
+    values = runs[compared].to_numpy(dtype=float)
     if not np.array_equal(values, np.broadcast_to(values[:1], values.shape), equal_nan=True):
         return False
     order = ["step", "split", "layer", "expert"]

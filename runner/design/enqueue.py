@@ -18,6 +18,7 @@ from model.config import ConfigError, canonical_json, flatten
 from runner.design.grid import Grid
 from runner.design.grid_file import load_grid
 from runner.design.levels import keys_set
+from runner.design.program import load
 from runner.design.scales import adjust
 from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
@@ -124,8 +125,9 @@ def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | 
     words = ["enqueue", "--grid", source, "--scale", scale, "--study", study, "--seeds", seeds]
     config = connection.scalar(sa.select(jobs_table.c.config).where(jobs_table.c.study_id == row.id).limit(1))
     data = json.loads(config or "{}").get("data", {})
-    words += ["--corpus", row.corpus]
-    if row.corpus not in ("bundled", "smollm") and data.get("tokenizer"):
+    corpus = json.loads(row.facts).get("corpus", "auto")
+    words += ["--corpus", corpus]
+    if corpus not in ("bundled", "smollm") and data.get("tokenizer"):
         words += ["--tokenizer", data["tokenizer"]]
     if held.get("text", {}).get("lost", 0.0) > 0.01:
         words.append("--lossy-tokenizer")
@@ -144,9 +146,14 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
             **new_ids(connection, studies, 1)[0],
             name=name,
             grid=json.dumps(wanted),
-            protocol=grid.base.protocol,
-            corpus=grid.base.data.corpus,
-            corpus_id=grid.base.data.corpus_id,
+            program=json.dumps(load().record()),
+            facts=json.dumps(
+                {
+                    "protocol": grid.base.protocol,
+                    "corpus": grid.base.data.corpus,
+                    "corpus_id": grid.base.data.corpus_id,
+                }
+            ),
             created_at=now(),
         )
         .returning(studies.c.id)

@@ -22,11 +22,10 @@ from pydantic import Field, StringConstraints
 from model.config import ConfigError
 from runner.design.checking import CLOSED, told
 from runner.design.levels import Level, check_level
-from runner.queue.schema import results
+from runner.design.program import load
 
 Kind = Literal["less", "greater", "equivalent", "not_worse"]
 """compare - against is below 0, above 0, within ± the margin, or no worse than the margin."""
-METRICS = tuple(c.name for c in results.c if c.name not in ("job_id", "attempt", "recorded_at", "exact"))
 MAX_CLAIMS = 50
 """Claims of one grid; more are refused: each makes all the others harder to support (Holm)."""
 Levels = dict[str, Level]
@@ -52,7 +51,7 @@ class Hypothesis:
     ]
     kind: Annotated[Kind, told(f"choose one of {', '.join(get_args(Kind))}")]
     metric: str = ""
-    """A column of `results`; the grid's primary metric if the file names none."""
+    """A measure of the program; the grid's primary metric if the file names none."""
     compare: Annotated[Levels, Field(min_length=1), told("name a level, as in { noise_std = 0.5 }")]
     against: Annotated[Levels, told("name a level, as in { noise_std = 0.5 }")] = field(default_factory=dict)
     """The grid's baseline if the file names none."""
@@ -100,8 +99,9 @@ def completed(
 
 
 def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]]) -> None:
-    if claim.metric not in METRICS:
-        raise ConfigError(f"{where}: metric = {claim.metric!r}: choose one of {', '.join(METRICS)}")
+    measures = [measure.name for measure in load().measures]
+    if claim.metric not in measures:
+        raise ConfigError(f"{where}: metric = {claim.metric!r}: choose one of {', '.join(measures)}")
     if not claim.against:
         raise ConfigError(f"{where}: against = {{}}: name a level, as in {{ noise_std = 0.5 }}")
     for key, levels in (("compare", claim.compare), ("against", claim.against)):

@@ -17,22 +17,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from model.config import ConfigError, RunConfig, canonical_json, full_key
+from runner.design.program import load
 from runner.design.spreadsheet import Sheet, read_sheet
 from runner.queue import attempts as attempt_log
 from runner.queue.dialects import new_ids, now, one_at_a_time
-from runner.queue.jobs import SUBMISSION
-from runner.queue.schema import jobs, results, studies
+from runner.queue.jobs import SUBMISSION, record_result
+from runner.queue.schema import jobs, studies
 
 UNKNOWN = "unknown"
 PROTOCOLS = (UNKNOWN, "sound", "published")
 _NOT_MEASURED = ("job_id", "attempt", "recorded_at", "exact")
-MEASURED = {c.name: isinstance(c.type, sa.Integer) for c in results.c if c.name not in _NOT_MEASURED}
-"""Columns of `results` that a file may have under the same name; whether they hold whole numbers."""
 CONVERTED = {
     "training_time_minutes": ("training_seconds", 60.0),
     "peak_memory_gb": ("peak_memory_bytes", 1e9),
 }
-"""Columns of the published study → column of `results`, and the factor."""
+"""Columns of the published study → measure, and the factor."""
 OF_STUDY = ("protocol", "corpus", "corpus_id", "grid")
 """What a whole study shares, where the file says it."""
 FACTORS = ("noise_std", "load_balancing_weight")
@@ -109,7 +108,7 @@ def _factors(path: Path, sheet: Sheet) -> list[str]:
     if "cell" in sheet.columns:  # export's own, which says them
         return list(_json(path, "cell", sheet.rows[0]["cell"]))
     known = {
-        *MEASURED,
+        *_measured(),
         *CONVERTED,
         *OF_STUDY,
         *_NOT_MEASURED,
@@ -130,6 +129,11 @@ def _factors(path: Path, sheet: Sheet) -> list[str]:
                 f"none={name} leaves it out, and OURS={name} says what it measures"
             )
     return found
+
+
+def _measured() -> dict[str, bool]:
+    """Measures that a file may have as columns; whether they are whole numbers."""
+    return {measure.name: measure.decimals == 0 for measure in load().measures}
 
 
 def _is_key(name: str) -> bool:
@@ -218,7 +222,7 @@ class _Reader:
         return known, config_of.hash
 
     def measured(self) -> dict[str, float | int | None] | None:
-        """The run's row of `results`; None for a run that failed, or whose loss is no number."""
+        """The run's measures; None for a run that failed, or whose loss is no number."""
         state = _STATES.get(self.texts.get("status", "").lower())
         if state is None:
             raise ConfigError(
@@ -227,7 +231,8 @@ class _Reader:
         loss = self.number("val_loss")
         if state == "failed" or loss is None or not math.isfinite(loss):
             return None
-        values = {name: self.number(name) for name in MEASURED}
+        measured = _measured()
+        values = {name: self.number(name) for name in measured}
         for theirs, (ours, factor) in CONVERTED.items():
             if values[ours] is None and (value := self.number(theirs)) is not None:
                 values[ours] = value * factor
@@ -236,7 +241,7 @@ class _Reader:
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"{self.where}: {name} = {value}: must be a finite number, or empty")
         return {
-            name: round(value) if MEASURED[name] and value is not None else value
+            name: round(value) if measured[name] and value is not None else value
             for name, value in values.items()
         }
 
@@ -301,9 +306,14 @@ def import_results(
             **new_ids(connection, studies, 1)[0],
             name=study,
             grid=json.dumps(grid),
-            protocol=said,
-            corpus=shared.get("corpus") or UNKNOWN,
-            corpus_id=shared.get("corpus_id") or "",
+            program=json.dumps(load().record()),
+            facts=json.dumps(
+                {
+                    "protocol": said,
+                    "corpus": shared.get("corpus") or UNKNOWN,
+                    "corpus_id": shared.get("corpus_id") or "",
+                }
+            ),
             imported_from=f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
             created_at=now(),
         )
@@ -333,8 +343,4 @@ def _insert(connection: sa.Connection, study_id: int, row: Row) -> None:
         .returning(jobs.c.id)
     ).scalar_one()
     if row.results:
-        connection.execute(
-            results.insert().values(
-                job_id=job_id, attempt=0, recorded_at=now(), exact=row.exact, **row.results
-            )
-        )
+        record_result(connection, job_id, 0, row.exact, row.results)

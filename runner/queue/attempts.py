@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -56,6 +56,14 @@ class Lease:
     """As it was submitted; parsed by the trainer, where a bad one fails this job alone."""
     checkpoints: tuple[tuple[str, str], ...]
     """(path, SHA-256), newest first."""
+    program: Mapping[str, Any] = field(default_factory=dict)
+    """`studies.program`: path, hash, measures."""
+
+    @property
+    def primary(self) -> str | None:
+        """The name of the measure that a result must hold; None where the study names none."""
+        measures = self.program.get("measures")
+        return str(measures[0]["name"]) if measures else None
 
     def setting(self, key: str, default: Any) -> Any:
         """A dotted key of the configuration, or the default where it cannot be read."""
@@ -83,7 +91,7 @@ class Ending:
     traceback: str | None = None
     exit_code: int | None = None
     results: Mapping[str, Any] | None = None
-    """The row of `results`, for one that is done."""
+    """Measure → value, for one that is done; None where there is no such value."""
 
 
 def begin(connection: sa.Connection, lease: Lease, worker: Worker) -> None:

@@ -6,6 +6,7 @@ in runner/ is written once for both.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -50,6 +51,16 @@ def _document_sqlite(element: document, compiler: Any, **options: Any) -> str:
 @compiles(document)
 def _document(element: document, compiler: Any, **options: Any) -> str:
     return f"CAST({compiler.process(element.clauses, **options)} AS JSON)"
+
+
+def storable(value: float) -> dict[str, float | str | None]:
+    """A number as the columns `value` and `nonfinite`: SQLite turns NaN into NULL, and would not say of what.
+
+    Which of NaN and the infinities it was is kept beside the NULL.
+    """
+    if math.isfinite(value):
+        return {"value": float(value), "nonfinite": None}
+    return {"value": None, "nonfinite": "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")}
 
 
 def one_at_a_time(connection: sa.Connection, what: str, patience_seconds: int | None = None) -> None:

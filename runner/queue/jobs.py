@@ -16,6 +16,7 @@ then what belongs to them: what it has read stays true until it commits, and no 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,18 @@ from runner.queue.attempts import FINAL_CAUSES, SECOND_IS_FINAL, Ending
 from runner.queue.attempts import Lease as Lease
 from runner.queue.attempts import LeaseLost as LeaseLost
 from runner.queue.attempts import Worker as Worker
-from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time
-from runner.queue.schema import OPEN, JobStatus, attempts, checkpoints, jobs, results, studies, workers
+from runner.queue.dialects import count_anew, new_ids, now, one_at_a_time, storable
+from runner.queue.schema import (
+    OPEN,
+    JobStatus,
+    attempts,
+    checkpoints,
+    jobs,
+    measures,
+    results,
+    studies,
+    workers,
+)
 
 BACKOFF_SECONDS = 10.0
 """Pause after a first failure; each further one doubles it, up to `BACKOFF_LIMIT_SECONDS`."""
@@ -133,16 +144,20 @@ def _held(connection: sa.Connection, job: sa.Row[Any]) -> Lease:
         .where(checkpoints.c.job_id == job.id)
         .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
     )
+    study = connection.execute(
+        sa.select(studies.c.name, studies.c.program).where(studies.c.id == job.study_id)
+    ).one()
     return Lease(
         job_id=job.id,
         attempt=job.attempt,
         owner=job.owner,
-        study=connection.scalar(sa.select(studies.c.name).where(studies.c.id == job.study_id)) or "",
+        study=study.name,
         cell=json.loads(job.cell),
         seed=job.seed,
         total_steps=job.total_steps,
         config_json=job.config,
         checkpoints=tuple((row.path, row.sha256) for row in files),
+        program=json.loads(study.program),
     )
 
 
@@ -197,27 +212,45 @@ def heartbeat(
 # --- finish: running → done -------------------------------------------------------------------------------
 
 
-def finish(connection: sa.Connection, lease: Lease, values: Mapping[str, Any]) -> None:
+def finish(connection: sa.Connection, lease: Lease, values: Mapping[str, float | None]) -> None:
     """Record the result and end the job in one transaction: a result exists exactly for a done job.
 
     Safe to try again after a COMMIT without an answer: the fence then fails, and `is_finished_by` tells
     whether it was done. `results.job_id` is a primary key, so that no job can have two.
 
+    Args:
+        values: the measures; None is one that the run does not have.
+
     Raises:
         LeaseLost: the job is another's; its result is not ours to record.
+        ValueError: the study's primary measure is missing, or no finite number.
     """
+    if lease.primary is not None:
+        value = values.get(lease.primary)
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"{lease.primary} = {value}: a result needs a finite number here")
     fence(connection, lease, progress_step=lease.total_steps, **_ending(JobStatus.DONE))
     exact = connection.scalar(
         sa.select(sa.func.min(attempts.c.exact)).where(attempts.c.job_id == lease.job_id)
     )
-    # NaN is NULL in SQLite by itself; where val_loss is NaN, both engines refuse the result.
-    kept = {name: None if value != value else value for name, value in values.items()}
-    connection.execute(
-        results.insert().values(
-            job_id=lease.job_id, attempt=lease.attempt, recorded_at=now(), exact=exact, **kept
-        )
-    )
+    record_result(connection, lease.job_id, lease.attempt, exact or 0, values)
     attempt_log.end(connection, lease, Ending("done"))
+
+
+def record_result(
+    connection: sa.Connection, job_id: int, attempt: int, exact: int, values: Mapping[str, float | None]
+) -> None:
+    """Write a result's row and its measures; who moves the job does that in the same transaction."""
+    connection.execute(
+        results.insert().values(job_id=job_id, attempt=attempt, recorded_at=now(), exact=exact)
+    )
+    rows = [
+        {"job_id": job_id, "name": name, **storable(value)}
+        for name, value in values.items()
+        if value is not None
+    ]
+    if rows:
+        connection.execute(measures.insert(), rows)
 
 
 def _recorded(job_id: int) -> sa.Select[Any]:

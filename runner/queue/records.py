@@ -7,7 +7,6 @@ writes nothing. Moving the job itself is in runner/queue/jobs.py.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured, NotSaved, Resumed, Waiting
 from runner.queue import attempts as attempt_log
-from runner.queue.dialects import insert_new, now
+from runner.queue.dialects import insert_new, now, storable
 from runner.queue.jobs import Lease, fence
 from runner.queue.schema import attempts, checkpoints, expert_counts, metrics
 
@@ -59,11 +58,10 @@ def record(connection: sa.Connection, lease: Lease, event: Measured) -> None:
     """Insert the values and counts of one step and split; what is there already is passed over.
 
     It is there when the connection broke during COMMIT: the event is sent again, and is the same event.
-    SQLite turns NaN into NULL and would lose which of NaN and the infinities it was: `nonfinite` keeps it.
     """
     fence(connection, lease, progress_step=event.step)
     where = {"job_id": lease.job_id, "step": event.step, "split": event.split}
-    rows = [{**where, "name": name, **_number(value)} for name, value in event.values.items()]
+    rows = [{**where, "name": name, **storable(value)} for name, value in event.values.items()]
     if rows:
         insert_new(connection, metrics, rows)
     counts = [
@@ -136,9 +134,3 @@ def _update_attempt(connection: sa.Connection, lease: Lease, **values: Any) -> N
         .where(attempts.c.job_id == lease.job_id, attempts.c.number == lease.attempt)
         .values(**values)
     )
-
-
-def _number(value: float) -> dict[str, float | str | None]:
-    if math.isfinite(value):
-        return {"value": float(value), "nonfinite": None}
-    return {"value": None, "nonfinite": "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")}

@@ -30,7 +30,7 @@ from sqlalchemy import Text as AnyText
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest schema version; the row of `alembic_version` must say the same."""
 
 
@@ -87,13 +87,13 @@ studies = _table(
     Column("id", Whole, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("grid", Text, nullable=False),  # JSON: question, factors, primary, baseline, margins, claims
-    Column("protocol", Text, nullable=False),
-    Column("corpus", Text, nullable=False),
-    Column("corpus_id", Text, nullable=False),
     Column("imported_from", Text),  # the file, for results that were not computed here
     Column("held", Whole, nullable=False, server_default="0"),
     Column("created_at", Number, nullable=False),
     Column("test_revealed_at", Number),  # until then the test split's rows are sealed
+    # JSON: path, hash, keys, and measures in order, the first primary; runner/design/program.py writes it.
+    Column("program", Text, nullable=False, server_default="{}"),
+    Column("facts", Text, nullable=False, server_default="{}"),  # JSON: label → text, as the program says
     CheckConstraint("held IN (0, 1)", name="held_is_a_flag"),
 )
 
@@ -209,35 +209,18 @@ results = _table(
     Column("attempt", Whole, nullable=False),
     Column("recorded_at", Number, nullable=False),
     Column("exact", Whole, nullable=False, server_default="1"),
-    Column("val_loss", Number, nullable=False),  # nats a token, final held-out pass
-    Column("val_perplexity", Number, nullable=False),
-    Column("val_accuracy", Number),
-    Column("val_bits_per_byte", Number),
-    Column("best_val_loss", Number),  # lowest over all evaluations: biased low
-    Column("best_val_perplexity", Number),
-    Column("expert_usage_cv", Number),  # counts summed over layers, population sd / mean
-    Column("expert_usage_cv_layer_mean", Number),
-    Column("expert_usage_cv_layer_sd", Number),  # population sd over layers
-    Column("expert_usage_cv_layer_max", Number),
-    Column("train_loss_last_100", Number),  # means over the last 100 steps
-    Column("aux_loss_last_100", Number),  # as added to the loss
-    Column("unweighted_aux_loss_last_100", Number),
-    Column("clipped_share", Number),
-    Column("max_grad_norm", Number),
-    Column("loss_spikes", Whole),
-    Column("steps_to_loss", Whole),  # until the declared train loss; NULL when never, or none declared
-    Column("train_loss_tail_sd", Number),
-    Column("training_seconds", Number),
-    Column("evaluation_seconds", Number),
-    Column("compile_seconds", Number),
-    Column("waiting_seconds", Number),  # data, start-up and checkpoints
-    Column("tokens_per_second", Number),
-    Column("peak_memory_bytes", Whole),
-    Column("tokens_seen", Whole),
-    Column("unique_tokens", Whole),
-    Column("parameters_total", Whole),
-    Column("parameters_active", Whole),
     CheckConstraint("exact IN (0, 1)", name="exact_is_a_flag"),
+)
+
+measures = _table(
+    "measures",  # what a finished job came to, as its program names it: studies.program says what each is
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Number),
+    Column("nonfinite", Text),  # nan, inf or -inf, where value is NULL
+    CheckConstraint("(value IS NULL) = (nonfinite IS NOT NULL)", name="null_says_why"),
+    CheckConstraint(_one_of("nonfinite", ("nan", "inf", "-inf")), name="known_nonfinite"),
+    sqlite_with_rowid=False,
 )
 
 checkpoints = _table(
@@ -266,25 +249,47 @@ events = _table(
 )
 Index("events_of_job", events.c.job_id)
 
+
+def _measure(name: str) -> str:
+    """A measure of the job `j` in a view; NULL where it has none."""
+    return f"(SELECT m.value FROM measures m WHERE m.job_id = j.id AND m.name = '{name}')"
+
+
+_OF_THE_MODEL = (
+    *("val_loss", "val_perplexity", "val_accuracy", "val_bits_per_byte", "best_val_perplexity"),
+    *("expert_usage_cv", "aux_loss_last_100", "training_seconds", "tokens_per_second", "peak_memory_bytes"),
+)
+"""Measures that v_runs has as columns: those of the language model. Others: in `measures`."""
+_COLUMNS = ", ".join(f"{_measure(name)} AS {name}" for name in _OF_THE_MODEL)
 VIEWS = {
-    "v_runs": """
+    "v_runs": f"""
         SELECT j.id AS job_id, s.name AS study, j.seed, j.cell, j.status, j.attempt AS attempts, j.failures,
-               j.progress_step, j.total_steps, r.val_loss, r.val_perplexity, r.val_accuracy,
-               r.val_bits_per_byte, r.best_val_perplexity, r.expert_usage_cv, r.aux_loss_last_100,
-               r.training_seconds, r.tokens_per_second, r.peak_memory_bytes, j.config_hash
-        FROM jobs j JOIN studies s ON s.id = j.study_id LEFT JOIN results r ON r.job_id = j.id
+               j.progress_step, j.total_steps, {_COLUMNS}, j.config_hash
+        FROM jobs j JOIN studies s ON s.id = j.study_id
     """,
-    "v_cells": """
+    "v_cells": f"""
         SELECT s.name AS study, j.cell, COUNT(*) AS jobs, COUNT(r.job_id) AS n,
-               AVG(r.val_loss) AS mean_val_loss, AVG(r.val_perplexity) AS mean_val_perplexity,
-               AVG(r.expert_usage_cv) AS mean_expert_usage_cv, SUM(r.training_seconds) AS training_seconds
+               AVG({_measure("val_loss")}) AS mean_val_loss,
+               AVG({_measure("val_perplexity")}) AS mean_val_perplexity,
+               AVG({_measure("expert_usage_cv")}) AS mean_expert_usage_cv,
+               SUM({_measure("training_seconds")}) AS training_seconds
         FROM jobs j JOIN studies s ON s.id = j.study_id LEFT JOIN results r ON r.job_id = j.id
         GROUP BY s.id, s.name, j.cell
     """,
 }
 
 
-@event.listens_for(metadata, "after_create")
-def _make_views(_: MetaData, connection: Connection, **options: Any) -> None:
+def make_views(connection: Connection) -> None:
     for name, select in VIEWS.items():
         connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
+
+
+def drop_views(connection: Connection) -> None:
+    """Before tables change: an engine refuses to alter what a view shows."""
+    for name in VIEWS:
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+
+
+@event.listens_for(metadata, "after_create")
+def _after_create(_: MetaData, connection: Connection, **options: Any) -> None:
+    make_views(connection)

@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from runner.queue.schema import JobStatus, attempts, jobs, results, workers
+from runner.queue.schema import JobStatus, attempts, jobs, workers
 from runner.queue.store import now
 
 LATEST = 50
 """The newest finished runs of a study, by which its speed is measured: more would only add the past."""
 LATEST_OF_HOST = 2_000
 """The newest finished runs of a machine, by which the cost of a size is measured."""
-_CLOCKS = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
 _SIZE = (
     *("model.d_model", "model.n_layers", "model.n_heads", "model.d_ff", "model.n_experts", "model.top_k"),
     *("train.batch_size", "train.seq_len"),
@@ -107,16 +106,18 @@ def size_of(config: Mapping[str, Any]) -> Size:
 
 
 def _timed(connection: sa.Connection, chosen: sa.ColumnElement[bool], most: int) -> sa.CursorResult[Any]:
-    """The newest finished runs among the chosen: host, device, config, steps, seconds."""
-    seconds = sum((sa.func.coalesce(results.c[name], 0.0) for name in _CLOCKS), sa.literal(0.0))
-    steps = jobs.c.total_steps.label("steps")
+    """The newest attempts among the chosen that finished their run: host, device, config, steps, seconds.
+
+    Steps are those from where the attempt resumed; seconds are all that it lasted.
+    """
+    steps = jobs.c.total_steps - sa.func.coalesce(attempts.c.resumed_from_step, 0)
+    seconds = attempts.c.ended_at - attempts.c.started_at
+    timed = (steps.label("steps"), seconds.label("seconds"))
     return connection.execute(
-        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, steps, seconds.label("seconds"))
-        .select_from(results)
-        .join(jobs, jobs.c.id == results.c.job_id)
-        .join(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.number == results.c.attempt))
-        .where(chosen)
-        .order_by(results.c.job_id.desc())
+        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, *timed)
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(chosen, attempts.c.outcome == "done")
+        .order_by(attempts.c.id.desc())
         .limit(most)
     )
 

@@ -8,7 +8,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.queue.jobs import UnknownJob
-from runner.queue.schema import attempts, checkpoints, events, expert_counts, jobs, meta, results, studies
+from runner.queue.schema import (
+    attempts,
+    checkpoints,
+    events,
+    expert_counts,
+    jobs,
+    measures,
+    meta,
+    results,
+    studies,
+)
 
 
 def job_details(connection: sa.Connection, job_id: int) -> dict[str, Any]:
@@ -20,7 +30,7 @@ def job_details(connection: sa.Connection, job_id: int) -> dict[str, Any]:
         UnknownJob: there is none of that number.
     """
     job = connection.execute(
-        sa.select(jobs, studies.c.name.label("study"))
+        sa.select(jobs, studies.c.name.label("study"), studies.c.program)
         .join(studies, studies.c.id == jobs.c.study_id)
         .where(jobs.c.id == job_id)
     ).first()
@@ -31,16 +41,33 @@ def job_details(connection: sa.Connection, job_id: int) -> dict[str, Any]:
         found = connection.execute(sa.select(table).where(table.c.job_id == job_id).order_by(order))
         return [dict(row._mapping) for row in found]
 
-    found, tried = rows(results, results.c.job_id), rows(attempts, attempts.c.number)
+    tried, own = rows(attempts, attempts.c.number), dict(job._mapping)
+    program = json.loads(own.pop("program"))
     return {
-        "job": {**job._mapping, "config": json.loads(job.config), "cell": json.loads(job.cell)},
+        "job": {**own, "config": json.loads(job.config), "cell": json.loads(job.cell)},
         "attempts": tried,
         "sources": _sources(connection, tried),
-        "result": found[0] if found else None,
+        "result": _result(rows(results, results.c.job_id), rows(measures, measures.c.name), program),
         "load": _load(connection, job_id),
         "checkpoints": rows(checkpoints, checkpoints.c.step),
         "events": rows(events, events.c.id),
     }
+
+
+def _result(
+    found: list[dict[str, Any]], measured: list[dict[str, Any]], program: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The result with its measures, in the program's order; NaN and the infinities by their names."""
+    if not found:
+        return None
+    values = {row["name"]: row["nonfinite"] or row["value"] for row in measured}
+    result = dict(found[0])
+    for measure in program.get("measures", []):
+        value = values.pop(measure["name"], None)
+        if value is not None:
+            whole = measure["decimals"] == 0 and isinstance(value, float) and value.is_integer()
+            result[measure["name"]] = int(value) if whole else value
+    return {**result, **values}
 
 
 def _sources(connection: sa.Connection, tried: list[dict[str, Any]]) -> list[dict[str, Any]]:

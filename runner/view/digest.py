@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.queue.attempts import wasted
-from runner.queue.schema import OVER, JobStatus, attempts, jobs, results, studies
+from runner.queue.schema import OVER, JobStatus, attempts, jobs, measures, studies
 from runner.queue.store import Store, now
 from runner.view.status import studies_overview
 from runner.view.text import duration, instant, label, more, plain
@@ -24,7 +24,6 @@ WIDTH = 100
 """Characters of a line: what a mail or a telephone shows."""
 ON_FINISH_SECONDS = 60.0
 """For a mail or a message; a command that hangs must not keep the machine."""
-_HIGHER_IS_BETTER = ("val_accuracy", "tokens_per_second")
 _FAILED = ("failed", "lost", "cancelled")
 
 
@@ -175,18 +174,19 @@ def _when(study: dict[str, Any]) -> str:
 
 def _best(connection: sa.Connection, study: str) -> str | None:
     """The cell with the best mean of the primary metric; None before the first result."""
-    row = connection.execute(sa.select(studies.c.id, studies.c.grid).where(studies.c.name == study)).one()
-    metric = json.loads(row.grid).get("primary") or "val_loss"
-    if metric not in results.c:
-        return None
-    value, runs = sa.func.avg(results.c[metric]), sa.func.count(results.c[metric])
-    order = value.desc() if metric in _HIGHER_IS_BETTER else value.asc()
+    row = connection.execute(
+        sa.select(studies.c.id, studies.c.grid, studies.c.program).where(studies.c.name == study)
+    ).one()
+    known = json.loads(row.program).get("measures", [])
+    metric = json.loads(row.grid).get("primary") or next((each["name"] for each in known), None)
+    better = next((each["better"] for each in known if each["name"] == metric), "none")
+    value, runs = sa.func.avg(measures.c.value), sa.func.count(measures.c.value)
     found = connection.execute(
         sa.select(jobs.c.cell, value, runs)
-        .join(results, results.c.job_id == jobs.c.id)
-        .where(jobs.c.study_id == row.id, results.c[metric].is_not(None))
+        .join(measures, measures.c.job_id == jobs.c.id)
+        .where(jobs.c.study_id == row.id, measures.c.name == metric, measures.c.value.is_not(None))
         .group_by(jobs.c.cell)
-        .order_by(order, jobs.c.cell)
+        .order_by(value.desc() if better == "higher" else value.asc(), jobs.c.cell)
         .limit(1)
     ).first()
     if found is None:

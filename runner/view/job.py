@@ -96,8 +96,10 @@ def _result(result: Mapping[str, Any]) -> Table:
     return made
 
 
-def _number(value: float) -> str:
-    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+def _number(value: float | str) -> str:
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.6g}"
+    return value if isinstance(value, str) else f"{value:,.0f}"
 
 
 def _load(load: Mapping[int, list[int]]) -> Table:

@@ -16,7 +16,7 @@ from runner.queue.store import now
 
 
 def studies_overview(connection: sa.Connection) -> list[dict[str, Any]]:
-    """A row a study, oldest first: name, corpus, protocol, jobs by state, whether paused, and when done.
+    """A row a study, oldest first: name, facts, jobs by state, whether paused, and when done.
 
     `eta_seconds` is None for a study that is over, paused or not timed yet; `eta_assumed` says that nobody
     is at work, and that it is what one worker would take.
@@ -36,8 +36,7 @@ def studies_overview(connection: sa.Connection) -> list[dict[str, Any]]:
         overview.append(
             {
                 "name": study.name,
-                "protocol": study.protocol,
-                "corpus": study.corpus,
+                "facts": json.loads(study.facts),
                 **{name: counts[name] for name in (*STATUSES, "jobs", "held")},
                 "paused": bool(study.held),
                 "steps_left": counts["steps"],

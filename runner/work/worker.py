@@ -189,8 +189,9 @@ class Worker:
             self.studies.append(lease.study)
         if became == "done" and ending is not None and ending.results is not None:
             self._pace.append((concluded.seconds, lease.total_steps))
-            perplexity = ending.results["val_perplexity"]
-            said = f"done in {concluded.seconds:.0f} s, val perplexity {perplexity:.2f}"
+            said = f"done in {concluded.seconds:.0f} s"
+            if lease.primary is not None:
+                said += f", {lease.primary} {ending.results[lease.primary]:.6g}"
         elif ending is not None and ending.outcome == "failed":
             said = f"{ending.cause}: {ending.message} → {became}"
         else:

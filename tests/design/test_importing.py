@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -24,13 +25,14 @@ def test_rows_become_finished_jobs(store: Store, tmp_path: Path) -> None:
     path.write_text(HEADER + LINE + LINE.replace("42,0.0", "43,0.5"))
     assert store.write(lambda c: import_results(c, path, "published", "published")) == 2
     assert [(job["status"], job["seed"]) for job in rows(store, "jobs")] == [("done", 42), ("done", 43)]
-    result = row(store, "results", job_id=1)
+    assert row(store, "results", job_id=1)["attempt"] == 0
+    result = {each["name"]: each["value"] for each in rows(store, "measures", job_id=1)}
     assert (result["val_loss"], result["val_perplexity"], result["training_seconds"]) == (
         4.8656,
         129.75,
         96.0,
     )
-    assert result["peak_memory_bytes"] is None
+    assert "peak_memory_bytes" not in result
     assert "results.csv, SHA-256" in row(store, "studies")["imported_from"]
     with pytest.raises(ConfigError, match="exists already"):
         store.write(lambda c: import_results(c, path, "published"))
@@ -87,7 +89,8 @@ def test_protocol_is_believed_only_where_it_is_said(store: Store, tmp_path: Path
     store.write(lambda c: import_results(c, path, "said", "published"))
     path.write_text(f"protocol,{HEADER}sound,{LINE}")
     store.write(lambda c: import_results(c, path, "column"))
-    assert [study["protocol"] for study in rows(store, "studies")] == ["unknown", "published", "sound"]
+    facts = [json.loads(study["facts"]) for study in rows(store, "studies")]
+    assert [told["protocol"] for told in facts] == ["unknown", "published", "sound"]
     with pytest.raises(ConfigError, match=r"--protocol published: .* says sound"):
         store.write(lambda c: import_results(c, path, "both", "published"))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,7 +112,11 @@ def test_runs_agree_in_every_format(connection: sa.Connection) -> None:
 
 
 def test_infinity_is_named_in_json(connection: sa.Connection) -> None:
-    connection.execute(sa.update(schema.results).values(max_grad_norm=math.inf))
+    connection.execute(
+        sa.update(schema.measures)
+        .where(schema.measures.c.name == "max_grad_norm")
+        .values(value=None, nonfinite="inf")
+    )
     (row,) = json.loads(export(connection, None, "runs", "json"))
     assert row["max_grad_norm"] == "inf"
 
@@ -200,7 +203,9 @@ def test_mlflow_reads_what_its_client_wrote(
     history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
     assert [(m.step, m.value) for m in history["train/loss"]] == [(4, 2.5)]
     assert [(m.step, m.value) for m in history["val/loss"]] == [(8, 0.1 + 0.2)]
-    assert run.data.metrics["val_loss"] == connection.scalar(sa.select(schema.results.c.val_loss))
+    assert run.data.metrics["val_loss"] == connection.scalar(
+        sa.select(schema.measures.c.value).where(schema.measures.c.name == "val_loss")
+    )
     assert not [name for name in history if "test" in name]
 
 

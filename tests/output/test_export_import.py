@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from model.program import METRICS
 from reports.output.compare import compare_studies
 from reports.output.export import export
 from reports.reading.frames import choose_study, runs
 from runner.design.importing import import_results
-from runner.queue.schema import results
 from runner.queue.store import Store
 from tests import report_fixtures as made
 
-MEASURED = [c.name for c in results.c if c.name not in ("job_id", "attempt", "recorded_at")]
+MEASURED = [*METRICS, "exact"]
 
 
 def named_levels(connection: sa.Connection) -> int:

@@ -20,7 +20,6 @@ from runner.queue.jobs import Lease
 from runner.queue.store import Store, StoreRefused, StoreUnreachable, backup_store, open_store
 from tests.conftest import PROJECT, both_engines, environment, on_a_server, row, rows
 from tests.injection import inject
-from tests.queue.test_jobs import RESULT
 
 
 def damage(store: Store, *names: str) -> None:
@@ -148,14 +147,14 @@ def test_log_that_comes_later_is_no_exchange(queued: Store) -> None:
 @both_engines
 def test_job_with_a_result_never_fails(queued: Store, lease: Lease) -> None:
     """A result without its ending, as an exchanged -wal may leave it: the attempt fails, the job is done."""
-    half = schema.results.insert().values(job_id=1, attempt=1, recorded_at=1, **RESULT)
+    half = schema.results.insert().values(job_id=1, attempt=1, recorded_at=1)
     queued.write(lambda c: c.execute(half))
     assert queued.write(lambda c: jobs.fail(c, lease, "bad_config", "no such key")) == "done"
     assert (row(queued, "jobs", id=1)["status"], row(queued, "jobs", id=1)["failures"]) == ("done", 0)
 
 
 def test_doctor_ends_jobs_that_hold_a_result(queued: Store, tmp_path: Path) -> None:
-    half = schema.results.insert().values(job_id=2, attempt=1, recorded_at=1, **RESULT)
+    half = schema.results.insert().values(job_id=2, attempt=1, recorded_at=1)
     queued.write(lambda c: c.execute(half))
     [found] = [each for each in doctor.database(str(queued.path), tmp_path) if each.name == "results"]
     assert "1 jobs hold a result and are not done, 2 for one" in found.text

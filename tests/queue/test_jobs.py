@@ -188,7 +188,8 @@ def test_finish_records_one_result_and_ends_the_attempt(queued: Store, lease: Le
     assert job["finished_at"] is not None
     assert row(queued, "attempts")["outcome"] == "done"
     result = row(queued, "results")
-    assert (result["val_loss"], result["attempt"], result["exact"]) == (1.0, 1, 1)
+    assert (result["attempt"], result["exact"]) == (1, 1)
+    assert {each["name"]: each["value"] for each in rows(queued, "measures")} == RESULT
     with queued.read() as connection:
         assert jobs.is_finished_by(connection, lease)
         assert not jobs.is_finished_by(connection, replace(lease, attempt=2))
@@ -197,8 +198,10 @@ def test_finish_records_one_result_and_ends_the_attempt(queued: Store, lease: Le
 
 
 def test_finish_and_result_stand_or_fall_together(queued: Store, lease: Lease) -> None:
-    with pytest.raises(sa.exc.IntegrityError):
-        queued.write(lambda c: jobs.finish(c, lease, {"val_perplexity": 1.0}))  # no val_loss
+    with pytest.raises(ValueError, match="val_loss = None: a result needs a finite number"):
+        queued.write(lambda c: jobs.finish(c, lease, {"val_perplexity": 1.0}))
+    with pytest.raises(TypeError):
+        queued.write(lambda c: jobs.finish(c, lease, {**RESULT, "val_accuracy": "high"}))  # type: ignore[dict-item]
     assert row(queued, "jobs", id=lease.job_id)["status"] == "running"
     assert rows(queued, "results") == []
 

@@ -7,6 +7,7 @@ test_server_faults.py.
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import threading
@@ -27,30 +28,30 @@ from runner.queue.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, described, on_a_server, row, rows
+from tests.conftest import PROJECT, described, on_a_server, row, rows, wide
 from tests.postgres import Cluster
 
 # --- making it --------------------------------------------------------------------------------------------
 
 
 @on_a_server
-def test_database_of_the_first_schema_is_refused_then_upgraded_whole(
+def test_database_of_an_earlier_schema_is_refused_then_upgraded_whole(
     store: Store, cluster: Cluster, worker: jobs.Worker
 ) -> None:
-    """Its tables and views are then those of a fresh database."""
-    url = cluster.database()
+    """A dump of one in mid-life: its tables and views are then those of a fresh database."""
+    url = cluster.database(empty=True)
     engine = sa.create_engine(url)
     with engine.begin() as connection:
+        dump = gzip.decompress((PROJECT / "tests/data/schema-0002.sql.gz").read_bytes()).decode()
+        connection.connection.driver_connection.execute(dump)  # type: ignore[union-attr]
         connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN progress_at")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
-        connection.exec_driver_sql(
-            "INSERT INTO studies (name, grid, protocol, corpus, corpus_id, created_at)"
-            " VALUES ('s', '{}', 'sound', 'bundled', '', 1)"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO jobs (study_id, config_hash, config, cell, seed, total_steps, created_at)"
-            " VALUES (1, 'h', '{}', '{}', 42, 40, 1)"
-        )
+        losses = "UPDATE results SET best_val_loss = 'infinity', max_grad_norm = NULL WHERE job_id = 1"
+        connection.exec_driver_sql(losses)
+        before = [
+            dict(row)
+            for row in connection.execute(sa.text("SELECT * FROM results ORDER BY job_id")).mappings()
+        ]
     engine.dispose()
     with pytest.raises(StoreRefused, match=r"0001, older than .*db upgrade"):
         open_store(url)
@@ -63,7 +64,8 @@ def test_database_of_the_first_schema_is_refused_then_upgraded_whole(
     assert "BIGINT" in str(made["results"])
     lease = upgraded.write(lambda c: jobs.claim(c, worker))
     assert lease is not None
-    assert (lease.job_id, lease.seed) == (1, 42)
+    assert lease.primary == "val_loss"
+    assert wide(upgraded) == before
     upgraded.close()
     cluster.drop(url)
 

@@ -57,11 +57,7 @@ class Queue(RuleBasedStateMachine):
         self.store.write(self._fill)
 
     def _fill(self, connection: sa.Connection) -> None:
-        connection.execute(
-            schema.studies.insert().values(
-                id=1, name="s", grid="{}", protocol="sound", corpus="bundled", corpus_id="", created_at=now()
-            )
-        )
+        connection.execute(schema.studies.insert().values(id=1, name="s", grid="{}", created_at=now()))
         same = {"config": "{}", "cell": '{"noise_std": 0.0}', "total_steps": 400}
         runs = [{**same, "seed": seed, "config_hash": str(seed)} for seed in range(JOBS)]
         assert jobs.submit(connection, 1, runs) == JOBS

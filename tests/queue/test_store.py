@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from runner.queue.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, both_engines, described
+from tests.conftest import PROJECT, both_engines, described, row, wide
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -152,7 +153,7 @@ def test_missing_database_names_the_command_that_makes_it(tmp_path: Path) -> Non
     assert not (tmp_path / "none.db").exists()
 
 
-@pytest.mark.parametrize("version", ["0001"])
+@pytest.mark.parametrize("version", ["0001", "0002"])
 def test_stored_database_of_every_earlier_schema_is_upgraded_whole(
     store: Store, tmp_path: Path, version: str
 ) -> None:
@@ -162,6 +163,10 @@ def test_stored_database_of_every_earlier_schema_is_upgraded_whole(
     """
     path = tmp_path / "earlier.db"
     path.write_bytes(gzip.decompress((DATA / f"schema-{version}.db.gz").read_bytes()))
+    older = sqlite.driver().connect(path)
+    older.execute("UPDATE results SET best_val_loss = 9e999, max_grad_norm = NULL WHERE job_id = 1")
+    older.commit()
+    older.close()
 
     def content() -> dict[str, list[sa.RowMapping]]:
         with sqlite.connect(path, begin="BEGIN", query_only=True).begin() as connection:
@@ -174,12 +179,19 @@ def test_stored_database_of_every_earlier_schema_is_upgraded_whole(
     with pytest.raises(StoreRefused, match="db upgrade"):
         open_store(str(path))
     assert upgrade_store(str(path)) == (version, schema.HEAD)
+    upgraded = open_store(str(path))
+    [study] = before.pop("studies")
+    facts = json.loads(row(upgraded, "studies")["facts"])
+    program = json.loads(row(upgraded, "studies")["program"])
+    named = {each["name"] for each in program["measures"]}
+    assert named == before["results"][0].keys() - {"job_id", "attempt", "recorded_at", "exact"}
+    assert facts == {name: study[name] for name in ("protocol", "corpus", "corpus_id")}
+    assert wide(upgraded) == [dict(row) for row in before.pop("results")]
     after = content()
     for name, rows in before.items():
         assert [dict(row) for row in rows] == [
             {column: row[column] for column in was} for was, row in zip(rows, after[name], strict=True)
         ]
-    upgraded = open_store(str(path))
     assert described(upgraded.engine) == described(store.engine)
     lease = upgraded.write(lambda c: jobs.claim(c, jobs.Worker("worker-1", "here", 1, "cpu")))
     assert lease is not None

@@ -366,9 +366,9 @@ def test_the_router_and_the_load_stand_in_the_tables(connection: sa.Connection) 
 
 def test_timings_and_failures(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
-    connection.execute(
-        sa.update(schema.results).values(evaluation_seconds=6.0, compile_seconds=12.0, waiting_seconds=0.0)
-    )
+    for name, value in {"evaluation_seconds": 6.0, "compile_seconds": 12.0, "waiting_seconds": 0.0}.items():
+        there = sa.select(schema.results.c.job_id, sa.literal(name), sa.literal(value))
+        connection.execute(schema.measures.insert().from_select(["job_id", "name", "value"], there))
     text = render(connection)
     timing = tables(section(text, "Timings and cost"))[0][0]
     assert (timing["Training (min)"], timing["Evaluation (min)"]) == ("1.6", "0.10")

@@ -139,7 +139,8 @@ def test_a_best_level_that_was_not_tried_is_not_named(connection: sa.Connection,
 def test_a_seed_without_every_level_is_left_out(connection: sa.Connection) -> None:
     data = dose(connection, bent)
     whole = fit(data)
-    connection.execute(sa.text("DELETE FROM results WHERE job_id = 1"))
+    for table in ("results", "measures"):
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE job_id = 1"))
     connection.execute(sa.text("UPDATE jobs SET status = 'queued', finished_at = NULL WHERE id = 1"))
     found = fit(load(connection, choose_study(connection)[0]))
     assert found.seeds == (2, 3, 4, 5)

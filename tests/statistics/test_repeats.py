@@ -104,15 +104,16 @@ def shown(connection: sa.Connection) -> str:
 
 
 def test_equal_runs_have_no_noise_whatever_their_times(connection: sa.Connection) -> None:
-    connection.execute(sa.text("UPDATE results SET training_seconds = job_id, tokens_per_second = job_id"))
+    timed = "name IN ('training_seconds', 'tokens_per_second')"
+    connection.execute(sa.text(f"UPDATE measures SET value = job_id WHERE {timed}"))
     assert "All 3 repeated runs are bitwise equal" in shown(connection)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE results SET val_loss = val_loss + 0.25 WHERE job_id = 2",
-        "UPDATE results SET max_grad_norm = max_grad_norm + 1e-12 WHERE job_id = 3",
+        "UPDATE measures SET value = value + 0.25 WHERE job_id = 2 AND name = 'val_loss'",
+        "UPDATE measures SET value = value + 1e-12 WHERE job_id = 3 AND name = 'max_grad_norm'",
         "UPDATE expert_counts SET tokens = 11 WHERE job_id = 3 AND expert = 1",
         "DELETE FROM expert_counts WHERE job_id = 1 AND expert = 1",
     ],
@@ -123,7 +124,7 @@ def test_one_bit_is_a_difference(connection: sa.Connection, change: str) -> None
 
 
 def test_the_floor_is_the_widest_distance(connection: sa.Connection) -> None:
-    connection.execute(sa.text("UPDATE results SET val_loss = 4.5 + 0.01 * job_id"))
+    connection.execute(sa.text("UPDATE measures SET value = 4.5 + 0.01 * job_id WHERE name = 'val_loss'"))
     text = shown(connection)
     assert "up to 0.02 nats per token apart" in text
     assert "| noise\\_std=0.1 | 42 | 3 | no | 0.02 |" in text.replace("noise_std", "noise\\_std")

@@ -27,6 +27,7 @@ from model.events import (
     Resumed,
 )
 from model.network.transformer import build
+from model.program import METRICS
 from model.randomness import stream_seed
 from model.text.corpus import resolve
 from model.training import loop, results, state
@@ -34,7 +35,6 @@ from model.training.checkpoint import numeric_environment
 from model.training.evaluation import Tally, batches
 from model.training.loop import Diverged, train
 from model.training.optimizer import Optimizers
-from runner.queue import schema
 from tests.training_runs import (
     TINY,
     Numbers,
@@ -249,11 +249,10 @@ def test_evaluation_at_the_end_only(numbers: None, tmp_path: Path) -> None:
         assert keys == [(32, "val"), (32, "test")]
 
 
-def test_results_have_the_columns_of_their_table(numbers: None, tmp_path: Path) -> None:
+def test_results_are_the_measures_that_the_program_declares(numbers: None, tmp_path: Path) -> None:
     events = run(TINY, tmp_path)
     row, values = finished(events), measured(events)
-    given = {"job_id", "attempt", "recorded_at", "exact"}
-    assert set(row) == set(schema.results.columns.keys()) - given
+    assert set(row) == set(METRICS)
     final = values[32, "val"][0]
     assert row["val_loss"] == final["loss"]
     assert row["val_bits_per_byte"] == final["bits_per_byte"]

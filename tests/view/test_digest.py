@@ -43,8 +43,8 @@ def test_eta_is_the_steps_left_over_the_measured_speed(queued: Store, worker: jo
 
 def test_eta_adds_up_the_workers_each_at_its_own_speed(queued: Store, worker: jobs.Worker) -> None:
     fast = replace(worker, owner="worker-2", device="cuda:0")
-    finish(queued, worker, training_seconds=40.0)  # 1 step a second
-    finish(queued, fast, training_seconds=10.0)  # 4 steps a second
+    finish(queued, worker, seconds=40.0)  # 1 step a second
+    finish(queued, fast, seconds=10.0)  # 4 steps a second
     claim(queued, worker)
     claim(queued, fast)
     with queued.read() as connection:
@@ -112,7 +112,7 @@ def test_digest_tells_the_night_in_twenty_lines(night: Store) -> None:
         "recovered: 1 (1 after lost)",
         "GPU time: 6m used, 3m of it wasted (50%)",
     ]
-    assert lines[6].startswith("tiny: 2/4 done, 1 left, 20s to go once a worker is started")
+    assert lines[6].startswith("tiny: 2/4 done, 1 left, 1m to go once a worker is started")
     assert lines[7] == "  best so far: noise_std=0.0, val_loss 2.5000 (n=2)"
     assert len(lines) <= 20
 

@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 
 from runner.queue.dialects import one_at_a_time
-from runner.queue.schema import HEAD, meta, metadata
+from runner.queue.schema import HEAD, drop_views, make_views, meta, metadata
 
 
 def upgrade(engine: sa.Engine) -> None:
@@ -29,7 +29,9 @@ def upgrade(engine: sa.Engine) -> None:
         one_at_a_time(connection, "upgrade", patience_seconds=60)
         config.attributes["connection"] = connection
         if sa.inspect(connection).has_table("alembic_version"):
+            drop_views(connection)  # they are made again as the new schema has them
             command.upgrade(config, HEAD)
+            make_views(connection)
             return
         metadata.create_all(connection)
         connection.execute(meta.insert().values(key="database_id", value=uuid.uuid4().hex))
