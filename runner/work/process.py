@@ -60,8 +60,11 @@ class TrainerProcess:
         command: Sequence[str] | None = None,
         source: Path = PROJECT,
     ) -> None:
-        """Spawn it from the code in `source`; it says `ready` first. `command` is for tests of faults."""
-        events_in, events_out = os.pipe()
+        """Spawn it from the code in `source`; it says `ready` first. `command` is for tests of faults.
+
+        Raises:
+            OSError: there is no room for a process, or for its log. Nothing is left open.
+        """
         program = [*(command or (sys.executable, "-m", "runner.work.trainer"))]
         environment = {
             **ALLOCATOR,
@@ -71,7 +74,12 @@ class TrainerProcess:
             "TOKENIZERS_PARALLELISM": "false",
             **modules_from(source),
         }
-        with log_path.open("ab") as log:
+        with contextlib.ExitStack() as opened:
+            log = opened.enter_context(log_path.open("ab"))
+            events_in, events_out = os.pipe()
+            opened.callback(os.close, events_out)  # the trainer has its own
+            failed = opened.enter_context(contextlib.ExitStack())
+            failed.callback(os.close, events_in)
             self._process = subprocess.Popen(
                 [*program, str(events_out), device, str(threads)],
                 stdin=subprocess.PIPE,
@@ -81,7 +89,7 @@ class TrainerProcess:
                 start_new_session=True,  # a group of its own, and no Ctrl-C from the terminal
                 env=environment,
             )
-        os.close(events_out)
+            failed.pop_all()
         os.set_blocking(events_in, False)
         self.events_fd = events_in  # to listen to several trainers at once; `receive` alone reads it
         self.log_path = log_path

@@ -24,8 +24,9 @@ JOBS_PER_TRAINER = 100
 """After this many jobs a fresh process: slow leaks stay small, and importing is paid once in a hundred."""
 MEMORY_GROWTH = 2.0
 """Ratio of a trainer's memory to what it held after its first job. Above it, the process is replaced."""
-NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-"""The run folder's disk is full, read-only or away: a copy of the source that is missing waits for it."""
+NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENOMEM)
+"""What passes: the run folder's disk is full, read-only or away while a copy of the source is missing there,
+or the machine has no room for one more process. The worker waits."""
 
 
 class Unfit(Exception):
@@ -67,7 +68,7 @@ class Upkeep:
         importing costs no job anything.
 
         Raises:
-            OSError: it cannot be started; one of `NOT_NOW` if its log and its source have no place.
+            OSError: it cannot be started; one of `NOT_NOW` if its log, its source or its process have no place now.
         """
         source = self.night.source.keep(self.night.runs)  # whole before each job: a trainer imports late, too
         if self.trainer is not None and not self.hears and _worn(self.trainer):

@@ -5,6 +5,7 @@ Real processes, real file systems. An order of things is made certain by a mark 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -51,6 +53,28 @@ def test_trainer_that_dies_while_it_starts_is_started_again(queued: Store, tmp_p
     code, _ = work_on(queued, tmp_path, ("a",), begin=dying(tmp_path / "marks", 3))
     assert code == DRAINED
     assert len(list((tmp_path / "marks").iterdir())) == 4
+    assert {(job["status"], job["attempt"]) for job in rows(queued, "jobs")} == {("done", 1)}
+
+
+def test_machine_without_room_for_a_process_is_waited_for(
+    queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fork is refused twice, as at a limit on processes (which root does not have); no descriptor stays."""
+    spawn, tries = subprocess.Popen, []
+
+    def refused(*arguments: Any, **options: Any) -> Any:
+        if "pass_fds" not in options:
+            return spawn(*arguments, **options)
+        tries.append(len(os.listdir("/proc/self/fd")))
+        if len(tries) <= 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return spawn(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    code, _ = work_on(queued, tmp_path, ("a",))
+    assert code == DRAINED
+    assert len(tries) == 3
+    assert len(set(tries)) == 1
     assert {(job["status"], job["attempt"]) for job in rows(queued, "jobs")} == {("done", 1)}
 
 
