@@ -68,7 +68,7 @@ class Upkeep:
         importing costs no job anything.
 
         Raises:
-            OSError: it cannot be started; one of `NOT_NOW` if its log, its source or its process have no place now.
+            OSError: it cannot be started; one of `NOT_NOW` if log, source or process have no place now.
         """
         source = self.night.source.keep(self.night.runs)  # whole before each job: a trainer imports late, too
         if self.trainer is not None and not self.hears and _worn(self.trainer):
