@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from model.config import ConfigError, RunConfig, full_key
 from runner.design.checking import CLOSED, checked, told
 from runner.design.grid import Grid
-from runner.design.hypotheses import Hypothesis, Margin, completed
+from runner.design.hypotheses import Hypothesis, Margin, check_metric, completed
 from runner.design.levels import Factors, Level, Named, Swap, Values
 from runner.design.scales import SCALES, SHIPPED, checked_seeds
 
@@ -102,6 +102,9 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid", source: s
         ConfigError: names the key, the value and the remedy.
     """
     file = checked(_File, {"name": default_name, **content}, {"claims": Hypothesis, "scales": Swap})
+    check_metric(f"primary = {file.primary!r}", file.primary)
+    for metric in file.margins:
+        check_metric(f"margins: {metric!r}", metric)
     base = RunConfig().with_values({**file.base, "protocol": file.protocol})
     return Grid(
         name=file.name,

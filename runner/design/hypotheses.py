@@ -98,10 +98,19 @@ def completed(
     return tuple(found)
 
 
-def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]]) -> None:
+def check_metric(said: str, metric: str) -> None:
+    """Refuse a metric that the program does not measure.
+
+    Raises:
+        ConfigError: begins with `said`, and names the measures that there are.
+    """
     measures = [measure.name for measure in load().measures]
-    if claim.metric not in measures:
-        raise ConfigError(f"{where}: metric = {claim.metric!r}: choose one of {', '.join(measures)}")
+    if metric not in measures:
+        raise ConfigError(f"{said}: choose one of {', '.join(measures)}")
+
+
+def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]]) -> None:
+    check_metric(f"{where}: metric = {claim.metric!r}", claim.metric)
     if not claim.against:
         raise ConfigError(f"{where}: against = {{}}: name a level, as in {{ noise_std = 0.5 }}")
     for key, levels in (("compare", claim.compare), ("against", claim.against)):
