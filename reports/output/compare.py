@@ -20,7 +20,7 @@ from reports.reading.measures import BITS, LOAD, LOSS, PERPLEXITY, Measure
 from reports.reading.origin import configurations, distinct, flatten
 from reports.reading.study import Cell
 from reports.reading.units import UnknownOption
-from reports.sections.head import corpus_line, protocol_line
+from reports.sections.provenance import corpus_line, protocol_line
 from reports.statistics.analysis import DEFAULT_DB
 from reports.statistics.blocks import blocks
 from reports.statistics.families import baseline_cell

@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from reports.reading.frames import StudyData
 from reports.reading.origin import Environment
 from reports.reading.study import Study
-from reports.sections import behaviour, conditions, contrasts, costs, head, heldout
+from reports.sections import behaviour, conditions, contrasts, costs, heldout
 from reports.sections.anova import variance
 from reports.sections.answer import ANSWER, Answer, answer
 from reports.sections.dose import response
 from reports.sections.findings import findings
+from reports.sections.head import method
 from reports.sections.horizons import horizons
 from reports.sections.load import load as load_by_layer
-from reports.sections.method import method
 from reports.sections.power import power
+from reports.sections.provenance import provenance
 from reports.sections.repeats import noise_floor
 from reports.statistics.analysis import DEFAULT_DB, Analysis, Options
 from reports.tables import Fact, Picture, Section, plain
@@ -49,7 +50,7 @@ APPENDIX: tuple[Made, ...] = (
     costs.timings,
     costs.failures,
     method,
-    head.provenance,
+    provenance,
 )
 """How it came about: folded in the page."""
 Drawn = Callable[[Analysis], dict[str, tuple[Picture, ...]]]
@@ -95,7 +96,7 @@ def compose(analysis: Analysis, draw: Drawn | None = None) -> Report:
     first = answer(analysis)
     sections, appendix = _made(SECTIONS, analysis), _made(APPENDIX, analysis)
     if not len(data.runs):
-        sections, appendix = [], _made((method, head.provenance), analysis)
+        sections, appendix = [], _made((method, provenance), analysis)
     elif draw is not None:
         pictures = dict(draw(analysis))
         first = replace(first, picture=next(iter(pictures.pop(ANSWER, ())), None))

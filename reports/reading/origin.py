@@ -1,7 +1,7 @@
 """What made the results, and whether it was one thing: code, packages, devices, configurations.
 
 A mixed study is not refused here, it is disclosed: a difference between conditions that ran on different
-devices or code is a difference of those, too. Who prints it: reports/sections/head.py.
+devices or code is a difference of those, too. Who prints it: reports/sections/provenance.py.
 """
 
 from __future__ import annotations
