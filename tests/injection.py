@@ -184,13 +184,13 @@ if TRAINER:
     import json
     dumps = json.dumps
     def poisoned(message, **options):
-        loop = sys.modules.get("model.training.loop")
-        if loop is not None and not hasattr(loop, "sound"):
-            loop.sound = loop._forward_backward
+        update = sys.modules.get("model.training.update")
+        if hasattr(update, "_forward_backward") and not hasattr(update, "sound"):
+            update.sound = update._forward_backward
             def bad(run, seen):
-                losses, counts = loop.sound(run, seen)
+                losses, counts = update.sound(run, seen)
                 return losses * (float("nan") if run.step >= 20 else 1.0), counts
-            loop._forward_backward = bad
+            update._forward_backward = bad
         return dumps(message, **options)
     json.dumps = poisoned
 """

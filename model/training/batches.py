@@ -1,7 +1,7 @@
 """A run's training batches on its device: on a GPU the tokens lie there, a batch is index arithmetic.
 
 A copy from ordinary memory makes the host wait for the device, in every pass. Which windows make a batch:
-model/text/windows.py. Who asks: model/training/loop.py.
+model/text/windows.py. Who asks: model/training/update.py.
 
 Shapes: B windows, T time, S steps.
 """

@@ -2,7 +2,7 @@
 
 Muon: Jordan et al. 2024, as in torch.optim.Muon, but all matrices of one shape are one stack and go through
 Newton-Schulz together (one after the other under `train.engine=plain`). Reads gradients and writes weights;
-knows no data. Who calls: model/training/loop.py.
+knows no data. Who calls: model/training/update.py.
 
 Shapes: G matrices in a stack, R rows, C columns, E experts, L layers.
 """

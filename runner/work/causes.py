@@ -22,8 +22,8 @@ def cause_of(error: BaseException, device: str) -> tuple[str, str]:
     import torch
 
     from model.text.cache import CacheDamaged
-    from model.training.loop import Diverged
     from model.training.memory import peak_memory_bytes
+    from model.training.update import Diverged
 
     line = f"{type(error).__name__}: {error}".splitlines()[0]
     if isinstance(error, (ConfigError, json.JSONDecodeError)):

@@ -30,11 +30,12 @@ from model.network.transformer import build
 from model.program import METRICS
 from model.randomness import stream_seed
 from model.text.corpus import resolve
-from model.training import loop, results, state
+from model.training import results, state, update
 from model.training.checkpoint import numeric_environment
 from model.training.evaluation import Tally, batches
-from model.training.loop import Diverged, train
+from model.training.loop import train
 from model.training.optimizer import Optimizers
+from model.training.update import Diverged
 from tests.training_runs import (
     TINY,
     Numbers,
@@ -424,7 +425,7 @@ def test_how_often_the_device_is_read_changes_no_bits(
     numbers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int
 ) -> None:
     expected = run(TINY, tmp_path)
-    monkeypatch.setattr(loop, "LOG_EVERY_UPDATES", interval)
+    monkeypatch.setattr(update, "LOG_EVERY_UPDATES", interval)
     found = run(TINY, tmp_path)
     assert measured(found) == measured(expected)
     assert timeless(finished(found)) == timeless(finished(expected))
@@ -560,12 +561,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: float, steps: range) -> None:
     """Make the loss of these steps another one, whatever the model computes."""
 
     def poisoned(
-        run_: state.State, seen_LE: torch.Tensor, original: Callable[..., Any] = loop._forward_backward
+        run_: state.State, seen_LE: torch.Tensor, original: Callable[..., Any] = update._forward_backward
     ) -> Any:
         losses, counts = original(run_, seen_LE)
         return (torch.full_like(losses, bad) if run_.step in steps else losses), counts
 
-    monkeypatch.setattr(loop, "_forward_backward", poisoned)
+    monkeypatch.setattr(update, "_forward_backward", poisoned)
 
 
 def test_a_run_that_diverges_says_when_and_what_to_change(
@@ -596,9 +597,9 @@ def test_a_loss_that_is_no_number_ends_the_run_after_its_series(
 
 def test_divergence_needs_fifty_updates_in_a_row() -> None:
     losses = [2.0] + [6.1] * 49 + [5.9] + [6.1] * 49
-    loop._require_convergence(losses, 0, 4)
+    update._require_convergence(losses, 0, 4)
     with pytest.raises(Diverged, match=r"step 404: .*above 6, 3 times its first value, for 50 updates"):
-        loop._require_convergence([*losses, 6.1], 100, 4)
+        update._require_convergence([*losses, 6.1], 100, 4)
 
 
 def test_an_infinite_validation_loss_is_divergence(
