@@ -138,9 +138,10 @@ class TrainConfig:
     """Global gradient norm above which the gradient is scaled down."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU, and not in the hash; a fixed choice is."""
-    engine: Literal["auto", "plain", "compiled"] = "auto"
-    """auto: the fastest for the device; plain: the reference; compiled: torch.compile. Not in the hash: the
-    same mathematics."""
+    engine: Literal["auto", "plain", "compiled", "grouped", "triton"] = "auto"
+    """auto: the fastest for the device; plain: the reference; compiled: torch.compile; triton and grouped:
+    what auto means on a GPU, where Triton's kernels prove right and elsewhere. Not in the hash: the same
+    mathematics."""
     target_loss: Annotated[float, Interval(ge=0.0, le=1e6)] = 0.0
     """Nats per token; results count the steps to get below it. 0 declares none and is not in the hash."""
 

@@ -1,8 +1,9 @@
 """Which implementation computes the model: `train.engine` and the device decide.
 
-`plain` is the reference, on any device; `auto` is the fastest for the device, as far as it was measured;
-`compiled` goes through torch.compile. All offer the same operations on the same mathematics.
-Who asks: model/network/moe.py, model/network/transformer.py, model/training/state.py.
+`plain` is the reference, on any device; `auto` is the fastest for the device, as far as it was measured; on a
+CUDA device that is `triton`, where its kernels prove right, else `grouped`; `compiled` goes through
+torch.compile. All offer the same operations on the same mathematics.
+Who asks: model/network/moe.py, model/network/transformer.py, model/training/setting.py.
 """
 
 from __future__ import annotations
@@ -13,24 +14,59 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from model.config import TrainConfig
+from model.config import ModelConfig, TrainConfig
 from model.engines import compiled, cpu, cpu_experts, cuda, plain
+from model.engines.device import BF16_FROM, capability
 
+NAMED = {"plain": plain, "compiled": compiled, "grouped": cuda}
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 24_576}
 """Up to which an update's steps go through the model as one batch."""
 
 
 def operations(engine: str, x: Tensor) -> ModuleType:
-    """The module whose functions compute on the device of `x`: embed, rms_norm, attend, experts, …"""
-    if engine in ("plain", "compiled"):
-        return plain if engine == "plain" else compiled
-    return cpu if x.device.type == "cpu" else cuda
+    """The module whose functions compute on the device of `x`: embed, add_norm, attend, experts, …"""
+    if engine == "triton":
+        from model.engines import triton  # there is no such package beside torch's CPU builds
+
+        return triton
+    return NAMED.get(engine) or (cpu if x.device.type == "cpu" else cuda)
 
 
-def usable(engine: str, device: torch.device) -> tuple[str, str]:
-    """The engine, and nothing; or auto, and why `compiled` cannot be had: no compiler, or one that fails."""
-    why_not = _cannot_compile(device) if engine == "compiled" else ""
-    return ("auto" if why_not else engine), why_not
+def adds_in_place(ops: ModuleType) -> bool:
+    """Whether an engine's backward passes add to gradients that are there (model/engines/gradients.py)."""
+    return ops is cpu or ops.__name__ == "model.engines.triton"
+
+
+def usable(engine: str, device: torch.device, model: ModelConfig) -> tuple[str, str]:
+    """The engine that computes, and which should and why it cannot; that is empty where it can.
+
+    `compiled` needs a compiler; `triton`, which `auto` means on a CUDA device from capability 8.0, has to
+    show that its kernels are right there, in the sizes of this model.
+    """
+    wanted = "triton" if engine == "auto" and _takes_triton(device) else engine
+    if wanted not in ("compiled", "triton"):
+        return wanted, ""
+    why_not = cannot_triton(device, model) if wanted == "triton" else _cannot_compile(device)
+    if not why_not:
+        return wanted, ""
+    return ("grouped" if device.type == "cuda" else "auto"), f"{wanted}: {why_not}"
+
+
+@cache
+def cannot_triton(device: torch.device, model: ModelConfig) -> str:
+    """Why the Triton kernels are not to compute on a device, in one line; empty where they are."""
+    if not _takes_triton(device) and device.type == "cuda":
+        return f"its kernels begin at compute capability 8.0, and this is {capability(device)}"
+    try:
+        from model.engines import self_check
+
+        return self_check.wrong(device, model)
+    except Exception as error:  # no triton, a kernel that does not compile, one that the driver refuses
+        return _in_a_line(error)
+
+
+def _takes_triton(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_FROM
 
 
 @cache
@@ -39,9 +75,13 @@ def _cannot_compile(device: torch.device) -> str:
     try:
         torch.compile(_little, fullgraph=True)(torch.ones(64, device=device))
     except Exception as error:  # whatever the toolchain lacks: a compiler, headers, triton
-        line = next((line for line in str(error).splitlines() if line.strip()), "")
-        return f"{type(error).__name__}: {line.strip()}"[:160]
+        return _in_a_line(error)
     return ""
+
+
+def _in_a_line(error: Exception) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line.strip()}"[:160]
 
 
 def _little(x: Tensor) -> Tensor:

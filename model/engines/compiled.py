@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.engines import cuda
+from model.engines.cuda import pick
 from model.engines.head import head_scores
-from model.engines.plain import add_dropout, attend, dropout, embed, head_loss, rms_norm
+from model.engines.plain import add_norm, attend, dropout, embed, head_loss, rms_norm
 
-__all__ = ["add_dropout", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "rms_norm"]
+__all__ = [
+    "add_norm", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "pick", "rms_norm",
+]  # fmt: skip
 
 
 def experts(

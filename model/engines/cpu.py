@@ -21,8 +21,11 @@ from model.engines.cpu_experts import experts
 from model.engines.dropout import Keep
 from model.engines.gradients import accumulator, handed_up
 from model.engines.head import head_loss, head_scores
+from model.engines.plain import pick
 
-__all__ = ["add_dropout", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "rms_norm"]
+__all__ = [
+    "add_norm", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "pick", "rms_norm",
+]  # fmt: skip
 
 QUERY_ROWS = 128
 """Queries at a time; the keys after them are never computed."""
@@ -74,6 +77,11 @@ class _Dropout(Function):
 
 def rms_norm(x_BTD: Tensor, norm: nn.RMSNorm) -> Tensor:
     return _RmsNorm.apply(x_BTD, norm.weight, norm.eps)
+
+
+def add_norm(x: Tensor, y: Tensor, p: float, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+    x = add_dropout(x, y, p)
+    return x, rms_norm(x, norm)
 
 
 class _RmsNorm(Function):

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from model.engines.gradients import compute_dtype
 from model.engines.head import head_loss, head_scores
-from model.engines.plain import add_dropout, attend, dropout, embed, rms_norm
+from model.engines.plain import add_norm, attend, dropout, embed, rms_norm
 
-__all__ = ["add_dropout", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "rms_norm"]
+__all__ = [
+    "add_norm", "attend", "dropout", "embed", "experts", "head_loss", "head_scores", "pick", "rms_norm",
+]  # fmt: skip
 
 
 def expert_matmul(x_SI: Tensor, weights_EOI: Tensor, ends_E: Tensor) -> Tensor:
@@ -83,6 +85,26 @@ class GatherRows(torch.autograd.Function):
         (back,) = ctx.saved_tensors
         taken = gradient[back]
         return (taken if ctx.k == 1 else taken.unflatten(0, (-1, ctx.k)).sum(1)), None, None, None
+
+
+def pick(values_NE: Tensor, experts_NK: Tensor) -> Tensor:
+    """As in model/engines/plain.py; backward compares, where gather's own would scatter, and so sort."""
+    return _Pick.apply(values_NE, experts_NK)
+
+
+class _Pick(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values_NE, experts_NK):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(experts_NK)
+        ctx.n_experts = values_NE.shape[-1]
+        return values_NE.gather(-1, experts_NK)
+
+    @staticmethod
+    def backward(ctx, gradient_NK):  # type: ignore[no-untyped-def]
+        (experts_NK,) = ctx.saved_tensors
+        every_E = torch.arange(ctx.n_experts, device=experts_NK.device)
+        chosen_NKE = experts_NK.unsqueeze(-1) == every_E
+        return (gradient_NK.unsqueeze(-1) * chosen_NKE).sum(1), None
 
 
 def has_grouped_kernel(x: Tensor, *widths: int) -> bool:

@@ -37,6 +37,17 @@ def rms_norm(x_BTD: Tensor, norm: nn.RMSNorm) -> Tensor:
     return norm(x_BTD)
 
 
+def add_norm(x: Tensor, y: Tensor, p: float, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+    """The residual sum x + dropout(y), and its RMSNorm: what the next sublayer reads."""
+    x = add_dropout(x, y, p)
+    return x, rms_norm(x, norm)
+
+
+def pick(values_NE: Tensor, experts_NK: Tensor) -> Tensor:
+    """Each token's values at its chosen experts, (N, K)."""
+    return values_NE.gather(-1, experts_NK)
+
+
 def attend(qkv_BT3HC: Tensor, rotation: tuple[Tensor, Tensor], p: float) -> Tensor:
     """Causal attention over rotated queries and keys, with dropout on its weights: (B, T, H · C)."""
     qk_BT2HC = rotate(qkv_BT3HC[:, :, :2], *rotation)

@@ -11,6 +11,7 @@ Shapes: B batch, T time, N = B·T tokens, D d_model, F d_ff, E experts, K top-k,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig, RoutingConfig
+from model.engines import plain
 from model.engines.choice import operations
 
 DEFAULT_ROUTING = RoutingConfig()
@@ -85,9 +87,10 @@ class MoE(nn.Module):
         noisy_NE = self.noisy(x_ND, clean_NE, noise_std, noise)
         logits_NE = noisy_NE if self.training else clean_NE
 
-        weights_NK, experts_NK, probabilities_NE = route(logits_NE, self.top_k, self.bias_E)
+        ops = operations(self.engine, x_ND)
+        weights_NK, experts_NK, probabilities_NE = route(logits_NE, self.top_k, self.bias_E, ops.pick)
         # Σ_k weight · W2 · dropout(silu(W1 · x)): model/engines/plain.py
-        y_ND, counts_E = operations(self.engine, x_ND).experts(
+        y_ND, counts_E = ops.experts(
             x_ND, weights_NK, experts_NK, self.w1, self.w2, self.dropout if self.training else 0.0
         )
         load_ME = load(experts_NK, micro_batches, len(self.w1))
@@ -150,7 +153,12 @@ def strength(routing: RoutingConfig, update: int, updates: int) -> float:
     return routing.noise_std * (1.0 - update / updates) if routing.noise == "annealed" else routing.noise_std
 
 
-def route(logits_NE: Tensor, top_k: int, bias_E: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def route(
+    logits_NE: Tensor,
+    top_k: int,
+    bias_E: Tensor | None = None,
+    pick: Callable[[Tensor, Tensor], Tensor] = plain.pick,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Choose experts: weights_NK, experts_NK (int64) and the full softmax, probabilities_NE.
 
     The weights are a softmax over the chosen logits (Shazeer et al. 2017, eq. 3-5). At top_k = 1 that would
@@ -158,18 +166,15 @@ def route(logits_NE: Tensor, top_k: int, bias_E: Tensor | None = None) -> tuple[
     (Switch Transformer, eq. 2). A bias helps to choose and is in no weight.
     """
     probabilities_NE = logits_NE.softmax(-1)
-    if bias_E is None:
-        chosen_NK, experts_NK = logits_NE.topk(top_k)
-    else:
-        experts_NK = choose(logits_NE, top_k, bias_E)
-        chosen_NK = logits_NE.gather(-1, experts_NK)
-    weights_NK = probabilities_NE.gather(-1, experts_NK) if top_k == 1 else chosen_NK.softmax(-1)
-    return weights_NK, experts_NK, probabilities_NE
+    experts_NK = choose(logits_NE, top_k, bias_E)
+    if top_k == 1:
+        return pick(probabilities_NE, experts_NK), experts_NK, probabilities_NE
+    return pick(logits_NE, experts_NK).softmax(-1), experts_NK, probabilities_NE
 
 
 def choose(logits_NE: Tensor, top_k: int, bias_E: Tensor | None) -> Tensor:
     """The experts of the highest logit + bias, (N, K) (Wang et al. 2024, eq. 3; there score + bias)."""
-    return (logits_NE if bias_E is None else logits_NE + bias_E).topk(top_k).indices
+    return (logits_NE if bias_E is None else logits_NE + bias_E).detach().topk(top_k).indices
 
 
 def shift_bias(bias_E: Tensor, counts_E: Tensor, rate: float) -> None:

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig, RoutingConfig
-from model.engines import cpu
-from model.engines.choice import operations
+from model.engines.choice import adds_in_place, operations
 from model.network.moe import DEFAULT_ROUTING, MoE, Routing, shift_bias
 
 ROTARY_BASE = 10_000.0
@@ -152,7 +151,7 @@ class LanguageModel(nn.Module):
 
     def open_gradients(self) -> None:
         """Before an update's first step: zeros, where the engine adds the steps' gradients in place."""
-        if operations(self.engine, self.embedding.weight) is cpu:
+        if adds_in_place(operations(self.engine, self.embedding.weight)):
             for parameter in self.parameters():
                 parameter.grad = torch.zeros_like(parameter)
 
@@ -173,12 +172,16 @@ class LanguageModel(nn.Module):
         ops, p = operations(self.engine, tokens_BT), self.dropout if self.training else 0.0
         x_BTD = ops.dropout(ops.embed(tokens_BT, self.embedding.weight), p)
         rotation = self.cos_TC[: tokens_BT.shape[1]], self.sin_TC[: tokens_BT.shape[1]]
+        norms = [*(block.attention_norm for block in self.blocks[1:]), self.norm]
+        normed_BTD = ops.rms_norm(x_BTD, self.blocks[0].attention_norm)
         routings = []
-        for layer, block in enumerate(self.blocks):
+        for layer, (block, after) in enumerate(zip(self.blocks, norms, strict=True)):
             seen_E = None if seen_LE is None else seen_LE[layer]
-            x_BTD, routing = block(x_BTD, rotation, noise_std, draws[layer], seen_E, micro_batches)
+            x_BTD, normed_BTD, routing = block(
+                x_BTD, normed_BTD, after, rotation, noise_std, draws[layer], seen_E, micro_batches
+            )
             routings.append(routing)
-        return ops.dropout(ops.rms_norm(x_BTD, self.norm), p), _stack(routings)
+        return ops.dropout(normed_BTD, p), _stack(routings)
 
     def _loss(
         self,
@@ -221,18 +224,23 @@ class Block(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
+        normed_BTD: Tensor,
+        after: nn.RMSNorm,
         rotation: tuple[Tensor, Tensor],
         noise_std: float | Tensor,
         noise: Tensor,
         seen_E: Tensor | None,
         micro_batches: int,
-    ) -> tuple[Tensor, Routing]:
+    ) -> tuple[Tensor, Tensor, Routing]:
+        """The stream after this block, and what `after`, the norm that reads it next, makes of it.
+
+        `normed_BTD` is x_BTD under this block's first norm: a sum and the norm after it are one operation.
+        """
         ops, p = operations(self.engine, x_BTD), self.dropout if self.training else 0.0
-        attended_BTD = self.attention(ops.rms_norm(x_BTD, self.attention_norm), rotation)
-        x_BTD = ops.add_dropout(x_BTD, attended_BTD, p)
-        normed_BTD = ops.rms_norm(x_BTD, self.moe_norm)
+        attended_BTD = self.attention(normed_BTD, rotation)
+        x_BTD, normed_BTD = ops.add_norm(x_BTD, attended_BTD, p, self.moe_norm)
         answer_BTD, routing = self.moe(normed_BTD, noise_std, noise, seen_E, micro_batches)
-        return ops.add_dropout(x_BTD, answer_BTD, p), routing
+        return *ops.add_norm(x_BTD, answer_BTD, p, after), routing
 
 
 class Attention(nn.Module):

@@ -23,7 +23,7 @@ class Setting:
     """One run on one device."""
 
     engine: str
-    """auto, plain or compiled: the configuration's, or auto where nothing can be compiled."""
+    """The configuration's, or what stands in for it on this device (model/engines/choice.py)."""
     computing: str
     """What that came to, for the numeric environment."""
     precision: str
@@ -67,10 +67,10 @@ def settle(config: RunConfig, device: torch.device) -> Setting:
     precision = devices.precision_of(config.train.precision, device)
     attention = devices.choose_attention(config.model, config.train.seq_len, precision, device)
     devices.make_deterministic()
-    engine, why_not = choice.usable(config.train.engine, device)
+    engine, why_not = choice.usable(config.train.engine, device, config.model)
     if why_not:
-        remarks.append(f"train.engine = {config.train.engine} cannot compile here ({why_not}); auto computes")
-    computing = choice.settle(engine, device) + (f"; {config.train.engine}: {why_not}" if why_not else "")
+        remarks.append(f"train.engine = {config.train.engine} cannot be had ({why_not}); {engine} computes")
+    computing = choice.settle(engine, device) + (f"; {why_not}" if why_not else "")
     together = choice.steps_at_once(config.train, device)
     together, windows = that_fits(config, device, precision, attention, together)
     if windows < config.train.windows_at_once:

@@ -206,4 +206,4 @@ def test_without_a_compiler_compiled_falls_back_and_says_so(tmp_path: Path) -> N
     assert engine == "auto"
     assert computing.startswith("cpu, ")
     assert "; compiled: " in computing
-    assert said.startswith("train.engine = compiled cannot compile here (")
+    assert said.startswith("train.engine = compiled cannot be had (compiled: ")
