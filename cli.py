@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,7 @@ from runner.view.arguments import (
     Yes,
     device_list,
     seconds,
+    seconds_until,
     size_bytes,
 )
 from runner.view.command import CHANGING, CHOOSING, MACHINE, MORNING, NIGHT, QUEUEING, InParts
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 PROTOCOL = "Of runs whose file does not say; default: unknown."
+UNTIL = "A time of day here, such as 08:00: the next one."
 THREADS = "Of each trainer; default: all cores, shared out."
 
 app = typer.Typer(
@@ -124,10 +127,10 @@ def enqueue(
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
     from model.text.corpus import resolve
     from model.text.dataset import prepare
+    from runner.design import catalogue, grid_file
     from runner.design import enqueue as queueing
-    from runner.design import grid_file
     from runner.design.scales import adjust
-    from runner.view import console
+    from runner.view import plan
 
     assign = [*(assign or []), *([f"data.text_column={json.dumps(text_column)}"] if text_column else [])]
     chosen = adjust(grid_file.load_grid(grid), scale, assign, seeds)
@@ -141,7 +144,7 @@ def enqueue(
     if not lossy_tokenizer:
         data.require_round_trip(chosen.base.data.tokenizer)
     if dry_run:
-        console.jobs_screen(name, chosen)
+        plan.plan_screen(name, chosen, catalogue.cost(chosen, catalogue.measured(db)), data.unique_tokens)
         return
     with command.opened(db, create=True) as store:
         said, added = store.write(
@@ -179,6 +182,7 @@ def work(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Stop after so many.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Keep polling an empty queue.")] = False,
     time_limit: Annotated[str | None, typer.Option("--time-limit", help="Such as 9m or 8h.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help=UNTIL)] = None,
     devices: Annotated[str, typer.Option("--devices", "--device", help=DEVICES)] = "auto",
     slots: Annotated[int, typer.Option("--slots", min=1, help="Trainers on each device.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help=THREADS)] = None,
@@ -191,7 +195,7 @@ def work(
     cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
-    """Work the queue until it is empty.   Example: nohup python cli.py work --time-limit 8h &"""
+    """Work the queue until it is empty.   Example: nohup python cli.py work --until 08:00 &"""
     with suppress(ImportError):  # what the night ends with is loaded before anybody edits it
         import reports.output.files  # noqa: F401
     from runner.view import console
@@ -202,12 +206,14 @@ def work(
     from runner.work.worker import Worker
 
     names = chosen.slots(device_list(devices), slots)
+    limits = [seconds(time_limit, "--time-limit")] if time_limit else []
+    limits += [seconds_until(until, datetime.now())] if until else []
     options = chosen.Options(
         devices=names,
         threads=threads or chosen.threads_each(len(names)),
         jobs=jobs,
         wait=wait,
-        time_limit_seconds=seconds(time_limit, "--time-limit") if time_limit else None,
+        time_limit_seconds=min(limits, default=None),
         checkpoint_seconds=checkpoint_seconds,
         lease_seconds=lease_seconds,
         runs=command.run_folder(db, runs_dir),

@@ -76,6 +76,10 @@ def test_dry_run_shows_the_jobs_and_writes_nothing(cli: Cli, tmp_path: Path, tin
     done = cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--dry-run")
     assert done.returncode == 0
     assert "4 jobs" in done.stdout
+    told = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert told["the grid"].split("  ")[1].strip().startswith("model.d_model 16, model.n_layers 1,")
+    assert "2,560 training tokens a run, 0.427 epochs of 6,000; 10,240 in all" in done.stdout
+    assert "cost not known: no run of that size has finished" in " ".join(done.stdout.split())
     assert not (tmp_path / "jobs.db").exists()
 
 

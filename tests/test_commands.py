@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import typer
 
 from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid
@@ -16,6 +19,7 @@ from runner.design.scales import adjust
 from runner.queue.selection import find_job
 from runner.queue.store import Store
 from runner.view import text
+from runner.view.arguments import seconds_until
 from tests.conftest import PROJECT, environment
 
 SCRIPTS = sorted(p.name for p in (PROJECT / "benchmarks").glob("*.py") if "__main__" in p.read_text())
@@ -147,6 +151,27 @@ def test_the_shell_completes_commands() -> None:
     )
     assert done.stdout.split() == ["prioritize"], done.stderr
     assert os.access(PROJECT / "cli.py", os.X_OK)
+
+
+# --- times ------------------------------------------------------------------------------------------------
+
+
+def test_until_is_the_next_time_a_clock_here_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        evening = datetime(2026, 11, 26, 22, 0, 30)
+        assert seconds_until("23:00", evening) == 3570
+        assert seconds_until("8:00", evening) == 10 * 3600 - 30
+        assert seconds_until("22:00", evening) == 24 * 3600 - 30  # past: tomorrow's
+        assert seconds_until("08:00", datetime(2026, 3, 28, 22, 0)) == 9 * 3600  # the clocks go forward
+        assert seconds_until("08:00", datetime(2026, 10, 24, 22, 0)) == 11 * 3600  # and back
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for wrong in ("24:00", "8", "8:60", "tomorrow"):
+        with pytest.raises(typer.BadParameter, match="as in 08:00"):
+            seconds_until(wrong, evening)
 
 
 # --- small pictures ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The grids that ship, as a reader chooses among them: what each asks, how many runs, what it costs here.
 
-A cost is measured: the seconds a step of the finished runs of the same size, on this machine, in the database
-that is given. Sizes that were never run have none. Reads only. Who prints it: runner/view/designs.py.
+A cost is measured by the finished runs of the same size, on this machine, in the database that is given.
+Sizes that were never run have none. Reads only. Who prints it: runner/view/designs.py, runner/view/plan.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model.config import RunConfig
 from runner.design.grid import Grid
 from runner.design.grid_file import load_grid
 from runner.design.scales import SCALES, SHIPPED, adjust
-from runner.queue.speed import Paces, Size, paces, size_of
+from runner.queue.speed import Pace, Paces, Size, paces, size_of
 from runner.queue.store import StoreUnreachable, open_store
 
 
@@ -108,7 +108,9 @@ def _cell(cell: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _seconds(grid: Grid, by_size: Mapping[Size, float]) -> float:
+def _seconds(grid: Grid, by_size: Mapping[Size, Pace]) -> float:
     runs = len(grid.seeds) * grid.repeats
-    each = (by_size.get(size_of(config.to_dict()), math.nan) * config.train.steps for _, config in grid.cells)
+    unknown = Pace(math.nan)
+    told = (config.to_dict() for _, config in grid.cells)
+    each = (by_size.get(size_of(c), unknown).run_seconds(c, c["train"]["steps"]) for c in told)
     return runs * sum(each)

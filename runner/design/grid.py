@@ -47,6 +47,8 @@ class Grid:
     scale: str = "full"
     stated: tuple[str, ...] = ()
     """Dotted keys that the file's [base] sets."""
+    replaced: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    """Dotted key → who set it (`--scale smoke`, `[scales.smoke.base]` or `--set`), and the file's value."""
     source: str = ""
     """The value of --grid: a shipped grid's name or a file."""
     notice: str = ""

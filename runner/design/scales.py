@@ -70,7 +70,9 @@ def adjust(
     sizes = {key: value for key, value in SCALES[scale].items() if key not in varied}
     if grid.base.train.eval_every == 0:  # evaluation at the end only is the design, not a size
         sizes.pop("train.eval_every", None)
-    chosen = {full_key(key): value for key, value in swap.base.items()} | _assigned(assignments, varied)
+    swapped = {full_key(key): value for key, value in swap.base.items()}
+    assigned = _assigned(assignments, varied)
+    chosen = swapped | assigned
     base = grid.base.with_values(sizes | chosen)
     return replace(
         grid,
@@ -82,6 +84,15 @@ def adjust(
         baseline=tuple(_moved(dict(grid.baseline), grid.factors, factors).items()),
         claims=tuple(_followed(claim, grid.factors, factors) for claim in grid.claims),
         seeds=parse_seeds(seeds) if seeds else grid.seeds,
+        replaced={
+            key: (by, grid.base.value(key))
+            for by, values in (
+                (f"--scale {scale}", sizes),
+                (f"[scales.{scale}.base]", swapped),
+                ("--set", assigned),
+            )
+            for key in values
+        },
         notice=_notice(grid, scale, [key for key in sizes if key not in chosen], base),
     )
 

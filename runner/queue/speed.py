@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from runner.queue.schema import JobStatus, attempts, jobs, workers
+from runner.queue.schema import JobStatus, attempts, jobs, measures, workers
 from runner.queue.store import now
 
 LATEST = 50
@@ -29,8 +29,6 @@ _SIZE = (
 
 Key = TypeVar("Key")
 Size = tuple[Any, ...]
-Paces = Mapping[str, Mapping[Size, float]]
-"""Device → size → seconds a step."""
 Slot = tuple[str, str]
 """(host, device): two cards of one machine, or of two, need not be equally fast."""
 
@@ -53,6 +51,25 @@ class Eta:
     """None where nothing of it has been timed yet."""
     assumed: bool
     """Nobody is at work: this is how long one worker would take."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What runs of a size take on a device: starts, steps and evaluations apart, so that short ones tell."""
+
+    step_seconds: float
+    evaluated_token_seconds: float = 0.0
+    start_seconds: float = 0.0
+    """Once a run: compiling and waiting, for data and for a trainer."""
+
+    def run_seconds(self, config: Mapping[str, Any], steps: int) -> float:
+        """A whole run of such a configuration."""
+        evaluating = evaluated_tokens(config) * self.evaluated_token_seconds
+        return steps * self.step_seconds + evaluating + self.start_seconds
+
+
+Paces = Mapping[str, Mapping[Size, Pace]]
+"""Device → size → its pace."""
 
 
 def slots_at_work(connection: sa.Connection) -> Counter[Slot]:
@@ -90,13 +107,49 @@ def together(measured: Mapping[Slot, float], at_work: Mapping[Slot, int]) -> flo
 
 
 def paces(connection: sa.Connection, host: str | None = None) -> Paces:
-    """Seconds a step by device and size, over the newest finished runs of a machine, this one by default."""
-    runs = _timed(connection, attempts.c.host == (host or platform.node()), LATEST_OF_HOST)
-    summed = _summed(((run.device, size_of(json.loads(run.config))), run.steps, run.seconds) for run in runs)
-    found: dict[str, dict[Size, float]] = defaultdict(dict)
-    for (device, size), (steps, seconds) in summed.items():
-        found[device][size] = seconds / steps
-    return found
+    """The paces by device and size, over the newest finished runs of a machine, this one by default."""
+    told: dict[str, dict[Size, list[_Took]]] = defaultdict(lambda: defaultdict(list))
+    for run in _timed(connection, attempts.c.host == (host or platform.node()), LATEST_OF_HOST):
+        config = json.loads(run.config)
+        whole = run.training is not None and not run.resumed  # else its clocks are of earlier attempts, too
+        clocks = (run.training, run.evaluation or 0.0) if whole else (run.seconds, 0.0)
+        took = _Took(run.steps, evaluated_tokens(config), run.seconds, *clocks)
+        if took.steps > 0 and took.seconds > 0:
+            told[run.device][size_of(config)].append(took)
+    return {device: {size: _pace(runs) for size, runs in sizes.items()} for device, sizes in told.items()}
+
+
+@dataclass(frozen=True)
+class _Took:
+    """What a finished run took; one whose program tells no clocks trained all the time."""
+
+    steps: int
+    evaluated_tokens: int
+    seconds: float
+    training_seconds: float
+    evaluation_seconds: float
+
+
+def _pace(runs: Sequence[_Took]) -> Pace:
+    tokens = sum(run.evaluated_tokens for run in runs)
+    other = sum(max(0.0, run.seconds - run.training_seconds - run.evaluation_seconds) for run in runs)
+    evaluating = sum(run.evaluation_seconds for run in runs)
+    return Pace(
+        step_seconds=sum(run.training_seconds for run in runs) / sum(run.steps for run in runs),
+        evaluated_token_seconds=evaluating / tokens if tokens else 0.0,
+        start_seconds=(other + (0.0 if tokens else evaluating)) / len(runs),
+    )
+
+
+def evaluated_tokens(config: Mapping[str, Any]) -> int:
+    """Held-out tokens that a run scores: validation now and then and at the end, the test split once.
+
+    0 for a configuration of another program than the language model.
+    """
+    train, data = config.get("train", {}), config.get("data", {})
+    every, steps = train.get("eval_every") or 0, train.get("steps") or 0
+    between = (steps - 1) // every if every else 0
+    return int((between + 2) * data.get("held_out_tokens", 0))
 
 
 def size_of(config: Mapping[str, Any]) -> Size:
@@ -108,18 +161,26 @@ def size_of(config: Mapping[str, Any]) -> Size:
 def _timed(connection: sa.Connection, chosen: sa.ColumnElement[bool], most: int) -> sa.CursorResult[Any]:
     """The newest attempts among the chosen that finished their run: host, device, config, steps, seconds.
 
-    Steps are those from where the attempt resumed; seconds are all that it lasted.
+    Steps are those from where the attempt resumed; seconds are all that it lasted, and what of them, as far
+    as its program says, went into training and evaluation.
     """
-    steps = jobs.c.total_steps - sa.func.coalesce(attempts.c.resumed_from_step, 0)
+    resumed = sa.func.coalesce(attempts.c.resumed_from_step, 0)
     seconds = attempts.c.ended_at - attempts.c.started_at
-    timed = (steps.label("steps"), seconds.label("seconds"))
+    steps = (jobs.c.total_steps - resumed).label("steps")
+    timed = [steps, resumed.label("resumed"), seconds.label("seconds")]
+    clocks = [_clock("training"), _clock("evaluation")]
     return connection.execute(
-        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, *timed)
+        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, *timed, *clocks)
         .join(jobs, jobs.c.id == attempts.c.job_id)
         .where(chosen, attempts.c.outcome == "done")
         .order_by(attempts.c.id.desc())
         .limit(most)
     )
+
+
+def _clock(name: str) -> sa.Label[Any]:
+    own = sa.and_(measures.c.job_id == jobs.c.id, measures.c.name == f"{name}_seconds")
+    return sa.select(measures.c.value).where(own).scalar_subquery().label(name)
 
 
 def _finished(connection: sa.Connection, study_id: int) -> dict[Slot, float]:

@@ -6,6 +6,7 @@ What one command alone takes stands in its signature in cli.py. Nothing here rea
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +96,23 @@ def seconds(text: str, option: str) -> float:
     if not found:
         raise typer.BadParameter(f"{option} {text}: write a number with s, m, h or d, as in 9m")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def seconds_until(text: str, now: datetime) -> float:
+    """Seconds from `now`, local time, to the next time that a clock here shows 08:00 or so.
+
+    Raises:
+        BadParameter: it is no time of day.
+    """
+    found = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
+    if not found:
+        raise typer.BadParameter(f"--until {text}: write a time of day, as in 08:00")
+    then = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0, fold=0)
+    if then <= now:
+        then += timedelta(days=1)
+    return (
+        then.timestamp() - now.timestamp()
+    )  # of naive times, by this machine's zone: a night may be 25 h long
 
 
 def size_bytes(text: str, option: str) -> int:

@@ -1,4 +1,4 @@
-"""What `status`, `enqueue --dry-run` and a change of many jobs print: tables that fit 80 columns.
+"""What `status` and a change of many jobs print: tables that fit 80 columns.
 
 Names and messages come from files and machines: they are made plain before they are shown.
 """
@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.queue.schema import STATUSES
-from runner.view.text import duration, label, more, plain, varying
+from runner.view.text import duration, label, more, plain
 
 if TYPE_CHECKING:
-    from runner.design.grid import Grid
     from runner.queue.selection import Meant
 
 ROWS = 60
@@ -49,26 +48,6 @@ def markdown_screen(text: str) -> None:
     from rich.markdown import Markdown  # a parser that no other screen needs
 
     console().print(Markdown(text))
-
-
-def jobs_screen(name: str, grid: Grid) -> None:
-    """The jobs that an enqueue would add."""
-    base = grid.base
-    made = table(f"{name}: {grid.size} jobs", "seed", "cell", "hash", folds="cell")
-    for number, (cell, config) in enumerate(grid.runs()):
-        if number == ROWS:
-            break
-        made.add_row(str(config.seed), label(cell), config.hash[:12])
-    out = console()
-    show(out, made, grid.size)
-    configs = [config for _, config in grid.cells]
-    trains = [config.train for config in configs]
-    out.print(
-        f"{varying(c.total_parameters for c in configs)} parameters, "
-        f"{varying(c.active_parameters for c in configs)} active a token; {varying(t.steps for t in trains)} "
-        f"steps of {varying(t.batch_size for t in trains)} × {varying(t.seq_len for t in trains)} tokens; "
-        f"corpus {plain(base.data.corpus)}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}"
-    )
 
 
 def chosen_screen(chosen: Sequence[Meant]) -> None:

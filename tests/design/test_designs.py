@@ -15,19 +15,22 @@ from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid, parse_grid
 from runner.design.scales import adjust
 from runner.queue import jobs
-from runner.queue.speed import paces, size_of
+from runner.queue.speed import Pace, paces, size_of
 from runner.queue.store import Store
 from runner.view.designs import sentence
+from runner.view.plan import origins
 from tests.nights import took
 
 
-def timed(store: Store, seconds: dict[int, float], device: str = "cpu", host: str = "here") -> None:
-    """Finish the jobs that are named, each in so many seconds."""
+def timed(
+    store: Store, seconds: dict[int, float], device: str = "cpu", host: str = "here", **clocks: float
+) -> None:
+    """Finish the jobs that are named, each in so many seconds, and `clocks` of them among its measures."""
     worker = jobs.Worker(owner=f"{device}-{host}", host=host, pid=1, device=device)
     for _ in seconds:
         lease = store.write(lambda c: jobs.claim(c, worker))
         assert lease is not None
-        store.write(lambda c, lease=lease: jobs.finish(c, lease, {"val_loss": 4.0}))
+        store.write(lambda c, lease=lease: jobs.finish(c, lease, {"val_loss": 4.0, **clocks}))
         took(store, lease, seconds[lease.job_id])
 
 
@@ -55,9 +58,23 @@ def test_a_cost_is_steps_times_what_a_step_of_that_size_took(measured: Store) ->
     assert cost(parse_grid({"name": "g", "factors": {"n_experts": [4, 16]}, "seeds": [1]}), found) is None
 
 
+def test_short_runs_tell_what_long_ones_cost(store: Store) -> None:
+    """Of two runs of 8 steps: training took 4 s, two evaluations 10 s, everything 34 s."""
+    short = parse_grid({"name": "m", "seeds": [1, 2], "base": {"train.steps": 8, "train.eval_every": 0}})
+    store.write(lambda c: enqueue(c, "m", short))
+    timed(store, {1: 34.0, 2: 34.0}, training_seconds=4.0, evaluation_seconds=10.0)
+    with store.read() as connection:
+        found = paces(connection, "here")
+    long = parse_grid(
+        {"name": "g", "seeds": [1, 2, 3], "base": {"train.steps": 800, "train.eval_every": 200}}
+    )
+    # 800 steps at half a second; three evaluations between, one at the end, the test split; one start.
+    assert cost(long, found) == Cost(pytest.approx(3 * (400 + 5 * 5 + 20)), "cpu")
+
+
 def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> None:
     grid = load_grid("factorial")
-    small = {size_of(grid.base.to_dict()): 0.25}
+    small = {size_of(grid.base.to_dict()): Pace(0.25)}
     with measured.read() as connection:
         found = dict(paces(connection, "here"))
     assert cost(grid, {**found, "cuda:0": small}) == Cost(7_200 * 0.25, "cuda:0")
@@ -66,7 +83,7 @@ def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> N
 
 def test_the_horizons_and_sizes_of_a_grid_are_summed() -> None:
     grid = adjust(load_grid("factorial-long"), "full")
-    told = catalogue.describe("factorial-long", "full", {"cuda:0": {size_of(grid.base.to_dict()): 0.1}})
+    told = catalogue.describe("factorial-long", "full", {"cuda:0": {size_of(grid.base.to_dict()): Pace(0.1)}})
     assert (told["runs"], told["steps"], told["cost_seconds"]) == (60, 132_000, pytest.approx(13_200.0))
     assert told["training_tokens"] == 132_000 * 24 * 512
     assert catalogue.describe("factorial-long", "smoke", {})["steps"] == 30 * (40 + 400)
@@ -125,3 +142,21 @@ def test_json_is_for_programs(tmp_path: Path) -> None:
 def test_an_unknown_grid_is_refused() -> None:
     done = CliRunner().invoke(program.app, ["grids", "show", "nope"])
     assert "no such grid or file; shipped grids: balancing" in str(done.exception)
+
+
+def test_every_value_is_told_by_who_set_it() -> None:
+    content = {
+        "base": {"train.steps": 500, "top_k": 1, "dropout": 0.0},
+        "factors": {"bias_rate": [0.0, 0.1]},
+        "scales": {"smoke": {"base": {"top_k": 2}}},
+    }
+    told = origins(adjust(parse_grid(content), "smoke", ["muon_lr=0.02", "eval_every=20"]))
+    assert list(told)[-1] == "default"
+    assert "train.steps 120 (not 500)" in told["--scale smoke"]
+    assert told["[scales.smoke.base]"] == ["model.top_k 2 (not 1)"]
+    assert told["the grid"] == ["model.dropout 0.0"]
+    assert told["--set"] == ["train.eval_every 20 (not 100)", "train.muon_lr 0.02 (not 0.01)"]
+    assert "routing.noise_std 0.1" in told["default"]
+    keys = [value.split()[0] for values in told.values() for value in values]
+    assert len(keys) == len(set(keys))
+    assert not {"routing.bias_rate", "seed"} & set(keys)
