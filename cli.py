@@ -44,6 +44,7 @@ from runner.view.arguments import (
     Std,
     Study,
     Table,
+    UntilClosed,
     Where,
     Yes,
     device_list,
@@ -54,10 +55,13 @@ from runner.view.arguments import (
 from runner.view.command import CHANGING, CHOOSING, MACHINE, MORNING, NIGHT, QUEUEING, InParts
 
 if TYPE_CHECKING:
+    from runner.page.night import Screen
     from runner.queue.store import Store
 
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
+NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
+PAGE = "Static pages of the night, each minute."
 PROTOCOL = "Of runs whose file does not say; default: unknown."
 UNTIL = "A time of day here, such as 08:00: the next one."
 THREADS = "Of each trainer; default: all cores, shared out."
@@ -188,6 +192,9 @@ def work(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help=THREADS)] = None,
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0)] = 120.0,
     lease_seconds: Annotated[float, typer.Option("--lease-seconds", min=1, max=86400)] = 60.0,
+    page: Annotated[Path | None, typer.Option("--page", metavar="DIR", help=PAGE)] = None,
+    notify: Annotated[str | None, typer.Option("--notify", help=NOTIFY)] = None,
+    notify_every: Annotated[str | None, typer.Option("--notify-every", help="Such as 2h.")] = None,
     on_finish: Annotated[str | None, typer.Option("--on-finish", help="Gets the digest on stdin.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Of finished jobs.")] = False,
     keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Of finished jobs.")] = False,
@@ -198,6 +205,7 @@ def work(
     """Work the queue until it is empty.   Example: nohup python cli.py work --until 08:00 &"""
     with suppress(ImportError):  # what the night ends with is loaded before anybody edits it
         import reports.output.files  # noqa: F401
+    from runner.page.beside import companions
     from runner.view import console
     from runner.view import digest as digest_of
     from runner.work import options as chosen
@@ -224,6 +232,7 @@ def work(
     output.expendable()
     chosen.allow_descriptors(len(names))
     with command.opened(db) as store:
+        beside = companions(db, page, notify, notify_every)
         worker = Worker(store, options, Display())
         found = ""
         try:
@@ -233,9 +242,30 @@ def work(
             if found := _first_screens(store, worker.studies):
                 console.markdown_screen(found)
         finally:
-            if on_finish and (trouble := digest_of.send(store, on_finish, found)):
-                command.say(f"--on-finish: {trouble}")
+            for each in beside:
+                each.end()
+            for option, asked in (("--notify", notify), ("--on-finish", on_finish)):
+                if asked and (trouble := digest_of.send(store, asked, found)):
+                    command.say(f"{option}: {trouble}")
     raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=NIGHT)
+def page(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Shown by any static server.")],
+    every: Annotated[str | None, typer.Option("--every", help="Go on, such as 1m; else once.")] = None,
+    until_closed: UntilClosed = False,
+    db: Db = "jobs.db",
+) -> None:
+    """Write static pages of the night.   Example: python cli.py page ~/public/night --every 1m"""
+    from runner.page import beside, pages
+
+    screen, css = _html_screens()
+    wait = beside.pause(until_closed) if every else lambda _: True
+    seconds_between = seconds(every, "--every") if every else 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    with command.opened(db) as store, suppress(KeyboardInterrupt):
+        pages.keep(store, folder, screen, css, wait, command.say, seconds_between)
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -430,11 +460,20 @@ def delete(
 @app.command(rich_help_panel=MORNING)
 def digest(
     hours: Annotated[float, typer.Option("--hours", min=0.01, help="How far back.")] = 24.0,
+    send: Annotated[str | None, typer.Option("--send", hidden=True)] = None,
+    every: Annotated[str | None, typer.Option("--every", hidden=True)] = None,
+    until_closed: UntilClosed = False,
     db: Db = "jobs.db",
 ) -> None:
     """Say in twenty lines how the night went.   Example: python cli.py digest --hours 12"""
+    from runner.page import beside, notices
     from runner.view import digest as made
 
+    if send:  # beside `work --notify`
+        between = seconds(every, "--notify-every") if every else None
+        with command.opened(db) as store:
+            notices.keep_telling(store, send, between, beside.pause(until_closed), command.say)
+        return
     with command.opened(db) as store, store.read() as connection:
         text = made.digest(connection, hours)
     print(text, end="")
@@ -647,6 +686,18 @@ def db_upgrade(db: Db = "jobs.db") -> None:
 
     before, after = upgrade_store(db)
     print(f"schema {before} → {after}" if before != after else f"schema {after}: nothing to upgrade")
+
+
+def _html_screens() -> tuple[Screen | None, str]:
+    """What makes the first screens of reports for the pages, and their style; None where that is lacking."""
+    try:
+        from reports.output import page as made
+    except ImportError as error:
+        command.say(f"page: without first screens of reports: {error}")
+        return None, ""
+    from runner.page.pages import Screens
+
+    return Screens(made.first_screen), made.css()
 
 
 def _first_screens(store: Store, studies: list[str]) -> str:

@@ -56,7 +56,11 @@ def _commands(group: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _with_table(piece: str, commands: dict[str, Any]) -> str:
     title = re.match(r"### (.+)\n", piece)
     command = commands.get(title[1]) if title else None
-    rows = [_row(p) for p in command.params if p.name not in ("help", "db")] if command else []
+    rows = (
+        [_row(p) for p in command.params if p.name not in ("help", "db") and not getattr(p, "hidden", False)]
+        if command
+        else []
+    )
     if not rows:
         return piece
     table = "\n".join(["| option or argument | what it does | default |", "| --- | --- | --- |", *rows])

@@ -1,8 +1,10 @@
-"""Screenshots of `status`, `watch` and `work` at 80×24, from a real study in a real pseudo-terminal.
+"""Screenshots of `status`, `watch` and `work` at 80×24, and of a page of `work --page` in Chromium.
 
-    python docs/screenshots.py FOLDER      writes docs/screenshots/*.svg
+    python docs/screenshots.py FOLDER                       writes docs/screenshots/*.svg
+    python docs/screenshots.py PAGE.html NAME [--all]       writes docs/screenshots/NAME-{1280,390}.png
 
-FOLDER has a jobs.db with a study that is not finished: this starts `work` there and looks on.
+FOLDER has a jobs.db with a study that is not finished: this starts `work` there and looks on. A page is shown
+light on a laptop and dark on a telephone; with --all both ways on both, into the folder where the page lies.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -41,6 +45,36 @@ def main(folder: Path) -> None:
         working.end()
 
 
+def photograph(page: Path, name: str, everything: bool) -> None:
+    """The first screen of a page, at the width of a laptop and of a telephone."""
+    target = page.parent if everything else PROJECT / "docs" / "screenshots"
+    shots = [(1280, 800, "light"), (390, 844, "dark")]
+    shots += [(1280, 800, "dark"), (390, 844, "light")] if everything else []
+    driver = chromium()
+    try:
+        for width, height, scheme in shots:
+            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+            driver.get(page.resolve().as_uri())
+            kind = f"-{scheme}" if everything else ""
+            driver.save_screenshot(str(target / f"{name}-{width}{kind}.png"))
+    finally:
+        driver.quit()
+
+
+def chromium() -> Any:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
 def terminal(folder: Path, command: str) -> Terminal:
     program = [sys.executable, str(PROJECT / "cli.py"), command]
     return Terminal(program, folder, dict(os.environ), ROWS, COLUMNS)
@@ -57,4 +91,7 @@ def save(screen: Screen, command: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1].endswith(".html"):
+        photograph(Path(sys.argv[1]), sys.argv[2], "--all" in sys.argv)
+    else:
+        main(Path(sys.argv[1]))

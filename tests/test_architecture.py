@@ -38,7 +38,7 @@ WINGS = {
         *("fields", "parts", "config", "randomness", "events", "engines", "text", "network", "training"),
         "program",
     ),
-    "runner": ("queue", "design", "work", "view", "care"),
+    "runner": ("queue", "design", "work", "view", "page", "care"),
     "reports": ("reading", "statistics", "tables", "sections", "figures", "output"),
 }
 """A wing imports only what stands left of it in its row: no circle, no arrow the wrong way."""

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import sqlalchemy as sa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from reports.figures import style
-from reports.output.report import Report
+from reports.output.report import Report, title
 from reports.output.runs import RunPage
-from reports.sections.answer import Line
+from reports.reading.frames import choose_study, load
+from reports.sections.answer import Line, answer
+from reports.statistics.analysis import Options, analyse
 from reports.tables import Picture, Table, plain
 
 _HERE = Path(__file__).parent
@@ -33,25 +36,46 @@ _FINDING = re.compile(f"({_VERDICT.pattern}): (.*)", re.DOTALL)
 
 def page(report: Report, runs: list[RunPage]) -> str:
     """The whole document of a study's report."""
-    answer = report.answer
-    assert answer is not None
+    first = report.answer
+    assert first is not None
     sections = [*report.sections, *report.appendix]
     links = [("answer", "Answer"), *((_slug(section.heading), section.heading) for section in sections)]
     links += [("runs", "Runs")] if runs else []
     links.append(("again", "This report again"))
     return _template().render(
         report=report,
-        answer=answer,
-        bars=bars(answer.lines),
+        answer=first,
+        bars=bars(first.lines),
         runs=runs,
         links=links,
-        css=Markup(_file("page.css")),
+        css=Markup(css()),
         js=Markup(_file("page.js")),
     )
 
 
-@cache
+def first_screen(connection: sa.Connection, study: str) -> str:
+    """The page's first screen alone, as HTML that is safe to stand in another page with `page.css`.
+
+    Raises:
+        ConfigError: there is no study of that name.
+    """
+    analysis = analyse(load(connection, choose_study(connection, study)[0]), Options())
+    found = answer(analysis)
+    made = _environment().get_template("answer.html.jinja").module
+    return str(made.header(title(analysis.study), found, bars(found.lines)))  # type: ignore[attr-defined]
+
+
+def css() -> str:
+    """The page's style."""
+    return _file("page.css")
+
+
 def _template() -> Template:
+    return _environment().get_template("page.html.jinja")
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"plain": plain, "lines": _lines}
     helpers: dict[str, Callable[..., object]] = {
@@ -62,7 +86,7 @@ def _template() -> Template:
         "finding": _finding,
     }
     environment.globals |= helpers
-    return environment.get_template("page.html.jinja")
+    return environment
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ Where = Annotated[str | None, typer.Option("--where", help='Such as "noise_std=0
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, hash, or cell: FACTOR=LEVEL,…,seed=43.")]
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB", help="By id, hash or cell.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Change many jobs without asking.")]
+UntilClosed = Annotated[bool, typer.Option("--until-closed", hidden=True)]
+"""For a command that `work` starts beside itself: it ends when its standard input is closed."""
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 Runs = Annotated[
     Path | None,

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from reports.output import page as report_page
 from reports.output.files import gather, produce, write
 from reports.statistics.analysis import Options
+from runner.page import pages
+from runner.page.night import night
 from tests import report_fixtures as made
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -166,6 +169,47 @@ def test_the_first_screen_holds_the_answer(browser: object, tmp_path: Path, scre
     bars = browser.find_elements("css selector", "#answer .bar svg")
     assert len(bars) == 6
     assert min(bar.rect["width"] for bar in bars) > 40
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_pages_of_a_night_are_read_on_a_telephone_in_the_dark(
+    browser: object, tmp_path: Path, screen: str
+) -> None:
+    """No program runs, nothing else is asked for, nothing needs scrolling sideways."""
+    with made.opened(tmp_path) as connection:
+        made.unfinished_study(connection)
+        screens = pages.Screens(report_page.first_screen)
+        pages.write(pages.pages(night(connection, screens), report_page.css()), tmp_path / "public")
+    width, height = SCREENS[screen]
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    for scheme, paper in (("light", "rgba(255, 255, 255, 1)"), ("dark", "rgba(20, 24, 29, 1)")):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+        browser.get((tmp_path / "public/index.html").as_uri())
+        body = browser.find_element("tag name", "body")
+        assert body.value_of_css_property("background-color") == paper
+        assert browser.find_element("tag name", "html").rect["width"] <= width
+        squares = browser.find_elements("css selector", ".cell i")
+        assert len(squares) == 18
+        assert all(square.rect["x"] + square.rect["width"] <= width for square in squares)
+        failed = browser.find_element("css selector", ".failed-jobs").text
+        assert "diverged: loss is nan" in failed
+        browser.find_element("link text", "factorial").click()
+        assert browser.find_element("id", "answer").is_displayed()
+        answer = browser.find_element("css selector", "#answer .say").rect
+        assert answer["x"] >= 0
+        assert answer["x"] + answer["width"] <= width
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert {url.rsplit("/", 1)[1] for url in asked if url.startswith("file:")} == {
+        "index.html",
+        "study-factorial.html",
+    }
+    assert not [url for url in asked if url.startswith("http")]
 
 
 def test_a_pdf_has_every_section(tmp_path: Path) -> None:
