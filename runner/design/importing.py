@@ -1,272 +1,27 @@
-"""Reading another program's results into a study, so that one report serves both.
+"""Results that were made elsewhere become a study, so that one report serves both.
 
-The file is a CSV: `export`'s own, which comes back whole, or anybody's. What it does not say is unknown.
-Every row becomes a job without attempts, in a study that is marked as imported. How the file is read:
-runner/design/spreadsheet.py.
+Every run of the file becomes a job without attempts, in a study that is marked as imported. How the file is
+read: runner/design/foreign.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import ConfigError, RunConfig, canonical_json, full_key
+from model.config import ConfigError, canonical_json
+from runner.design.foreign import Run, parsed, read_results
 from runner.design.program import load
-from runner.design.spreadsheet import Sheet, read_sheet
 from runner.queue import attempts as attempt_log
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.jobs import SUBMISSION, record_result
-from runner.queue.schema import jobs, studies
+from runner.queue.schema import JobStatus, jobs, studies
 
 UNKNOWN = "unknown"
 PROTOCOLS = (UNKNOWN, "sound", "published")
-_NOT_MEASURED = ("job_id", "attempt", "recorded_at", "exact")
-CONVERTED = {
-    "training_time_minutes": ("training_seconds", 60.0),
-    "peak_memory_gb": ("peak_memory_bytes", 1e9),
-}
-"""Columns of the published study → measure, and the factor."""
-OF_STUDY = ("protocol", "corpus", "corpus_id", "grid")
-"""What a whole study shares, where the file says it."""
-FACTORS = ("noise_std", "load_balancing_weight")
-"""Factors of the published study, whether they vary in the file or not."""
-_STATES = {
-    **dict.fromkeys(("", "done", "finished", "completed", "complete", "success"), "done"),
-    **dict.fromkeys(("failed", "crashed", "killed", "error", "cancelled", "preempted"), "failed"),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run of the file."""
-
-    cell: dict[str, Any]
-    seed: int
-    config: dict[str, Any]
-    config_hash: str
-    exact: int
-    results: dict[str, float | int | None] | None
-    """None for a run that failed."""
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A file's runs, and what it says of all of them."""
-
-    rows: list[Row]
-    factors: list[str]
-    shared: dict[str, str]
-
-
-def read_results(path: Path, columns: str = "") -> Imported:
-    """The rows of the file, checked.
-
-    Args:
-        columns: `val_loss=eval/loss,seed=trial,factor=router,none=Name`: our name for a column, a column that
-            is a factor, one that is left out.
-
-    Raises:
-        ConfigError: no such file, a column that is missing, or varies and is nobody's, or a value that is
-            refused; names the line.
-    """
-    sheet = read_sheet(path, columns)
-    listed = ", ".join(sheet.columns) or "none"
-    missing = [name for name in ("seed", "val_loss") if name not in sheet.columns]
-    if missing:
-        raise ConfigError(
-            f"{path}: no column {', '.join(missing)}; it has {listed}; add --columns {missing[0]}=THEIRS"
-        )
-    if not sheet.rows:
-        raise ConfigError(f"{path}: no rows under its header")
-    if len({row.get("study") for row in sheet.rows}) > 1:
-        raise ConfigError(f"{path}: several studies in its column study; import each from a file of its own")
-    factors = _factors(path, sheet)
-    shared = {name: _shared(path, sheet, name) for name in OF_STUDY if name in sheet.columns}
-    found: dict[str, Row] = {}
-    for line, texts in zip(sheet.lines, sheet.rows, strict=True):
-        row = _Reader(f"{path} line {line}", texts, sheet.decimal_comma).row(factors)
-        if row.config_hash in found:
-            raise ConfigError(f"{path} line {line}: seed {row.seed} of this cell stands there twice")
-        found[row.config_hash] = row
-    if not any(row.results for row in found.values()):
-        raise ConfigError(f"{path}: no row has a finite val_loss")
-    return Imported(list(found.values()), factors, shared)
-
-
-def _factors(path: Path, sheet: Sheet) -> list[str]:
-    """The columns that tell conditions apart: none that varies is passed over.
-
-    Raises:
-        ConfigError: a column varies that is no measure and no key of the configuration.
-    """
-    if "cell" in sheet.columns:  # export's own, which says them
-        return list(_json(path, "cell", sheet.rows[0]["cell"]))
-    known = {
-        *_measured(),
-        *CONVERTED,
-        *OF_STUDY,
-        *_NOT_MEASURED,
-        "seed",
-        "study",
-        "config_hash",
-        "config",
-        "status",
-    }
-    found = []
-    for name in sheet.columns:
-        varies = len({row[name] for row in sheet.rows}) > 1
-        if name in sheet.factors or name in FACTORS or (varies and name not in known and _is_key(name)):
-            found.append(name)
-        elif varies and name not in known:
-            raise ConfigError(
-                f"{path}: column {name} varies and is not known: --columns factor={name} makes it a factor, "
-                f"none={name} leaves it out, and OURS={name} says what it measures"
-            )
-    return found
-
-
-def _measured() -> dict[str, bool]:
-    """Measures that a file may have as columns; whether they are whole numbers."""
-    return {measure.name: measure.decimals == 0 for measure in load().measures}
-
-
-def _is_key(name: str) -> bool:
-    try:
-        return bool(full_key(name))
-    except ConfigError:
-        return False
-
-
-def _shared(path: Path, sheet: Sheet, name: str) -> str:
-    values = {row[name] for row in sheet.rows}
-    if len(values) > 1:
-        raise ConfigError(f"{path}: several values of {name}; import each from a file of its own")
-    return values.pop()
-
-
-def _json(where: object, column: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: {column}: not the JSON that export wrote ({error})") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: {column}: not the JSON that export wrote")
-    return value
-
-
-class _Reader:
-    """One row's texts as values; every complaint names the line."""
-
-    def __init__(self, where: str, texts: dict[str, str], decimal_comma: bool) -> None:
-        self.where, self.texts, self.decimal_comma = where, texts, decimal_comma
-
-    def row(self, factors: list[str]) -> Row:
-        seed = self.number("seed")
-        if seed is None or not math.isfinite(seed) or seed != int(seed):
-            raise ConfigError(f"{self.where}: seed = {self.texts['seed']!r}: must be a whole number")
-        if "cell" in self.texts:
-            cell = _json(self.where, "cell", self.texts["cell"])
-        else:
-            cell = {name: self.level(name) for name in factors}
-        config, config_hash = self.configured(cell, int(seed))
-        exact = int("config" in self.texts and self.texts.get("exact") == "1")
-        return Row(cell, int(seed), config, config_hash, exact, self.measured())
-
-    def number(self, column: str) -> float | None:
-        """None where the cell is empty or the column is not there; may be NaN or infinite."""
-        text = self.texts.get(column, "")
-        if not text:
-            return None
-        try:
-            return float(text.replace(",", ".") if self.decimal_comma else text)
-        except ValueError as error:
-            raise ConfigError(f"{self.where}: {column} = {text!r}: must be a number") from error
-
-    def level(self, name: str) -> Any:
-        text = self.texts[name]
-        if not text:
-            raise ConfigError(f"{self.where}: {name} is empty: a run must say its level")
-        try:
-            value = float(text.replace(",", ".") if self.decimal_comma else text)
-        except ValueError:
-            return text
-        if not math.isfinite(value):
-            raise ConfigError(f"{self.where}: {name} = {text!r}: must be a finite number or a name")
-        return int(text) if text.lstrip("+-").isdigit() else value
-
-    def configured(self, cell: dict[str, Any], seed: int) -> tuple[dict[str, Any], str]:
-        """What is known of the run's configuration, and what tells it from the others."""
-        if self.texts.get("config"):
-            config = _json(self.where, "config", self.texts["config"])
-            return config, self.texts.get("config_hash") or _digest(config)
-        if not all(map(_is_key, cell)):
-            return {"seed": seed}, _digest({"cell": cell, "seed": seed})
-        try:
-            config_of = RunConfig().with_values({**cell, "seed": seed})
-        except ConfigError as error:
-            raise ConfigError(f"{self.where}: {error}") from error
-        cell.update({name: config_of.value(name) for name in cell})  # 0 and 0.0 are one level
-        known: dict[str, Any] = {"seed": seed}
-        for name, value in cell.items():
-            part, _, key = full_key(name).rpartition(".")
-            if part:
-                known.setdefault(part, {})[key] = value
-            else:
-                known[key] = value
-        return known, config_of.hash
-
-    def measured(self) -> dict[str, float | int | None] | None:
-        """The run's measures; None for a run that failed, or whose loss is no number."""
-        state = _STATES.get(self.texts.get("status", "").lower())
-        if state is None:
-            raise ConfigError(
-                f"{self.where}: status = {self.texts['status']!r}: not finished, not failed; wait, or drop it"
-            )
-        loss = self.number("val_loss")
-        if state == "failed" or loss is None or not math.isfinite(loss):
-            return None
-        measured = _measured()
-        values = {name: self.number(name) for name in measured}
-        for theirs, (ours, factor) in CONVERTED.items():
-            if values[ours] is None and (value := self.number(theirs)) is not None:
-                values[ours] = value * factor
-        values["val_perplexity"] = self.perplexity(loss)
-        for name, value in values.items():
-            if value is not None and not math.isfinite(value):
-                raise ConfigError(f"{self.where}: {name} = {value}: must be a finite number, or empty")
-        return {
-            name: round(value) if measured[name] and value is not None else value
-            for name, value in values.items()
-        }
-
-    def perplexity(self, loss: float) -> float:
-        """The file's, held to be exp(loss) as far as its digits go; exp(loss) where it has none."""
-        told = self.number("val_perplexity")
-        due = math.exp(loss) if loss < 700 else math.inf
-        if told is None:
-            return due
-        slack = due * max(self._half_a_digit("val_loss"), 1e-6) + self._half_a_digit("val_perplexity")
-        if not abs(told - due) <= 1.01 * slack:
-            raise ConfigError(
-                f"{self.where}: val_perplexity = {told:g} is not exp(val_loss) = {due:.6g}: one is another "
-                "measure; --columns none=val_perplexity leaves it out and takes exp(val_loss)"
-            )
-        return told
-
-    def _half_a_digit(self, column: str) -> float:
-        text = self.texts[column].replace(",", ".").lower()
-        mantissa, _, exponent = text.partition("e")
-        return float(0.5 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def import_results(
@@ -298,7 +53,7 @@ def import_results(
         "margins": {},
         "scale": UNKNOWN,
         "base": {},
-        **(_json(path, "grid", shared["grid"]) if shared.get("grid") else {}),
+        **(parsed(path, "grid", shared["grid"]) if shared.get("grid") else {}),
     }
     study_id = connection.execute(
         studies.insert()
@@ -325,7 +80,7 @@ def import_results(
     return len(rows)
 
 
-def _insert(connection: sa.Connection, study_id: int, row: Row) -> None:
+def _insert(connection: sa.Connection, study_id: int, row: Run) -> None:
     job_id = connection.execute(
         jobs.insert()
         .values(
@@ -335,7 +90,7 @@ def _insert(connection: sa.Connection, study_id: int, row: Row) -> None:
             config=canonical_json(row.config),
             cell=json.dumps(row.cell),
             seed=row.seed,
-            status="done" if row.results else "failed",
+            status=JobStatus.DONE if row.results else JobStatus.FAILED,
             total_steps=0,
             created_at=now(),
             finished_at=now(),

@@ -1,6 +1,6 @@
 """A CSV as programs write it → named texts: byte order mark, separator, padded headers, index columns.
 
-Knows no column's meaning but what `--columns` tells. What the columns mean: runner/design/importing.py.
+Knows no column's meaning but what `--columns` tells. What the columns mean: runner/design/foreign.py.
 """
 
 from __future__ import annotations

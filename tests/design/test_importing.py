@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.config import ConfigError
-from runner.design.importing import Imported, import_results, read_results
+from runner.design.foreign import Imported, read_results
+from runner.design.importing import import_results
 from runner.queue.store import Store
 from tests.conftest import row, rows
 
