@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from runner.queue.store import Store
 
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
+CONDITIONS = 'With --study alone: "noise_std in (0.0, 0.1)".'
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
 PAGE = "Static pages of the night, each minute."
@@ -113,7 +114,7 @@ def grids_show(name: str, scale: Size = Scale.full, as_json: AsJson = False, db:
 
 @app.command(rich_help_panel=QUEUEING)
 def enqueue(
-    grid: Annotated[str, typer.Option("--grid", help="A shipped grid's name, or a TOML file.")],
+    grid: Annotated[str | None, typer.Option("--grid", help="A shipped grid's name, or a TOML file.")] = None,
     scale: Size = Scale.full,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 42..51 or 42,43,44.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="Such as train.steps=4000.")] = None,
@@ -124,6 +125,7 @@ def enqueue(
     lossy_tokenizer: Annotated[bool, typer.Option("--lossy-tokenizer", help="Let it lose text.")] = False,
     max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help=MAX_FAILURES)] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first; default 0.")] = None,
+    where: Annotated[str | None, typer.Option("--where", help=CONDITIONS)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
     cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
@@ -136,6 +138,23 @@ def enqueue(
     from runner.design.scales import adjust
     from runner.view import plan
 
+    if grid is None:
+        theirs = {"--set": assign, "--tokenizer": tokenizer, "--text-column": text_column}
+        theirs |= {"--scale": scale is not Scale.full, "--corpus": corpus != "auto", "--dry-run": dry_run}
+        theirs |= {"--lossy-tokenizer": lossy_tokenizer}
+        _more_seeds(
+            db,
+            study,
+            seeds,
+            where,
+            [option for option, given in theirs.items() if given],
+            cache_dir,
+            max_failures or 3,
+            priority or 0,
+        )
+        return
+    if where is not None:
+        raise typer.BadParameter("--where selects conditions of a study that is there: leave out --grid")
     assign = [*(assign or []), *([f"data.text_column={json.dumps(text_column)}"] if text_column else [])]
     chosen = adjust(grid_file.load_grid(grid), scale, assign, seeds)
     name = grid_file.checked_name(study) if study else chosen.study_name
@@ -161,6 +180,35 @@ def enqueue(
         command.say(line)
     there = chosen.size - added
     print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
+
+
+def _more_seeds(
+    db: str,
+    study: str | None,
+    seeds: str | None,
+    where: str | None,
+    theirs: list[str],
+    cache_dir: Path,
+    max_failures: int,
+    priority: int,
+) -> None:
+    """`enqueue --study NAME --seeds 45..51`: what the study holds, with other seeds."""
+    from model.text.dataset import prepare
+    from runner.design import more
+    from runner.design.scales import parse_seeds
+
+    if study is None or seeds is None:
+        raise typer.BadParameter("--grid NAME makes a study; --study NAME --seeds 45..51 adds seeds to one")
+    if theirs:
+        raise typer.BadParameter(f"{theirs[0]}: the study has its own; leave it out, or name a --grid")
+    wanted = parse_seeds(seeds)
+    with command.opened(db) as store:
+        with store.read() as connection:
+            config = more.first_config(connection, study)
+        prepare(config, cache_dir)  # a text that is gone is said now, not in the night
+        added, meant = store.write(lambda c: more.more_seeds(c, study, wanted, where, max_failures, priority))
+    there = meant - added
+    print(f"{study}: {added} queued" + (f", {there} already there" if there else ""))
 
 
 @app.command(name="import", rich_help_panel=QUEUEING)
@@ -538,19 +586,20 @@ def power(
     """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
     from reports.output.seeds import plan
     from reports.reading.plans import PLANNED
-    from runner.design.enqueue import enqueue_command
     from runner.queue.attempts import note
+    from runner.queue.studies import named
 
     with command.opened(db) as store, store.read() as connection:
         planned = plan(connection, study, difference, half_width, metric)
-        line = enqueue_command(connection, planned.study, planned.seeds) if planned.seeds else ""
+        ours = named(connection, planned.study).imported_from is None
         where = f" --db {shlex.quote(store.name)}" if store.name != "jobs.db" else ""
     if planned.event:
         with command.opened(db) as store:
             store.write(lambda c: note(c, PLANNED, detail=planned.event))
     print(planned.text)
     if planned.seeds:
-        print(f"{line}{where}" if line else f"seeds {planned.seeds} (its grid file is not here)")
+        words = ["enqueue", "--study", planned.study, "--seeds", planned.seeds]
+        print(f"python cli.py {shlex.join(words)}{where}" if ours else f"seeds {planned.seeds}")
 
 
 @app.command(rich_help_panel=MORNING)

@@ -16,15 +16,12 @@ import sqlalchemy as sa
 
 from model.config import ConfigError, canonical_json, flatten
 from runner.design.grid import Grid
-from runner.design.grid_file import load_grid
 from runner.design.levels import keys_set
 from runner.design.program import load
-from runner.design.scales import adjust
 from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import OPEN, studies
 from runner.queue.schema import jobs as jobs_table
-from runner.queue.studies import named
 
 
 def enqueue(
@@ -105,38 +102,6 @@ def not_done(
             f"{here}: {found} jobs keep their --max-failures; {max_failures} is for those queued now"
         )
     return lines
-
-
-def enqueue_command(connection: sa.Connection, study: str, seeds: str) -> str | None:
-    """The command that adds `seeds` to every condition of a study; None if its grid file cannot be read.
-
-    Values changed with --set are those in which the study's base differs from its grid's.
-
-    Raises:
-        ConfigError: no study of that name.
-    """
-    row = named(connection, study)
-    held = json.loads(row.grid)
-    source, scale = held.get("source") or held["name"], held.get("scale", "full")
-    try:
-        grid = adjust(load_grid(source), scale)
-    except ConfigError:
-        return None
-    words = ["enqueue", "--grid", source, "--scale", scale, "--study", study, "--seeds", seeds]
-    config = connection.scalar(sa.select(jobs_table.c.config).where(jobs_table.c.study_id == row.id).limit(1))
-    data = json.loads(config or "{}").get("data", {})
-    corpus = json.loads(row.facts).get("corpus", "auto")
-    words += ["--corpus", corpus]
-    if corpus not in ("bundled", "smollm") and data.get("tokenizer"):
-        words += ["--tokenizer", data["tokenizer"]]
-    if held.get("text", {}).get("lost", 0.0) > 0.01:
-        words.append("--lossy-tokenizer")
-    had, has = flatten(held["base"]), flatten(grid.base.identity())
-    own = {"seed", "model.vocab_size", *keys_set(held["factors"], held.get("levels", {}))}
-    for key in sorted(had.keys() - own):
-        if not key.startswith(("data.corpus", "data.tokenizer")) and had[key] != has.get(key):
-            words += ["--set", f"{key}={had[key]}"]
-    return f"python cli.py {shlex.join(words)}"
 
 
 def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, Any]) -> int:
@@ -226,7 +191,11 @@ def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any]) -> No
                 raise ConfigError(f"study {name!r}: its {factor} = {level} sets something else; {another}")
     had, has = flatten(held["base"]), flatten(wanted["base"])
     free = {"seed", *keys_set(held["factors"], named)}
-    for key in sorted((had.keys() | has.keys()) - free):
-        before, after = had.get(key, "unset"), has.get(key, "unset")
-        if before != after:
-            raise ConfigError(f"study {name!r}: holds runs with {key} = {before}, not {after}; {another}")
+    differing = [
+        f"{key} = {before}, not {after}"
+        for key in sorted((had.keys() | has.keys()) - free)
+        if (before := had.get(key, "unset")) != (after := has.get(key, "unset"))
+    ]
+    if differing:
+        more = f"more seeds of what it holds: enqueue --study {name} --seeds"
+        raise ConfigError(f"study {name!r}: holds runs with {'; '.join(differing)}; {another} ({more})")

@@ -1,6 +1,6 @@
 """`digest`: the morning after in twenty lines, for people and for `work --on-finish COMMAND`. Reads only.
 
-GPU time is the attempts' wall-clock time, whatever the device. Wasted is the time of attempts that ended
+Device time is the attempts' wall-clock time, whatever the device. Wasted is the time of attempts that ended
 failed, lost or cancelled and left nothing that a later attempt went on from.
 """
 
@@ -39,7 +39,7 @@ def digest(connection: sa.Connection, hours: float = 24.0) -> str:
         _recovered(tried),
         _hours(tried),
         "",
-        *_studies(connection, overview),
+        *_studies(connection, overview, since),
     ]
     return "\n".join(_cut([line for line in lines if line is not None])) + "\n"
 
@@ -145,13 +145,17 @@ def _hours(tried: list[dict[str, Any]]) -> str:
             used += seconds
             lost += seconds * (attempt["outcome"] in _FAILED and attempt["wasted"])
     share = f" ({lost / used:.0%})" if used else ""
-    return f"GPU time: {duration(used)} used, {duration(lost)} of it wasted{share}"
+    return f"Device time: {duration(used)} used, {duration(lost)} of it wasted{share}"
 
 
-def _studies(connection: sa.Connection, overview: list[dict[str, Any]], most: int = 4) -> list[str]:
-    """Two lines for each study that is not over, the newest first; for the newest one always."""
-    open_ones = [study for study in overview if study["queued"] or study["running"]]
-    shown = (open_ones or overview)[::-1][:most]
+def _studies(
+    connection: sa.Connection, overview: list[dict[str, Any]], since: float, most: int = 6
+) -> list[str]:
+    """Two lines for each study that is open or moved in the time, the newest first; if none, the last."""
+    ended = sa.select(jobs.c.study_id).where(jobs.c.finished_at >= since)
+    moved = set(connection.scalars(sa.select(studies.c.name).where(studies.c.id.in_(ended))))
+    told = [study for study in overview if study["queued"] or study["running"] or study["name"] in moved]
+    shown = (told or overview[-1:])[::-1][:most]
     lines: list[str] = []
     for study in shown:
         left = study["queued"] + study["running"]
@@ -159,7 +163,7 @@ def _studies(connection: sa.Connection, overview: list[dict[str, Any]], most: in
         lines.append(f"{plain(study['name'])}: {study['done']}/{study['jobs']} done, {rest}")
         if best := _best(connection, study["name"]):
             lines.append(f"  {best}")
-    return lines + more(len(open_ones), most, " studies")
+    return lines + more(len(told), most, " studies")
 
 
 def _when(study: dict[str, Any]) -> str:

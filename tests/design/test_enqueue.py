@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,10 +14,11 @@ from model.config import ConfigError
 from runner.design.enqueue import enqueue, not_done
 from runner.design.grid import Grid
 from runner.design.grid_file import parse_grid
+from runner.design.more import more_seeds
 from runner.queue import jobs
 from runner.queue.jobs import Worker
 from runner.queue.store import Store
-from tests.conftest import both_engines, row
+from tests.conftest import both_engines, row, rows
 
 Cli = Callable[..., CompletedProcess[str]]
 CLAIM = {
@@ -167,3 +169,56 @@ def test_the_command_says_what_it_did_not_do(cli: Cli, tiny_grid: Path, tmp_path
         "study 'tiny': 1 jobs stay cancelled",
         "study 'tiny': 3 jobs keep their priority",
     ]
+
+
+# --- more seeds, without the grid file --------------------------------------------------------------------
+
+
+def test_more_seeds_are_what_the_study_holds_with_other_seeds(store: Store) -> None:
+    """To the last bit of each configuration: what the whole grid with those seeds would have queued."""
+    grid = made(base={"train.steps": 8}, repeats=2)
+    store.write(lambda c: enqueue(c, "mine", grid))
+    store.write(lambda c: enqueue(c, "whole", made(base={"train.steps": 8}, repeats=2, seeds=[1, 2, 3])))
+    assert store.write(lambda c: more_seeds(c, "mine", (2, 3))) == (24, 24)
+    assert store.write(lambda c: more_seeds(c, "mine", (3,))) == (0, 12)
+
+    def runs(study: int) -> list[tuple[Any, ...]]:
+        names = ("config_hash", "config", "cell", "seed", "total_steps")
+        return sorted(tuple(job[name] for name in names) for job in rows(store, "jobs", study_id=study))
+
+    assert runs(1) == runs(2)
+    one, two = (json.loads(row(store, "studies", id=number)["grid"]) for number in (1, 2))
+    assert one == two
+
+
+def test_more_seeds_of_some_conditions(mine: Store) -> None:
+    added = mine.write(lambda c: more_seeds(c, "mine", range(2, 9), "noise_std in (0.0, 0.1) and top_k=1"))
+    assert added == (14, 14)
+    new = [json.loads(job["cell"]) for job in rows(mine, "jobs") if job["seed"] > 1]
+    assert {(cell["noise_std"], cell["top_k"]) for cell in new} == {(0.0, 1), (0.1, 1)}
+    with pytest.raises(ConfigError, match="no run of it is meant by --where"):
+        mine.write(lambda c: more_seeds(c, "mine", (9,), "noise_std=7"))
+    with pytest.raises(ConfigError, match="'other': not in this database"):
+        mine.write(lambda c: more_seeds(c, "other", (9,)))
+
+
+def test_another_design_names_everything_that_differs(mine: Store) -> None:
+    changed = made(base={"train.steps": 8, "dropout": 0.5})
+    said = "holds runs with model.dropout = 0.1, not 0.5; train.steps = 400, not 8; start another"
+    with pytest.raises(ConfigError, match=said):
+        mine.write(lambda c: enqueue(c, "mine", changed))
+
+
+def test_the_command_adds_seeds_and_refuses_what_the_study_has(cli: Cli, tiny_grid: Path) -> None:
+    made = ("--grid", str(tiny_grid), "--corpus", "bundled", "--study", "mine", "--set", "muon_lr=0.02")
+    assert cli("enqueue", *made).returncode == 0
+    more = cli("enqueue", "--study", "mine", "--seeds", "45..51", "--where", "noise_std=0.5")
+    assert (more.stdout, more.stderr) == ("mine: 7 queued\n", "")
+    refused = [
+        (("--study", "mine"), "--study NAME --seeds 45..51 adds seeds"),
+        (("--study", "mine", "--seeds", "52", "--set", "muon_lr=0.1"), "--set: the study has its own"),
+        ((*made, "--where", "noise_std=0.5"), "leave out --grid"),
+    ]
+    for words, said in refused:
+        done = cli("enqueue", *words)
+        assert (done.returncode, said in " ".join(done.stderr.split())) == (2, True), done.stderr

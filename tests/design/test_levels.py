@@ -8,7 +8,7 @@ import pytest
 
 from model.config import ConfigError
 from runner.design import scales
-from runner.design.enqueue import enqueue, enqueue_command
+from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid, parse_grid
 from runner.design.scales import adjust
 from runner.queue.selection import find_job, jobs_meant
@@ -145,15 +145,7 @@ def test_a_level_that_sets_something_else_starts_another_study(store: Store) -> 
         store.write(lambda c: enqueue(c, "named", changed))
 
 
-def test_levels_and_seeds_join_a_study_and_the_command_names_them(store: Store) -> None:
-    smoke = adjust(load_grid("balancing"), "smoke", ["steps=8"], "42")
-    store.write(lambda c: enqueue(c, "b", smoke))
-    with store.read() as connection:
-        line = enqueue_command(connection, "b", "43")
-    assert line is not None
-    assert "--grid balancing --scale smoke --study b --seeds 43" in line
-    assert line.count("--set") == 1
-    assert "--set train.steps=8" in line
+def test_levels_and_seeds_join_a_study(store: Store) -> None:
     more = parse_grid(
         {**NAMED, "factors": {"balancing": ["none", "x"], "noise_std": [0.0]}, "claims": []}
         | {"levels": {"balancing": {"none": NAMED["levels"]["balancing"]["none"], "x": {"balance": "batch"}}}}

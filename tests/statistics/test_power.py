@@ -220,7 +220,7 @@ def test_the_printed_line_adds_exactly_those_seeds(
     said = cli("power", "--study", "mine", "--difference", "0.03nats")
     assert said.returncode == 0, said.stderr
     line = said.stdout.splitlines()[-1]
-    assert line.startswith(f"python cli.py enqueue --grid {shlex.quote(str(tiny_grid))} ")
+    assert line.startswith("python cli.py enqueue --study mine --seeds 44..")
     added = cli(*shlex.split(line)[2:])
     assert added.returncode == 0, added.stderr
     needed = power.seeds_needed(0.02 / math.sqrt(2), 0.03, there=2)

@@ -97,6 +97,20 @@ def night(queued: Store, worker: jobs.Worker) -> Store:
     return queued
 
 
+def test_a_finished_study_is_told_beside_an_open_one(night: Store, worker: jobs.Worker) -> None:
+    content = {"name": "later", "factors": {"top_k": [1]}, "seeds": [1]}
+    night.write(lambda c: enqueue(c, "later", grid_file.parse_grid(content), priority=9))
+    finish(night, worker, val_loss=1.5)
+    night.write(lambda c: enqueue(c, "open", grid_file.parse_grid(content)))
+    with night.read() as connection:
+        lines = [line for line in digest.digest(connection).splitlines() if "/" in line]
+        old = digest.digest(connection, 1e-9)
+    assert [line.split(",")[0] for line in lines] == ["open: 0/1 done", "later: 1/1 done", "tiny: 2/4 done"]
+    assert "nothing left" in lines[1]
+    assert "later" not in old  # nothing of it moved in so short a time
+    assert "tiny" in old  # still open
+
+
 def test_a_study_that_was_never_timed_is_said_to_be(queued: Store) -> None:
     with queued.read() as connection:
         lines = digest.digest(connection).splitlines()
@@ -110,7 +124,7 @@ def test_digest_tells_the_night_in_twenty_lines(night: Store) -> None:
         "2 done, 1 failed, 0 cancelled, 0 running",
         "  1 × diverged: diverged at step 7 (job 2)",
         "recovered: 1 (1 after lost)",
-        "GPU time: 6m used, 3m of it wasted (50%)",
+        "Device time: 6m used, 3m of it wasted (50%)",
     ]
     assert lines[6].startswith("tiny: 2/4 done, 1 left, 1m to go once a worker is started")
     assert lines[7] == "  best so far: noise_std=0.0, val_loss 2.5000 (n=2)"
@@ -138,7 +152,7 @@ def test_time_that_a_later_attempt_went_on_from_is_not_wasted(queued: Store, wor
     queued.write(lambda c: jobs.finish(c, second, RESULT))
     queued.write(lambda c: c.execute(sa.text("UPDATE attempts SET started_at = ended_at - 60")))
     with queued.read() as connection:
-        assert "GPU time: 2m used, 0s of it wasted (0%)" in digest.digest(connection)
+        assert "Device time: 2m used, 0s of it wasted (0%)" in digest.digest(connection)
 
 
 def _wasted(connection: sa.Connection) -> list[bool]:
@@ -156,7 +170,7 @@ def test_lost_attempt_took_until_its_last_heartbeat(queued: Store, worker: jobs.
     silent = {"heartbeat_at": heard, "lease_expires_at": heard + 60}
     queued.write(lambda c: c.execute(sa.update(schema.jobs).where(schema.jobs.c.id == 1).values(silent)))
     queued.write(lambda c: c.execute(sa.update(schema.attempts).values(started_at=heard - 130)))
-    said = "GPU time: 2m used, 0s of it wasted (0%)"
+    said = "Device time: 2m used, 0s of it wasted (0%)"
     with queued.read() as connection:
         assert said in digest.digest(connection)  # still called running
     queued.write(jobs.requeue_lost)
@@ -167,7 +181,7 @@ def test_lost_attempt_took_until_its_last_heartbeat(queued: Store, worker: jobs.
         assert _wasted(connection) == [False]
     queued.write(lambda c: jobs.cancel_all(c, [1]))
     with queued.read() as connection:  # nobody goes on from it any more
-        assert "GPU time: 2m used, 2m of it wasted (100%)" in digest.digest(connection)
+        assert "Device time: 2m used, 2m of it wasted (100%)" in digest.digest(connection)
         assert _wasted(connection) == [True]
 
 

@@ -1,0 +1,80 @@
+"""More seeds of a study that is there, by what is stored of it: no grid file, no --set again.
+
+Each new run is a copy of a run that the study holds, with another seed: text, protocol and every value stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from model.config import ConfigError, RunConfig, canonical_json
+from runner.queue import jobs as transitions
+from runner.queue.dialects import one_at_a_time
+from runner.queue.schema import jobs, studies
+from runner.queue.selection import named_factors
+from runner.queue.studies import named
+from runner.queue.where import condition
+
+
+def first_config(connection: sa.Connection, study: str) -> RunConfig:
+    """The configuration of one of the study's runs.
+
+    Raises:
+        ConfigError: no study of that name, or one that was imported.
+    """
+    return RunConfig.from_dict(json.loads(_conditions(connection, study, None)[0].config))
+
+
+def more_seeds(
+    connection: sa.Connection,
+    study: str,
+    seeds: Sequence[int],
+    where: str | None = None,
+    max_failures: int = 3,
+    priority: int = 0,
+) -> tuple[int, int]:
+    """Queue these seeds of each condition, or of those `where` selects; returns (added, meant).
+
+    Raises:
+        ConfigError: no study of that name, one that was imported, or a condition that selects none of it.
+    """
+    one_at_a_time(connection, transitions.SUBMISSION)
+    row = named(connection, study)
+    rows = [_row(found, seed) for seed in seeds for found in _conditions(connection, study, where)]
+    grid = json.loads(row.grid)
+    grid["seeds"] = list(dict.fromkeys([*grid["seeds"], *seeds]))
+    connection.execute(sa.update(studies).where(studies.c.id == row.id).values(grid=json.dumps(grid)))
+    return transitions.submit(connection, row.id, rows, max_failures, priority), len(rows)
+
+
+def _conditions(connection: sa.Connection, study: str, where: str | None) -> list[Any]:
+    """A run of each condition, and of each repeat of it, in the order in which they were queued."""
+    row = named(connection, study)
+    if row.imported_from:
+        raise ConfigError(f"study {study!r}: imported results; there is no program here that made them")
+    chosen = sa.select(jobs.c.config, jobs.c.cell, jobs.c.total_steps).where(jobs.c.study_id == row.id)
+    if where is not None:
+        chosen = chosen.where(condition(where, named_factors(connection)))
+    found: dict[tuple[str, int], Any] = {}
+    for run in connection.execute(chosen.order_by(jobs.c.id)):
+        found.setdefault((run.cell, json.loads(run.config).get("repeat", 0)), run)
+    if not found:
+        by = f" by --where {where!r}" if where else ""
+        raise ConfigError(f"study {study!r}: no run of it is meant{by}")
+    return list(found.values())
+
+
+def _row(run: Any, seed: int) -> dict[str, Any]:
+    """The columns of the new job's row."""
+    config = RunConfig.from_dict({**json.loads(run.config), "seed": seed})
+    return {
+        "config_hash": config.hash,
+        "config": canonical_json(config.to_dict()),
+        "cell": run.cell,
+        "seed": seed,
+        "total_steps": run.total_steps,
+    }
