@@ -231,7 +231,7 @@ def import_(
 
 @app.command(rich_help_panel=NIGHT)
 def work(
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Stop after so many.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Stop after this many jobs.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Keep polling an empty queue.")] = False,
     time_limit: Annotated[str | None, typer.Option("--time-limit", help="Such as 9m or 8h.")] = None,
     until: Annotated[str | None, typer.Option("--until", help=UNTIL)] = None,
@@ -360,7 +360,7 @@ def logs_(
 
 @launch_app.command("slurm")
 def launch_slurm(
-    workers: Annotated[int, typer.Option("--workers", min=1, help="One array of so many.")],
+    workers: Annotated[int, typer.Option("--workers", min=1, help="An array of this many.")],
     time: Annotated[str, typer.Option("--time", help="Of each, as sbatch reads it: 8:00:00.")],
     partition: Annotated[str | None, typer.Option("--partition", help="Default: the cluster's.")] = None,
     gres: Annotated[str | None, typer.Option("--gres", help="Of each worker, such as gpu:1.")] = None,

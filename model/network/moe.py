@@ -105,7 +105,7 @@ class MoE(nn.Module):
         return y_ND.view_as(x_BTD), routing
 
     def draw(self, tokens: int, generator: torch.Generator) -> Tensor:
-        """The numbers behind the noise of so many tokens: normal (N, E), or uniform (N, E) or (N, D).
+        """The numbers behind the noise of `tokens` tokens: normal (N, E), or uniform (N, E) or (N, D).
 
         Every kind draws as many at std 0 as at any other: the stream stays aligned between the cells of one
         seed. The generator lies on the layer's device.

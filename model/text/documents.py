@@ -81,7 +81,7 @@ def read_documents(
     """The documents of a corpus in its order, each cut at `characters`, those without text left out.
 
     Args:
-        documents: at most so many from the start. Where files' names tell the split, each held-out split has
+        documents: the most taken from the start. Where files' names tell the split, each held-out split has
             a tenth of them at most, and training the rest.
         column: the row's column that holds the text.
         account: takes what was used and left out; then what is past the limit is read too, and counted.

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.text.dataset import Dataset
 
 AHEAD_STEPS = 256
-"""Steps whose windows are sent to a GPU at once: one copy for so many."""
+"""Steps whose windows are sent to a GPU in one copy."""
 
 
 class Batches:

@@ -27,7 +27,7 @@ _LETTERS, _HANDLE = 120, 9
 
 
 def panel_grid(panels: int, height: float, rows: int = 1) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with so many panels side by side, three at most, in `rows` bands."""
+    """A figure with this many panels side by side, three at most, in `rows` bands."""
     across = min(panels, 3) if rows == 1 else panels
     down = rows if rows > 1 else math.ceil(panels / across)
     figure = Figure(figsize=(style.WIDTH, 0.55 + height * down), layout="constrained")

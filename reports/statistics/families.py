@@ -20,7 +20,7 @@ from reports.statistics.blocks import Weights
 MAX_TESTS = 60
 """A family with more tests is not printed: its correction would leave nothing to be found."""
 ALL_PAIRS = 4
-"""Up to so many levels every pair is compared; with more, each level with the baseline's."""
+"""Most levels of a factor of which every pair is compared; of more, each level with the baseline's."""
 Levels = Mapping[str, Any]
 
 

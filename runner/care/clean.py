@@ -27,12 +27,12 @@ from runner.view.text import duration, plain, size
 from runner.work import source
 
 UNUSED_SECONDS = 86400.0
-"""A worker may be about to use a copy of the source that no attempt has run yet."""
+"""Age from which a copy of the source that no attempt ran may go: a younger one may be about to be used."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that may go."""
+    """A file that may be removed."""
 
     kind: str
     """checkpoint or log; source, a copy that no attempt ran; cache, half a preparation; other, for what else
@@ -44,7 +44,7 @@ class File:
     """The job's; `deleted` where no row has its number any more; a worker's: stopped, dead or unknown."""
     size_bytes: int
     age_seconds: float
-    """Since the job was over, the worker signed off, or the source was used; else since it was written."""
+    """Time since the job ended, the worker signed off or the source was used; else since it was written."""
 
 
 def removable(

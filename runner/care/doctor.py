@@ -44,7 +44,7 @@ FULL_BYTES, SCANT_BYTES = 0.5e9, 5e9
 """Free disk: below the first a checkpoint may not fit, below the second a night may fill it."""
 SCANT_MEMORY_BYTES = 2e9
 DEVICE_SECONDS = 180.0
-"""For importing torch and one matrix product, on a cold machine."""
+"""Longest wait for a trainer to import torch and check the device, on a cold machine."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Finding:
     text: str
     remedy: str = ""
     mend: Callable[[], str] | None = None
-    """Puts it right, where that is safe, and says what it did."""
+    """Mends it and says what it did; None if nothing safe can be done."""
 
 
 def examine(

@@ -16,7 +16,7 @@ from runner.queue.schema import attempts, checkpoints, workers
 from runner.queue.store import now
 
 HALF_SECONDS = 3600.0
-"""Nobody prepares a corpus for so long without writing: what is older is left over."""
+"""Age from which a half-prepared corpus counts as left over: whoever prepares one writes more often."""
 
 
 def checkpoint_files(connection: sa.Connection, folder: Path) -> tuple[list[Path], list[str]]:

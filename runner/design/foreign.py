@@ -24,7 +24,7 @@ CONVERTED = {
 }
 """Columns of the published study → measure, and the factor."""
 OF_STUDY = ("protocol", "corpus", "corpus_id", "grid")
-"""What a whole study shares, where the file says it."""
+"""Columns that must be the same in every row: they describe the whole study."""
 _OF_RUN = ("seed", "study", "config_hash", "config", "status")
 FACTORS = ("noise_std", "load_balancing_weight")
 """Factors of the published study, whether they vary in the file or not."""
@@ -161,7 +161,7 @@ class _Reader:
         return Run(cell, int(seed), config, config_hash, exact, self.measured())
 
     def number(self, column: str) -> float | None:
-        """None where the cell is empty or the column is not there; may be NaN or infinite."""
+        """None if the cell is empty or the column is not there; may be NaN or infinite."""
         text = self.texts.get(column, "")
         if not text:
             return None

@@ -60,7 +60,7 @@ class Hypothesis:
     ] = field(default_factory=dict)
     """{factor: (first, second)}: the claim is about the difference at first minus that at second."""
     margin: Margin | None = None
-    """In the metric's unit; None takes the study's."""
+    """In the metric's unit; the study's margin if None."""
 
 
 def completed(

@@ -22,7 +22,7 @@ from runner.design.checking import CLOSED, checked, told
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT = PROJECT / "model" / "program.py"
-"""Of a grid that names none."""
+"""The program of a grid that names none."""
 Better = Literal["lower", "higher", "none"]
 
 

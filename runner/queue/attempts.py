@@ -18,9 +18,9 @@ from runner.queue.schema import OPEN, attempts, checkpoints, events, jobs, resul
 from runner.queue.store import now
 
 FINAL_CAUSES = frozenset({"bad_config", "diverged"})
-"""Another try would end the same way."""
+"""Causes after which a job is failed at once: another try would end the same way."""
 SECOND_IS_FINAL = frozenset({"bug", "oom"})
-"""Retried once: it may have been the machine's mood."""
+"""Causes after which a job is tried once more: it may have been the machine's mood."""
 
 
 class LeaseLost(Exception):

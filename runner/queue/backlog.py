@@ -11,9 +11,9 @@ from runner.queue.dialects import now
 from runner.queue.schema import JobStatus, jobs, studies, workers
 
 BEAT_SECONDS = 60.0
-"""An idle worker gives a sign of life so often; one with a job does with its lease."""
+"""Interval of an idle worker's signs of life; one with a job gives them by renewing its lease."""
 SILENT_SECONDS = 900.0
-"""Without a sign for so long, and without a good lease, a worker is taken for dead."""
+"""Longest silence of a worker without a good lease; after it the worker is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def backlog(connection: sa.Connection) -> Backlog:
 
 
 def beat(connection: sa.Connection, owners: Sequence[str]) -> None:
-    """A sign of life of those of the owners that have a row."""
+    """Note a sign of life of those owners that have a row in `workers`."""
     alive = sa.and_(workers.c.id.in_(owners), workers.c.stopped_at.is_(None))
     connection.execute(sa.update(workers).where(alive).values(heartbeat_at=now()))
 

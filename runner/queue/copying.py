@@ -26,7 +26,7 @@ from runner.queue.sqlite import BESIDE, File
 from runner.queue.store import Store, StoreUnreachable, locate, open_store
 
 ROWS = 2_000
-"""Held in memory at a time."""
+"""Rows that are held in memory at a time."""
 Content = dict[str, tuple[int, str]]
 """Table → (rows, SHA-256 of all of them in the order of their keys)."""
 
@@ -52,7 +52,7 @@ def copy_store(source: str, target: str) -> Iterator[str]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Where a file grows before it gets its name; what an earlier copy left there when it was killed goes.
+    """The path beside the target where the copy grows; what a killed copy left there is removed.
 
     Raises:
         ConfigError: there is a file of that name, or another copy to it is under way.

@@ -54,7 +54,7 @@ def _document(element: document, compiler: Any, **options: Any) -> str:
 
 
 def storable(value: float) -> dict[str, float | str | None]:
-    """A number as the columns `value` and `nonfinite`: SQLite turns NaN into NULL, and would not say of what.
+    """A number as the columns `value` and `nonfinite`: SQLite turns NaN into NULL.
 
     Which of NaN and the infinities it was is kept beside the NULL.
     """

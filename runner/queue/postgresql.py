@@ -29,19 +29,19 @@ CONNECTING = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""A server whose power fails answers nothing: noticed after 25 s, before two thirds of a lease of 60 s."""
+"""A server that lost its power is noticed after 25 s of silence: before two thirds of a lease of 60 s."""
 PUBLIC = ("host", "port", "dbname", "user", "service", "sslmode")
 """Parameters of a URL that may be shown; every other one may carry a secret, or a path to one."""
 DAMAGED = ("XX001", "XX002")
-"""A page, or an index, is not what the server wrote."""
+"""SQLSTATEs: a page, or an index, is not what the server wrote."""
 LOST = ("08", "57P")
 """SQLSTATE classes: connection exceptions; a server that is shut down or starting."""
 BUSY = ("40001", "40P01", "55P03", "53300", "57014")
-"""Serialization, deadlock, lock timeout, too many connections, cancelled."""
+"""SQLSTATEs: serialization, deadlock, lock timeout, too many connections, cancelled."""
 READ_ONLY = "25006"
-"""Of a server that was the main one until a failover."""
+"""SQLSTATE of a server that was the main one until a failover."""
 NO_ROOM = ("53100", "53200", "58030")
-"""Disk full, out of memory, an error of the disk."""
+"""SQLSTATEs: disk full, out of memory, an error of the disk."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Server:
     url: sa.URL = field(repr=False)
 
     pause_seconds = 0.5
-    """Before the next try, at most: a refused connection answers at once, and to every worker of a lab."""
+    """Longest pause before the next try: a refused connection answers at once, to every worker of a lab."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Server:
 
     @property
     def folder(self) -> Path:
-        """Where `runs` is when nothing else is said: the current folder."""
+        """The folder that `runs` is in by default: the current one."""
         return Path()
 
     def check(self, create: bool) -> None:
@@ -93,7 +93,7 @@ class Server:
         return engine, engine.execution_options(**reading)
 
     def refuse_unfit(self, connection: sa.Connection) -> None:
-        """Raises StoreRefused where text would not be kept as it is."""
+        """Raises StoreRefused if text would not be kept as it is."""
         raw: Any = connection.connection.driver_connection
         encoding = raw.info.parameter_status("server_encoding")
         if encoding != "UTF8":
@@ -151,7 +151,7 @@ def locate(url: sa.URL) -> Server:
 
 
 def sqlstate(error: sa.exc.DBAPIError) -> str:
-    """The server's five-letter code; "" where it did not answer."""
+    """The server's five-letter code; "" if it did not answer."""
     return getattr(error.orig, "sqlstate", None) or ""
 
 

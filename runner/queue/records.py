@@ -19,7 +19,7 @@ from runner.queue.jobs import Lease, fence
 from runner.queue.schema import attempts, checkpoints, expert_counts, metrics
 
 CHECKPOINTS_KEPT = 2
-"""The newest may turn out damaged; then the one before serves."""
+"""Checkpoints of a job that are kept: if the newest turns out damaged, the one before serves."""
 
 
 def describe(

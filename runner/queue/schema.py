@@ -52,9 +52,9 @@ class JobStatus(StrEnum):
 
 STATUSES = tuple(status.value for status in JobStatus)
 OPEN = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
-"""Still to end."""
+"""States of a job that has not ended."""
 OVER = (JobStatus.DONE.value, JobStatus.FAILED.value, JobStatus.CANCELLED.value)
-"""With a `finished_at`."""
+"""States of a job that has ended; `finished_at` says when."""
 OUTCOMES = ("done", "failed", "lost", "preempted", "cancelled")
 CAUSES = ("bug", "bad_config", "diverged", "oom", "stalled", "lost", "device", "infrastructure")
 

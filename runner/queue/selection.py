@@ -22,7 +22,7 @@ from runner.queue.studies import named
 from runner.queue.where import condition
 
 FEWEST_HEX = 4
-"""Shorter beginnings of a hash are more likely a slip."""
+"""Fewest characters of a hash that name a job; fewer are more likely a slip."""
 MOST_LISTED = 1_000
 """Jobs that are looked at to say in what those that a name could mean differ."""
 

@@ -35,7 +35,7 @@ Slot = tuple[str, str]
 
 @dataclass(frozen=True)
 class Left:
-    """What a study has before it."""
+    """What a study still has to do."""
 
     study_id: int
     steps: int
@@ -48,7 +48,7 @@ class Eta:
     """When a study will be done, from now."""
 
     seconds: float | None
-    """None where nothing of it has been timed yet."""
+    """None if no run of it has been timed yet."""
     assumed: bool
     """Nobody is at work: this is how long one worker would take."""
 
@@ -81,7 +81,7 @@ def slots_at_work(connection: sa.Connection) -> Counter[Slot]:
 
 
 def speeds(connection: sa.Connection, study_id: int) -> dict[Slot, float]:
-    """Steps a second by slot: of the latest finished runs, or where there are none, of the running ones."""
+    """Steps a second by slot: of the latest finished runs; of the running ones if none has finished."""
     return _finished(connection, study_id) or _running(connection, study_id)
 
 

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from runner.queue.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 
 BUSY_TIMEOUT_MS = 250
-"""Short, so that waiting is a loop in Python which still serves signals."""
+"""How long SQLite waits for a lock. Short: waiting longer is a loop in Python, which serves signals."""
 BUSY, NO_ROOM, READ_ONLY, DAMAGED, NOT_A_DATABASE = (5, 6), (10, 13), (8,), (11, 26), 26
 """SQLite's primary result codes: BUSY and LOCKED, IOERR and FULL, READONLY, CORRUPT and NOTADB."""
 BESIDE = ("", "-wal", "-shm")
@@ -49,7 +49,7 @@ class File:
     path: Path
 
     pause_seconds = 0.0
-    """Before the next try: a lock has waited already."""
+    """Pause before the next try: none, since SQLite has waited for the lock already."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class File:
 
     @property
     def folder(self) -> Path:
-        """Where `runs` is when nothing else is said: beside the file, as its write-ahead log is."""
+        """The folder that `runs` is in by default: the file's own."""
         return self.path.resolve().parent
 
     def check(self, create: bool) -> None:
@@ -147,7 +147,7 @@ def _device_and_inode(path: Path) -> tuple[int, int] | None:
 
 
 def driver() -> ModuleType:
-    """pysqlite3, which carries a recent SQLite, or the standard library's where that is missing."""
+    """pysqlite3, which carries a recent SQLite; the standard library's module if that is missing."""
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ImportError:
@@ -155,7 +155,7 @@ def driver() -> ModuleType:
 
 
 def journal() -> tuple[str, str]:
-    """(journal_mode, synchronous): WAL and FULL where the library's WAL is safe, else DELETE and EXTRA."""
+    """(journal_mode, synchronous): WAL and FULL if the library's WAL is safe, else DELETE and EXTRA."""
     safe = driver().sqlite_version_info >= FIRST_SAFE_WAL
     return ("WAL", "FULL") if safe else ("DELETE", "EXTRA")
 

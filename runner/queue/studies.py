@@ -39,7 +39,7 @@ def named(connection: sa.Connection, name: str, lock: bool = False) -> sa.Row[An
 
 
 def sealed(connection: sa.Connection, study: str) -> str | None:
-    """What to know before the test split is revealed; None where it is open already.
+    """What to know before the test split is revealed; None if it is open already.
 
     Raises:
         ConfigError: no study of that name, or one whose results were not computed here.

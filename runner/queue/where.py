@@ -23,7 +23,7 @@ from runner.queue.schema import CAUSES, STATUSES, attempts, jobs, studies
 
 MAX_CHARACTERS = 1_000
 MAX_DEPTH = 20
-"""Of parentheses and `not`: more is no question that a person asks."""
+"""Deepest nesting of parentheses and `not` that is read; deeper ones are refused."""
 _ORDERED = ("<", "<=", ">", ">=")
 _TOKEN = re.compile(
     r"""\s*(?: (?P<text>'[^']*'|"[^"]*") | (?P<operator>==|!=|<=|>=|=|<|>) | (?P<mark>[(),])

@@ -28,7 +28,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def show(out: Console, made: Table, total: int, of: str = "") -> None:
-    """Print a table of the first `ROWS` of so many, and a line that counts the rest."""
+    """Print a table of the first `ROWS` of `total` things, and a line that counts the rest."""
     out.print(made)
     for line in more(total, ROWS, of):
         out.print(line)
@@ -69,14 +69,14 @@ def status_screen(
         return
     out.print(_studies(overview))
     if any(study["eta_assumed"] and study["eta_seconds"] for study in overview):
-        out.print("(in brackets: nobody is at work; with one worker it would take so long)", style="dim")
+        out.print("(in brackets: nobody is at work; with one worker it would take this long)", style="dim")
     if running:
         out.print()
         show(out, _running(running[:ROWS]), len(running))
 
 
 def eta(study: dict[str, Any]) -> str:
-    """A study's ETA as words: in brackets where nobody is at work."""
+    """A study's ETA as words: in brackets if nobody is at work."""
     if study["paused"]:
         return "paused"
     text = duration(study["eta_seconds"])

@@ -23,7 +23,7 @@ LINES = 20
 WIDTH = 100
 """Characters of a line: what a mail or a telephone shows."""
 ON_FINISH_SECONDS = 60.0
-"""For a mail or a message; a command that hangs must not keep the machine."""
+"""Longest run of the --on-finish command; a mail that hangs must not keep the machine."""
 _FAILED = ("failed", "lost", "cancelled")
 
 

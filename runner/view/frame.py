@@ -28,7 +28,7 @@ MOST_STUDIES, MOST_RUNNING, MOST_WORKERS, MOST_GPUS, FEWEST_EVENTS = 3, 3, 3, 4,
 
 
 def frame(shown: Snapshot, width: int, height: int | None) -> Group:
-    """At most `height` lines of at most `width` columns; every line that there is where height is None."""
+    """At most `height` lines of at most `width` columns; all lines if `height` is None."""
     blocks = [_head(shown), _running(shown, width), _machines(shown), _events(shown)]
     room = None if height is None else height - sum(map(len, blocks[:3])) - min(FEWEST_EVENTS, len(blocks[3]))
     lines = [*blocks[0], *_matrix(shown, width, room), *blocks[1], *blocks[2], *blocks[3]][:height]
@@ -149,7 +149,7 @@ def _more(total: int, shown: int, of: str) -> list[Text]:
 
 
 def _padded(text: str, columns: int, pad: bool = True) -> str:
-    """Cut with … or filled to so many columns, as wide letters count."""
+    """Cut with … or filled to this many columns; a wide letter takes two."""
     made = Text(text)
     made.truncate(columns, overflow="ellipsis", pad=pad)
     return made.plain

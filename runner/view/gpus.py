@@ -24,7 +24,7 @@ class Gpu:
 
 
 def gpus(program: str = "nvidia-smi", timeout_seconds: float = 5.0) -> list[Gpu]:
-    """Every GPU of this machine; an empty list where the driver does not answer."""
+    """Every GPU of this machine; an empty list if the driver does not answer."""
     if shutil.which(program) is None:
         return []
     try:

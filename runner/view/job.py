@@ -14,7 +14,7 @@ from runner.view.console import console, table
 from runner.view.text import bars, duration, instant, label, plain, size
 
 EVENTS = 30
-"""The latest; `--json` has them all."""
+"""Events that are shown, the latest; `--json` has them all."""
 
 
 def job_screen(details: dict[str, Any], out: Console | None = None) -> None:
@@ -120,7 +120,7 @@ def _checkpoints(checkpoints: list[dict[str, Any]]) -> Table:
 
 
 def _provenance(attempts: list[dict[str, Any]]) -> Table:
-    """Of the newest attempt that wrote it."""
+    """The provenance of the newest attempt that wrote one."""
     found = next((each["provenance"] for each in reversed(attempts) if each["provenance"]), "{}")
     values = json.loads(found)
     made = table("Provenance" if values else "", "name", "value", folds="value")

@@ -42,7 +42,7 @@ def curve(values: Sequence[float | None], width: int) -> str:
 
 
 def thinned(values: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the values, evenly spread, the last among them."""
+    """At most `most` of the values, evenly spread, the last among them."""
     if len(values) <= most:
         return list(values)
     return [values[(index + 1) * len(values) // most - 1] for index in range(most)]

@@ -28,7 +28,7 @@ ALLOCATOR = {
 """glibc keeps what a step frees for the next one, instead of returning it and faulting it in again, page by
 page; measured in docs/performance.md. What the user has set wins."""
 KILL_SECONDS = 10.0
-"""A process that hangs in its device's driver dies when that lets go; other slots do not wait for it."""
+"""Longest wait for a killed process. One that hangs in its device's driver ends later, by itself."""
 
 
 def modules_from(source: Path) -> dict[str, str]:
@@ -134,7 +134,7 @@ class TrainerProcess:
             self._closed = True  # end of file: every writer is gone
 
     def memory_bytes(self) -> int:
-        """Resident memory, 0 where it cannot be read."""
+        """Resident memory; 0 if it cannot be read."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, ValueError, IndexError):

@@ -13,7 +13,7 @@ from model.events import Phase, Progressed, Resumed
 from runner.queue.jobs import Lease
 
 LINE_SECONDS = 10.0
-"""Between progress lines where there is no terminal."""
+"""Interval of a job's progress lines if stderr is no terminal."""
 
 
 class Display:

@@ -56,7 +56,7 @@ class Source:
         return {"source_sha256": self.sha256, "git_commit": self.git_commit, "git_dirty": self.git_dirty}
 
     def keep(self, runs: Path) -> Path:
-        """The folder of a copy that is whole at this moment, made or mended where it is not.
+        """The folder of a copy that is whole at this moment; it is made or mended first if it is not.
 
         Raises:
             OSError: it cannot be written.
