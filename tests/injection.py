@@ -174,10 +174,14 @@ TOY = """
 if TRAINER:
     from tests import toy
     toy.install()
-if SUPERVISOR:
-    sys.modules["reports"] = None  # a first screen takes longer than all else that the worker does
 """
-"""The trainer runs tests/toy.py instead of the model, and `work` ends without a summary."""
+"""The trainer runs tests/toy.py instead of the model."""
+
+NO_SUMMARY = """
+if SUPERVISOR:
+    sys.modules["reports"] = None
+"""
+"""`work` ends without the first screen of a report, which takes longer than all else that the worker does."""
 
 DIVERGENCE = """
 if TRAINER:

@@ -22,7 +22,7 @@ from runner.work.progress import Display
 from runner.work.worker import Worker
 from tests import toy
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows
-from tests.injection import TOY, gate_at, inject
+from tests.injection import NO_SUMMARY, TOY, gate_at, inject
 
 SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
 
@@ -51,7 +51,7 @@ class Night:
 
     def inject(self, fault: str = "", name: str = "fault", **parts: str) -> dict[str, str]:
         """The environment that makes processes run a fault, and the toy where this night is one of it."""
-        return inject(self.folder / name, (TOY if self.toy else "") + fault, **parts)
+        return inject(self.folder / name, (TOY + NO_SUMMARY if self.toy else "") + fault, **parts)
 
     def start(self, *arguments: str, **env: Any) -> subprocess.Popen[str]:
         if self.toy and arguments[0] == "work" and "PYTHONPATH" not in env:

@@ -1,7 +1,7 @@
 """Output is never a reason to end: closed terminals, readers that leave or sleep, full disks, other locales.
 
-Real processes, a real shell in a real terminal, a real full disk. The trainer stands still at step 20 of 40
-until the test lets it go on, so that nothing here depends on how fast a machine is.
+Real processes, a real shell in a real terminal, a real full disk. The toy program stands still at step 20 of
+40 until the test lets it go on, so that nothing here depends on how fast a machine is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from runner.queue.store import open_store
 from runner.work import output
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
-from tests.injection import GATE, inject
+from tests.injection import GATE, NO_SUMMARY, TOY, inject
 from tests.terminal import Terminal
 
 ONE_JOB = TINY_GRID.replace("seeds = [42, 43]", "seeds = [42]").replace("[0.0, 0.5]", "[0.5]")
@@ -37,8 +37,8 @@ class Night:
         self.folder = folder
         self.words = command("work", "--on-finish", "cat > part; mv part digest", cache_dir=cache_dir)
         self.gate = folder / "gate"
-        self.calm = environment()
-        self.gated = {**self.calm, **inject(self.gate, GATE)}
+        self.calm = {**environment(), **inject(folder / "toy", TOY + NO_SUMMARY)}
+        self.gated = {**environment(), **inject(self.gate, TOY + NO_SUMMARY + GATE)}
         self.store = open_store(str(folder / "jobs.db"))
 
     def start(self, **streams: IO[bytes] | int | None) -> subprocess.Popen[bytes]:
@@ -79,10 +79,11 @@ def queue(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> tuple[Pa
     """A database with the job in its queue, and the bits of its result when nothing disturbs it."""
     folder = tmp_path_factory.mktemp("calm")
     (folder / "one.toml").write_text(ONE_JOB)
+    toy = {**environment(), **inject(folder / "toy", TOY)}
     for words in (("enqueue", "--grid", "one.toml", "--corpus", "bundled"), ("work",)):
         if words[0] == "work":
             shutil.copy(folder / "jobs.db", folder / "queued.db")
-        subprocess.run(command(*words, cache_dir=cache_dir), cwd=folder, env=environment(), check=True)
+        subprocess.run(command(*words, cache_dir=cache_dir), cwd=folder, env=toy, check=True)
     store = open_store(str(folder / "jobs.db"))
     bits = results_bits(store)
     store.close()
@@ -438,8 +439,7 @@ def test_terminal_that_cannot_show_a_letter_gets_another(
 
 
 def test_night_in_another_locale(night: Night, locales: Path, bits: str) -> None:
-    night.gated = {**spoken(LATIN, locales), "PYTHONPATH": night.gated["PYTHONPATH"]}
-    night.go_on()
+    night.gated = {**spoken(LATIN, locales), **inject(night.gate, TOY)}
     worker = night.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     said, _ = worker.communicate(timeout=120)
     assert worker.returncode == 0
