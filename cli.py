@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,8 +65,9 @@ MAX_FAILURES = "Failures after which a job is failed; default 3."
 NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
 PAGE = "Static pages of the night, each minute."
 PROTOCOL = "Of runs whose file does not say; default: unknown."
+SLOTS = "Trainers on each device; default: 1, on a CPU one for each of its cores, as far as memory allows."
+THREADS = "Of each trainer; default: on a CPU 1, else the cores, shared out."
 UNTIL = "A time of day here, such as 08:00: the next one."
-THREADS = "Of each trainer; default: all cores, shared out."
 
 app = typer.Typer(
     cls=InParts,
@@ -236,7 +238,7 @@ def work(
     time_limit: Annotated[str | None, typer.Option("--time-limit", help="Such as 9m or 8h.")] = None,
     until: Annotated[str | None, typer.Option("--until", help=UNTIL)] = None,
     devices: Annotated[str, typer.Option("--devices", "--device", help=DEVICES)] = "auto",
-    slots: Annotated[int, typer.Option("--slots", min=1, help="Trainers on each device.")] = 1,
+    slots: Annotated[int | None, typer.Option("--slots", min=1, help=SLOTS)] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help=THREADS)] = None,
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0)] = 120.0,
     lease_seconds: Annotated[float, typer.Option("--lease-seconds", min=1, max=86400)] = 60.0,
@@ -254,6 +256,7 @@ def work(
     with suppress(ImportError):  # what the night ends with is loaded before anybody edits it
         import reports.output.files  # noqa: F401
     from runner.page.beside import companions
+    from runner.queue.backlog import waiting_configs
     from runner.view import console
     from runner.view import digest as digest_of
     from runner.work import options as chosen
@@ -261,12 +264,10 @@ def work(
     from runner.work.progress import Display
     from runner.work.worker import Worker
 
-    names = chosen.slots(device_list(devices), slots)
+    wanted = device_list(devices)
     limits = [seconds(time_limit, "--time-limit")] if time_limit else []
     limits += [seconds_until(until, datetime.now())] if until else []
     options = chosen.Options(
-        devices=names,
-        threads=threads or chosen.threads_each(len(names)),
         jobs=jobs,
         wait=wait,
         time_limit_seconds=min(limits, default=None),
@@ -278,9 +279,15 @@ def work(
         keep_weights=keep_weights,
     )
     output.expendable()
-    chosen.allow_descriptors(len(names))
     with command.opened(db) as store:
+        with store.read() as connection:
+            configs = waiting_configs(connection, most=200)
+        names, each, said = chosen.shared_out(wanted, slots, threads, configs)
+        if said:
+            command.say(said)
+        chosen.allow_descriptors(len(names))
         beside = companions(db, page, notify, notify_every)
+        options = replace(options, devices=names, threads=each)
         worker = Worker(store, options, Display())
         found = ""
         try:
@@ -290,8 +297,8 @@ def work(
             if found := _first_screens(store, worker.studies):
                 console.markdown_screen(found)
         finally:
-            for each in beside:
-                each.end()
+            for process in beside:
+                process.end()
             for option, asked in (("--notify", notify), ("--on-finish", on_finish)):
                 if asked and (trouble := digest_of.send(store, asked, found)):
                     command.say(f"{option}: {trouble}")

@@ -23,6 +23,11 @@ __all__ = [
     "all_keys", "canonical_json", "flatten", "full_key",
 ]  # fmt: skip
 
+CPU_TOKENS_AT_ONCE = 8_192
+"""Up to which an update's steps go through the model as one batch on a CPU."""
+CPU_PROCESS_BYTES = 0.5e9
+"""Of a trainer with torch loaded and no model."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -73,6 +78,33 @@ class RunConfig:
     def active_parameters(self) -> int:
         """Parameters that one token meets in training."""
         return self.model.active_parameters + self.noise_parameters
+
+    def estimated_bytes(self, windows: int, width: int, logits: int, keeps_scores: bool) -> float:
+        """What an update takes at its peak: weights, what backward needs, a chunk of logits.
+
+        28 bytes a weight: it, its gradient, momentum or moments, and the optimizer's copies. The numbers of
+        tensors a layer keeps were counted (tests/training/test_setting.py); a quarter more for what backward
+        adds.
+
+        Args:
+            windows: of one pass.
+            width: bytes of an activation, 2 or 4.
+            logits: tokens whose logits exist at one time; `plain` keeps them all.
+            keeps_scores: attention's are kept, where no fused kernel does without.
+        """
+        model, tokens = self.model, windows * self.train.seq_len
+        scores = 3.25 * model.n_heads * self.train.seq_len * width if keeps_scores else 0.0
+        layer = 17 * model.d_model * 4 + 3.25 * model.top_k * model.d_ff * width + scores
+        at_once = tokens if self.train.engine == "plain" else min(tokens, logits)
+        kept = 1.25 * tokens * model.n_layers * layer
+        return 28.0 * model.total_parameters + 12.0 * at_once * model.vocab_size + kept
+
+    @property
+    def estimated_cpu_bytes(self) -> float:
+        """What its trainer takes on a CPU, the process with its libraries included."""
+        train = self.train
+        together = min(train.batch_size * train.accumulate, CPU_TOKENS_AT_ONCE // train.seq_len)
+        return CPU_PROCESS_BYTES + self.estimated_bytes(max(train.windows_at_once, together), 4, 256, True)
 
     def to_dict(self) -> dict[str, Any]:
         # vars, not asdict: fields are plain values, and a study of 100,000 runs asks several times for each.

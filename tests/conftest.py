@@ -250,10 +250,11 @@ def real_bits(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> str:
 
 
 def command(*arguments: str, cache_dir: Path) -> list[str]:
-    """The command line; commands that read a corpus get the shared cache."""
+    """The command line; commands that read a corpus get the shared cache, and work one trainer a device."""
     cache = ["--cache-dir", str(cache_dir)] if arguments[0] in ("enqueue", "work") else []
-    threads = ["--threads", "1"] if arguments[0] == "work" and "--threads" not in arguments else []
-    return [sys.executable, str(PROJECT / "cli.py"), *arguments, *cache, *threads]
+    alone = {"--threads": "1", "--slots": "1"} if arguments[0] == "work" else {}
+    more = [word for name, value in alone.items() if name not in arguments for word in (name, value)]
+    return [sys.executable, str(PROJECT / "cli.py"), *arguments, *cache, *more]
 
 
 def environment(database: str = "") -> dict[str, str]:

@@ -14,12 +14,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, TrainConfig
+from model.config import CPU_TOKENS_AT_ONCE, ModelConfig, TrainConfig
 from model.engines import compiled, cpu, cpu_experts, cuda, plain
 from model.engines.device import BF16_FROM, capability
 
 NAMED = {"plain": plain, "compiled": compiled, "grouped": cuda}
-TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 24_576}
+TOKENS_AT_ONCE = {"cpu": CPU_TOKENS_AT_ONCE, "cuda": 24_576}
 """Up to which an update's steps go through the model as one batch."""
 
 

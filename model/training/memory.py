@@ -38,18 +38,9 @@ def that_fits(
 
 
 def estimated_bytes(config: RunConfig, windows: int, precision: str, attention: str) -> float:
-    """What an update takes at its peak on a GPU: weights, what backward needs, a chunk of logits.
-
-    28 bytes a weight: it, its gradient, momentum or moments, and the optimizer's copies. The numbers of
-    tensors a layer keeps were counted (tests/training/test_memory.py); a quarter more for what backward adds.
-    """
-    model, tokens = config.model, windows * config.train.seq_len
+    """What an update takes at its peak on a GPU: model/config.py, `estimated_bytes`."""
     width = 2 if precision == "bf16" else 4
-    scores = 3.25 * model.n_heads * config.train.seq_len * width if attention == "math" else 0.0
-    layer = 17 * model.d_model * 4 + 3.25 * model.top_k * model.d_ff * width + scores
-    logits = tokens if config.train.engine == "plain" else min(tokens, CHUNK["cuda"])
-    kept = 1.25 * tokens * model.n_layers * layer
-    return 28.0 * model.total_parameters + 12.0 * logits * model.vocab_size + kept
+    return config.estimated_bytes(windows, width, CHUNK["cuda"], attention == "math")
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -60,6 +60,12 @@ def backlog(connection: sa.Connection) -> Backlog:
     return Backlog(row[0], row[1], row[2], row[3], max(1, row[4]))
 
 
+def waiting_configs(connection: sa.Connection, most: int) -> list[str]:
+    """The configurations, as JSON, of the jobs that are claimed next, up to so many."""
+    queued = sa.select(jobs.c.config).where(jobs.c.status == JobStatus.QUEUED)
+    return list(connection.scalars(queued.order_by(jobs.c.priority.desc(), jobs.c.id).limit(most)))
+
+
 def beat(connection: sa.Connection, owners: Sequence[str]) -> None:
     """Note a sign of life of those owners that have a row in `workers`."""
     alive = sa.and_(workers.c.id.in_(owners), workers.c.stopped_at.is_(None))

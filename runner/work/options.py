@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.config import ConfigError, RunConfig
 from model.events import Phase
 from runner.queue.store import Store
 from runner.work.process import modules_from
@@ -22,6 +25,9 @@ COUNT = "import torch; print(torch.cuda.device_count() if torch.cuda.is_availabl
 """Run in a child process. nvidia-smi ignores CUDA_VISIBLE_DEVICES and cannot tell whether torch has CUDA."""
 CARD = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 """If one of these exists, there is an NVIDIA card, whatever torch makes of it."""
+AMD = Path("/dev/kfd")
+"""Where this is, `auto` may be an AMD card's torch, which calls it cuda."""
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 PHASE_LIMIT_SECONDS: dict[Phase, float] = {
     Phase.START: 1800.0,  # a corpus may have to be prepared
@@ -99,8 +105,8 @@ class DevicesUnknown(Exception):
     exit_code = 70
 
 
-def slots(devices: str, each: int = 1, count: str = COUNT) -> tuple[str, ...]:
-    """The device of each slot: `auto`, `all`, or a list as in `cuda:0,cuda:2`, each device `each` times.
+def slots(devices: str, count: str = COUNT) -> tuple[str, ...]:
+    """The devices by name: `auto`, `all`, or a list as in `cuda:0,cuda:2`.
 
     With an NVIDIA card `auto` is settled here: a night on the CPU instead would be a lost one.
 
@@ -120,7 +126,7 @@ def slots(devices: str, each: int = 1, count: str = COUNT) -> tuple[str, ...]:
         if devices == "all":
             named = [f"cuda:{index}" for index in range(cards)] or ["cpu"]
         named = ["cuda:0" if name == "auto" else name for name in named]
-    return tuple(name for name in named for _ in range(each))
+    return tuple(named)
 
 
 def _cuda_devices(devices: str, count: str) -> int:
@@ -134,9 +140,59 @@ def _cuda_devices(devices: str, count: str) -> int:
     return int(done.stdout)
 
 
-def threads_each(slot_count: int) -> int:
-    """The cores that are ours, shared out: at least one a trainer."""
+def shared_out(
+    devices: str, slots_each: int | None, threads: int | None, configs: Sequence[str]
+) -> tuple[tuple[str, ...], int, str]:
+    """The device of each slot, the threads of each trainer, and a line where memory decides; else none.
+
+    On a CPU, unless told otherwise, a trainer a core with one thread each: then a result's bits do not depend
+    on how many cores there are. As many as memory holds, by the estimate of the largest of `configs`, the
+    JSON of jobs that wait. On other devices one trainer each, which share the cores.
+
+    Raises:
+        DevicesUnknown: as in `slots`.
+    """
+    named, cores = slots(devices), own_cores()
+    if not all(name == "cpu" or (name == "auto" and not AMD.exists()) for name in named):
+        names = tuple(name for name in named for _ in range(slots_each or 1))
+        return names, threads or max(1, cores // len(names)), ""
+    threads, said = threads or 1, ""
+    if slots_each is None:
+        slots_each = max(1, cores // threads) if len(named) == 1 else 1
+        needed = max(map(_needed_bytes, configs), default=0.0)
+        fitting = max(1, int(free_bytes() / needed)) if needed else slots_each
+        if fitting < slots_each:
+            said = (
+                f"{fitting} of {slots_each} trainers: a run takes about {needed / 1e9:.1f} GB by estimate, "
+                f"and {free_bytes() / 1e9:.1f} are free; --slots N starts more, --threads N gives more cores"
+            )
+        slots_each = min(slots_each, fitting)
+    return tuple(name for name in named for _ in range(slots_each)), threads, said
+
+
+def _needed_bytes(config_json: str) -> float:
+    """By estimate; 0 of what no configuration can be made of, which its trainer will say."""
+    try:
+        return RunConfig.from_dict(json.loads(config_json)).estimated_cpu_bytes
+    except ConfigError:
+        return 0.0
+
+
+def own_cores() -> int:
+    """The cores that are this process's, or that Slurm granted."""
     cores = len(os.sched_getaffinity(0))
     # Where Slurm binds no task to its cores, all of the node are in sight, and other workers' too.
     granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return max(1, min(cores, int(granted) if granted.isdecimal() else cores) // slot_count)
+    return max(1, min(cores, int(granted) if granted.isdecimal() else cores))
+
+
+def free_bytes() -> float:
+    """Memory that programs may still take: what the kernel says, or a container's limit if that is less."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(MEMINFO), re.M)
+    free = int(found.group(1)) * 1024 if found else float("inf")
+    limit, used = (_text(CGROUP / name).strip() for name in ("memory.max", "memory.current"))
+    return min(free, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else free
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from model.config import RunConfig, canonical_json
 from runner.queue.store import Store
 from runner.work import options
-from runner.work.options import DevicesUnknown, slots, threads_each
+from runner.work.options import DevicesUnknown, own_cores, shared_out, slots
 from runner.work.progress import Display
 from runner.work.slot import UNHEALTHY
 from runner.work.worker import DRAINED, PREEMPTED
@@ -162,18 +163,16 @@ def test_jobs_limit_counts_the_jobs_of_all_slots(queued: Store, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("devices", "each", "cards", "expected"),
+    ("devices", "cards", "expected"),
     [
-        ("auto", 1, 0, ("auto",)),
-        ("cuda:0,cuda:2", 1, 0, ("cuda:0", "cuda:2")),
-        ("cuda:0", 2, 0, ("cuda:0", "cuda:0")),
-        ("all", 1, 3, ("cuda:0", "cuda:1", "cuda:2")),
-        ("all", 2, 2, ("cuda:0", "cuda:0", "cuda:1", "cuda:1")),
-        ("all", 2, 0, ("cpu", "cpu")),
+        ("auto", 0, ("auto",)),
+        ("cuda:0,cuda:2", 0, ("cuda:0", "cuda:2")),
+        ("all", 3, ("cuda:0", "cuda:1", "cuda:2")),
+        ("all", 0, ("cpu",)),
     ],
 )
-def test_devices_name_their_slots(devices: str, each: int, cards: int, expected: tuple[str, ...]) -> None:
-    assert slots(devices, each, f"print({cards})") == expected
+def test_devices_by_name(devices: str, cards: int, expected: tuple[str, ...]) -> None:
+    assert slots(devices, f"print({cards})") == expected
 
 
 @pytest.mark.parametrize("devices", ["auto", "all", "cpu,auto"])
@@ -186,7 +185,7 @@ def test_card_that_torch_cannot_use_stops_the_worker_unless_the_cpu_is_named(
     assert raised.value.exit_code == UNHEALTHY
     assert "\n" not in str(raised.value)
     assert slots("cpu", count="print(0)") == ("cpu",)
-    assert slots("auto", 2, "print(1)") == ("cuda:0", "cuda:0")
+    assert slots("auto", "print(1)") == ("cuda:0",)
 
 
 def test_device_is_chosen_once_and_a_new_trainer_gets_it_by_name(queued: Store, tmp_path: Path) -> None:
@@ -201,13 +200,71 @@ def test_device_is_chosen_once_and_a_new_trainer_gets_it_by_name(queued: Store, 
     assert set(others) == {"cuda:0"}
 
 
-@pytest.mark.parametrize(("granted", "threads"), [("1", 1), ("", 2), ("4(x2)", 2), ("64", 2)])
+@pytest.mark.parametrize(("granted", "cores"), [("1", 1), ("", 4), ("4(x2)", 4), ("64", 4)])
 def test_slurm_may_grant_fewer_cores_and_says_so_in_words_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, granted: str, threads: int
+    monkeypatch: pytest.MonkeyPatch, granted: str, cores: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", granted)
-    assert threads_each(2) == threads
+    assert own_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("devices", "each", "threads", "slots_due", "threads_due"),
+    [
+        ("cpu", None, None, 4, 1),  # one thread each: the bits do not depend on the cores
+        ("cpu", None, 2, 2, 2),
+        ("cpu", None, 8, 1, 8),
+        ("cpu", 1, None, 1, 1),
+        ("cpu", 3, 2, 3, 2),
+        ("cpu,cpu", None, None, 2, 1),
+        ("cuda:0", None, None, 1, 4),
+        ("cuda:0", 2, None, 2, 2),
+        ("cuda:0,cuda:1", None, None, 2, 2),
+        ("cuda:0", None, 3, 1, 3),
+    ],
+)
+def test_trainers_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: str,
+    each: int | None,
+    threads: int | None,
+    slots_due: int,
+    threads_due: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    names, found, said = shared_out(devices, each, threads, [])
+    assert (len(names), found, said) == (slots_due, threads_due, "")
+
+
+def test_auto_is_a_cpu_only_where_no_card_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(options, "CARD", (tmp_path / "none",))
+    monkeypatch.setattr(options, "AMD", tmp_path / "none")
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    assert shared_out("auto", None, None, []) == (("auto", "auto"), 1, "")
+    monkeypatch.setattr(options, "AMD", tmp_path)
+    assert shared_out("auto", None, None, []) == (("auto",), 2, "")
+
+
+def test_no_more_trainers_than_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the largest of the jobs that wait; the container's limit counts where it is below what is free."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    monkeypatch.setattr(options, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(options, "CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable:   30000000 kB\n")
+    small, full = RunConfig().with_values({"d_model": 16, "batch_size": 1}), RunConfig()
+    waiting = [canonical_json(config.to_dict()) for config in (small, full, small)]
+    names, threads, said = shared_out("cpu", None, None, waiting)
+    assert (len(names), threads) == (int(30.72e9 / full.estimated_cpu_bytes), 1)
+    assert said.startswith("2 of 8 trainers: a run takes about 13.9 GB by estimate, and 30.7 are free;")
+    assert len(shared_out("cpu", 8, None, waiting)[0]) == 8  # who names a number has decided
+    (tmp_path / "memory.max").write_text("20000000000\n")
+    (tmp_path / "memory.current").write_text("1000000000\n")
+    assert len(shared_out("cpu", None, None, waiting)[0]) == 1
+    assert len(shared_out("cpu", None, None, [waiting[0], '{"model": {"no": 1}}'])[0]) == 8
 
 
 def test_torch_that_does_not_start_is_said_in_one_line() -> None:
