@@ -56,11 +56,15 @@ from runner.view.arguments import (
 from runner.view.command import CHANGING, CHOOSING, MACHINE, MORNING, NIGHT, QUEUEING, InParts
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from runner.page.night import Screen
+    from runner.queue.looks import Decided
     from runner.queue.store import Store
 
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
 CONDITIONS = 'With --study alone: "noise_std in (0.0, 0.1)".'
+LOOKS = "Seeds at each look, such as 3,6,10,15."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
 PAGE = "Static pages of the night, each minute."
@@ -119,6 +123,7 @@ def enqueue(
     grid: Annotated[str | None, typer.Option("--grid", help="A shipped grid's name, or a TOML file.")] = None,
     scale: Size = Scale.full,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 42..51 or 42,43,44.")] = None,
+    looks: Annotated[str | None, typer.Option("--looks", help=LOOKS)] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="Such as train.steps=4000.")] = None,
     study: Annotated[str | None, typer.Option("--study", help="Name; default: the grid's.")] = None,
     corpus: Annotated[str, typer.Option("--corpus", help="auto, smollm, bundled or a path.")] = "auto",
@@ -158,7 +163,7 @@ def enqueue(
     if where is not None:
         raise typer.BadParameter("--where selects conditions of a study that is there: leave out --grid")
     assign = [*(assign or []), *([f"data.text_column={json.dumps(text_column)}"] if text_column else [])]
-    chosen = adjust(grid_file.load_grid(grid), scale, assign, seeds)
+    chosen = adjust(grid_file.load_grid(grid), scale, assign, seeds, looks)
     name = grid_file.checked_name(study) if study else chosen.study_name
     if chosen.notice:
         command.say(chosen.notice)
@@ -169,7 +174,8 @@ def enqueue(
     if not lossy_tokenizer:
         data.require_round_trip(chosen.base.data.tokenizer)
     if dry_run:
-        plan.plan_screen(name, chosen, catalogue.cost(chosen, catalogue.measured(db)), data.unique_tokens)
+        begun = chosen.begun
+        plan.plan_screen(name, begun, catalogue.cost(begun, catalogue.measured(db)), data.unique_tokens)
         return
     with command.opened(db, create=True) as store:
         said, added = store.write(
@@ -180,8 +186,11 @@ def enqueue(
         )
     for line in said:
         command.say(line)
-    there = chosen.size - added
+    there = chosen.begun.size - added
     print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
+    if chosen.looks:
+        most = chosen.size
+        print(f"looks at {', '.join(map(str, chosen.looks.seeds))} seeds; at most {most:,} runs in all")
 
 
 def _more_seeds(
@@ -288,7 +297,7 @@ def work(
         chosen.allow_descriptors(len(names))
         beside = companions(db, page, notify, notify_every)
         options = replace(options, devices=names, threads=each)
-        worker = Worker(store, options, Display())
+        worker = Worker(store, options, Display(), _decide)
         found = ""
         try:
             code = worker.run()
@@ -729,7 +738,7 @@ def db_backup(file: Path, db: Db = "jobs.db") -> None:
 @db_app.command("copy")
 def db_copy(source: str, target: str) -> None:
     """Copy everything to a new database.   Example: python cli.py db copy jobs.db postgresql://me@host/lab"""
-    from runner.queue.copying import copy_store
+    from runner.care.copying import copy_store
 
     for line in copy_store(source, target):
         print(line)
@@ -754,6 +763,13 @@ def _html_screens() -> tuple[Screen | None, str]:
     from runner.page.pages import Screens
 
     return Screens(made.first_screen), made.css()
+
+
+def _decide(connection: Connection, study: str) -> Decided:
+    """What the next look at a study says."""
+    from reports.output.looks import next_look
+
+    return next_look(connection, study)
 
 
 def _first_screens(store: Store, studies: list[str]) -> str:

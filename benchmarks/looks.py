@@ -4,6 +4,7 @@
 
 Every study is made of normal differences of runs and put through the report's own decision at each look
 (reports/statistics/looks.py). ± is the Monte Carlo standard error. Seeded: the same numbers each time.
+docs/method.md has the tables.
 """
 
 from __future__ import annotations

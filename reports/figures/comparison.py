@@ -17,6 +17,7 @@ from reports.figures import style
 from reports.figures.dose import response_pictures
 from reports.figures.layout import MAX_SEEDS, Curves, Layout, arrange, drawn_jobs
 from reports.figures.load import heatmaps, load_curves, usage
+from reports.figures.looks import path_picture
 from reports.figures.panels import curves_of, legend, panel_grid, styled
 from reports.figures.routing import layer_curves, routing_curves
 from reports.reading.frames import StudyData
@@ -29,6 +30,7 @@ from reports.sections.conditions import RESULTS
 from reports.sections.contrasts import HEADING as CONTRASTS
 from reports.sections.contrasts import told_once
 from reports.sections.load import HEADING as LOAD
+from reports.sections.power import LOOKS
 from reports.statistics.analysis import Analysis
 from reports.statistics.blocks import Blocks
 from reports.statistics.inference import Array
@@ -74,6 +76,8 @@ def pictures(curves: Curves, analysis: Analysis) -> dict[str, tuple[Picture, ...
         found[CONTRASTS] = [_slopes(matrix, layout), _forest(analysis)]
         if responses := response_pictures(analysis):
             found[dose.heading(analysis)] = [*responses]
+    if paths := path_picture(analysis):
+        found[LOOKS] = [paths]
     found[STABILITY] = [_learning(curves, data, layout)]
     found[ROUTING] = [routing_curves(curves, data, layout)]
     found[LOAD] = [

@@ -220,6 +220,21 @@ def forest(axes: Axes, labels: Sequence[str], contrasts: Sequence[Contrast], mar
     return axes
 
 
+def path(axes: Axes, seeds: Sequence[int], differences: Array, bounds: Array) -> Axes:
+    """A difference over the looks, and what it must pass at each, on either side. Shapes: (K,), (K,), (B, K).
+
+    Looks that are still to come have bounds of NaN, and keep their place on the axis.
+    """
+    axes.axhline(0, color=INK, linewidth=0.9)
+    for i, bound in enumerate(bounds):
+        label = "boundary" if i == 0 else None
+        axes.plot(seeds, bound, "s", color=_COLOURS[2], linestyle=_DASHES[1], markersize=4, label=label)
+    axes.plot(seeds, differences, "o-", color=_COLOURS[0], label="difference")
+    axes.set_xticks(list(seeds), [str(count) for count in seeds])
+    axes.margins(x=0.08)
+    return axes
+
+
 def heatmap(axes: Axes, shares: Array, highest: float) -> tuple[Axes, QuadMesh]:
     """Layers down, experts across, in percent of a layer's assignments; the middle colour is the fair share.
 

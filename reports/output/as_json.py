@@ -43,10 +43,20 @@ def as_json(report: Report, analysis: Analysis) -> str:
                 "is": j.word,
                 "verdict": j.verdict,
                 "to_come": j.to_come,
+                "look": None if j.outcome is None else j.outcome.plain(),
                 **_contrast(j.contrast),
                 "diverged": _failures(j.failures),
             }
             for j in analysis.judged
+        ],
+        "looks": [
+            {
+                "number": look.number,
+                "seeds": look.seeds,
+                "reason": look.reason,
+                "claims": [outcome.plain() for outcome in look.outcomes],
+            }
+            for look in data.looks
         ],
         "conditions": [_condition(data, cell) for cell in data.cells],
         "families": [_family(family) for family in analysis.families],

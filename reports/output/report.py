@@ -21,7 +21,7 @@ from reports.sections.findings import findings
 from reports.sections.head import method
 from reports.sections.horizons import horizons
 from reports.sections.load import load as load_by_layer
-from reports.sections.power import power
+from reports.sections.power import looks, power
 from reports.sections.provenance import provenance
 from reports.sections.repeats import noise_floor
 from reports.statistics.analysis import DEFAULT_DB, Analysis, Options
@@ -30,6 +30,7 @@ from reports.tables import Fact, Picture, Section, plain
 Made = Callable[[Analysis], Section | None]
 SECTIONS: tuple[Made, ...] = (
     findings,
+    looks,
     noise_floor,
     conditions.aggregate,
     conditions.load,

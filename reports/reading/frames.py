@@ -15,10 +15,12 @@ import pandas as pd
 import sqlalchemy as sa
 
 from reports.reading import plans, series
+from reports.reading.looks import Look, looks
 from reports.reading.plans import Addition, Plan
 from reports.reading.rows import frame, objects
 from reports.reading.study import Cell, Study
 from runner.queue.attempts import wasted
+from runner.queue.looks import Standing, standing
 from runner.queue.schema import attempts as attempts_table
 from runner.queue.schema import jobs, meta, results, studies
 from runner.queue.schema import measures as measures_table
@@ -53,6 +55,18 @@ class StudyData:
     """What joined the study after its first runs."""
     shared: tuple[tuple[str, int], ...] = ()
     """(Another study, runs of this one whose configuration, seed included, it has too)."""
+    looks: tuple[Look, ...] = ()
+    """The looks that were made at it, where it stops when it knows;"""
+    standing: Standing | None = None
+    """and how far it has come by them."""
+
+    @property
+    def seeds_to_come(self) -> int:
+        """Seeds that a study with looks may still get."""
+        if not self.study.looks or (self.looks and self.looks[-1].reason):
+            return 0
+        there = self.looks[-1].seeds if self.looks else 0
+        return int(self.study.looks["seeds"][-1]) - there
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -91,7 +105,7 @@ def choose_study(connection: sa.Connection, name: str | None = None) -> tuple[St
     if not rows:
         raise NoSuchStudy("no study yet: add one with `python cli.py enqueue --grid factorial`")
     chosen = rows[0] if name is None else named(connection, name)._mapping
-    parsed = {name: json.loads(chosen[name]) for name in ("grid", "program", "facts")}
+    parsed = {name: json.loads(chosen[name] or "{}") for name in ("grid", "program", "facts", "looks")}
     others = [row["name"] for row in rows if row["name"] != chosen["name"]]
     return Study(**{**chosen, **parsed, "held": bool(chosen["held"])}), others
 
@@ -112,6 +126,8 @@ def load(connection: sa.Connection, study: Study) -> StudyData:
         plans.plans(connection, study),
         plans.additions(connection, study),
         shared(connection, study),
+        looks(connection, study.id),
+        standing(connection, study.id, study.looks) if study.looks else None,
     )
 
 

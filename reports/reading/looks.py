@@ -1,10 +1,18 @@
-"""What a look at a growing study leaves of each claim; what it decides: reports/statistics/looks.py."""
+"""The looks at a study that stops when it knows: its design, and what each look decided, from the database.
+
+What a look decides: reports/statistics/looks.py. How it comes to be stored: runner/queue/looks.py.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import sqlalchemy as sa
+
+from runner.queue.schema import looks as looks_table
 
 
 @dataclass(frozen=True)
@@ -47,3 +55,33 @@ class Outcome:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
         }
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a study."""
+
+    number: int
+    """From 1."""
+    seeds: int
+    """How many there were."""
+    at: float
+    reason: str
+    """Why it was the last; empty where the study went on."""
+    outcomes: tuple[Outcome, ...]
+
+
+def looks(connection: sa.Connection, study_id: int) -> tuple[Look, ...]:
+    """Every look at the study, in order."""
+    rows = connection.execute(
+        sa.select(looks_table).where(looks_table.c.study_id == study_id).order_by(looks_table.c.number)
+    )
+    return tuple(
+        Look(row.number, row.seeds, row.made_at, row.reason, tuple(map(_outcome, json.loads(row.claims))))
+        for row in rows
+    )
+
+
+def _outcome(told: dict[str, Any]) -> Outcome:
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in told.items()}
+    return Outcome(**values)

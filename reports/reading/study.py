@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,8 @@ class Study:
     """path, hash, and the measures in order, the first of them primary."""
     facts: Mapping[str, str]
     """Label → text, as the program says."""
+    looks: Mapping[str, Any] = field(default_factory=dict)
+    """When it is looked at, as runner/design/looks.py writes it; empty where its seeds are a fixed number."""
 
     @property
     def protocol(self) -> str:

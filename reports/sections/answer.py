@@ -61,6 +61,8 @@ class Answer:
     missing: str
     limits: tuple[Fact, ...]
     """Scale, corpus, seeds."""
+    looked: bool = False
+    """The lines are claims as looks left them."""
     picture: Picture | None = None
     """The lines drawn: reports/figures/comparison.py."""
 
@@ -72,9 +74,10 @@ class Answer:
         one = len({line.metric.column for line in self.lines}) == 1
         what = f"Difference in {self.lines[0].metric.named}" if one else "Difference"
         together = any(line.contrast.tests > 1 for line in self.lines)
+        between = "95 % interval, together" if together else "95 % interval"
         columns = (
             *("Claim" if self.declared else "Comparison", what, "In percent"),
-            *("95 % interval, together" if together else "95 % interval", "n"),
+            *("Interval of its look" if self.looked else between, "n"),
         )
         rows = tuple(_row(line, named=not one) for line in self.lines)
         return Table((*columns, "Verdict"), rows, "lrrrrl")
@@ -98,6 +101,7 @@ def answer(analysis: Analysis) -> Answer:
         notes,
         head.missing_line(analysis),
         head.limits(analysis),
+        looked=bool(analysis.study.looks),
     )
 
 

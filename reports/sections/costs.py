@@ -29,7 +29,7 @@ from reports.tables import (
     whole,
 )
 
-_CLOCKS = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
+CLOCKS = ("training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds")
 _SHOWN = 30
 GB = 1e9
 """Bytes in a GB, here and in the exported CSV."""
@@ -38,14 +38,14 @@ GB = 1e9
 def timings(analysis: Analysis) -> Section:
     """One row a condition: minutes a run by phase, speed, and what all its runs took together."""
     data = analysis.data
-    if data.done.empty or data.done[list(_CLOCKS)].isna().all(axis=None):
+    if data.done.empty or data.done[list(CLOCKS)].isna().all(axis=None):
         return Section("Timings and cost", ("No times are recorded for this study.",))
     columns = (
         *data.study.factors,
         *("n", "Training (min)", "Evaluation (min)", "Compiling (min)", "Waiting (min)"),
         *("Tokens/s", "Slowest tokens/s", "Hours in all", "Peak memory (GB)"),
     )
-    hours = sum(_total(data.done[clock]) for clock in _CLOCKS) / 3600
+    hours = sum(_total(data.done[clock]) for clock in CLOCKS) / 3600
     lost = _lost_seconds(data) / 3600
     return Section(
         "Timings and cost",
@@ -121,11 +121,11 @@ def _row(data: StudyData, cell: Cell) -> tuple[str, ...]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
     speed = finite(done["tokens_per_second"])
-    total = sum(_total(done[clock]) for clock in _CLOCKS)
+    total = sum(_total(done[clock]) for clock in CLOCKS)
     return (
         *condition(cell),
         done_of_all(runs),
-        *(mean(done[clock], minutes) for clock in _CLOCKS),
+        *(mean(done[clock], minutes) for clock in CLOCKS),
         whole(float(speed.mean())) if speed.size else DASH,
         whole(float(speed.min())) if speed.size else DASH,
         number(total / 3600, 2) if len(done) else DASH,

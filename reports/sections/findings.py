@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from reports.reading.looks import Outcome
 from reports.reading.measures import measure
 from reports.sections.contrasts import diverged, provisional
 from reports.statistics.analysis import Analysis
@@ -20,6 +21,17 @@ from reports.tables import Section, Table, interval, number, percent, probabilit
 
 HEADING = "Findings"
 _SENTENCES = 12
+_TOGETHER = (
+    "The {tests} claims that can be tested are one family: in 95 % of studies all their intervals hold "
+    "(Bonferroni). Every verdict is read off its interval. p is against no difference, equivalence p "
+    "against a difference of the margin, both corrected."
+)
+_AT_LOOKS = (
+    "The study is looked at as it grows: every verdict is read off the interval of the look that decided "
+    "it, which is wider than one of 95 %, as the looks and the open claims ask. Over all looks and claims a "
+    "verdict is wrong in at most 5 % of studies. p is against no difference, equivalence p against a "
+    "difference of the margin, both corrected alike: below .05 where a look decides."
+)
 _KINDS = {
     "less": "below 0",
     "greater": "above 0",
@@ -36,7 +48,7 @@ def findings(analysis: Analysis) -> Section:
     columns = ("Claim", "Metric", "Should be", "Margin", "p", "Equivalence p", "Diverged")
     table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 4)
     sentences = (*_diverged(analysis.families), *(_sentence(j) for j in judged))
-    return Section(HEADING, sentences, (table,), _notes(judged))
+    return Section(HEADING, sentences, (table,), _notes(judged, bool(analysis.study.looks)))
 
 
 def _diverged(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
@@ -65,11 +77,11 @@ def _sentence(judged: Judged) -> str:
     seeds = f"{judged.to_come} seed{'s' * (judged.to_come != 1)}"
     mark = f"PROVISIONAL: {seeds} to come. " if judged.to_come else ""
     text = f"{mark}{judged.verdict}: {judged.name}. {judged.what}: {judged.word}, "
-    text += _numbers(judged.metric, judged.contrast, judged.ratio)
+    text += _numbers(judged.metric, judged.contrast, judged.ratio, judged.outcome)
     return text + _failed(judged.failures) + _qualified(judged.depends_on)
 
 
-def _numbers(metric: str, contrast: Contrast, ratio: bool = False) -> str:
+def _numbers(metric: str, contrast: Contrast, ratio: bool = False, outcome: Outcome | None = None) -> str:
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
     seeds = f"n = {contrast.n} seed{'s' * (contrast.n != 1)}"
@@ -77,9 +89,13 @@ def _numbers(metric: str, contrast: Contrast, ratio: bool = False) -> str:
         return f"{metric} is the same in every seed ({seeds})."
     estimate = f"{metric} {_difference(metric, contrast, ratio)}"
     if math.isnan(contrast.p):
+        if contrast.sd > 0:
+            return f"{estimate} (no look was made at it yet; {seeds})."
         why = "one seed" if contrast.n == 1 else "the same difference in every seed"
         return f"{estimate} ({why}: no test is possible; {seeds})."
     name = "95 % interval" if contrast.tests == 1 else f"95 % interval of {contrast.tests} together"
+    if outcome is not None:
+        name = f"interval of its look {outcome.look}" if outcome.look else "interval of the last look"
     return f"{estimate} ({name} {_interval(metric, contrast, ratio)}; {seeds})."
 
 
@@ -152,15 +168,12 @@ def _row(judged: Judged) -> tuple[str, ...]:
     )
 
 
-def _notes(judged: tuple[Judged, ...]) -> tuple[str, ...]:
-    tests = max(j.contrast.tests for j in judged)
+def _notes(judged: tuple[Judged, ...], looks: bool) -> tuple[str, ...]:
     ratio = "A measure of load is compared as a ratio, by its logarithm: its spread grows with it."
     return (
         "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "
         "over the factors that a claim does not name; n counts the seeds that have every condition in it.",
-        f"The {tests} claims that can be tested are one family: in 95 % of studies all their intervals hold "
-        "(Bonferroni). Every verdict is read off its interval. p is against no difference, equivalence p "
-        "against a difference of the margin, both corrected.",
+        _AT_LOOKS if looks else _TOGETHER.format(tests=max(j.contrast.tests for j in judged)),
         "Better or worse: where the interval excludes 0; negligible: where it lies inside the "
         "margin; both where both; unclear otherwise. SUPPORTED: the interval is where the claim says. "
         "REFUTED: it is where the claim's opposite says, for equivalent and not worse beyond the margin. "

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from reports.reading.frames import StudyData
 from reports.reading.origin import NOT_RECORDED, distinct
+from reports.sections.costs import CLOCKS
 from reports.statistics.analysis import Analysis
 from reports.tables import DASH, Fact, Section
 
@@ -77,7 +78,7 @@ def missing_line(analysis: Analysis) -> str:
 
 
 def limits(analysis: Analysis) -> tuple[Fact, ...]:
-    """The three facts that limit what the answer says: scale, corpus, seeds."""
+    """What limits what the answer says: scale, corpus, seeds; and how far its looks have come."""
     data, study = analysis.data, analysis.study
     scale = study.grid.get("scale")
     done = data.done
@@ -90,6 +91,7 @@ def limits(analysis: Analysis) -> tuple[Fact, ...]:
     told = [*([str(scale)] if scale else []), *([" and ".join(sizes)] if sizes else [])]
     seeds = sorted(set(data.runs["seed"].tolist()))
     return (
+        *looks_line(data),
         ("Scale", f"{': '.join(told) or NOT_RECORDED}{small}"),
         ("Corpus", _SHORT.get(study.corpus, study.corpus) or NOT_RECORDED),
         ("Seeds", f"{len(seeds)} ({seed_span(seeds) or DASH}); intervals are over seeds, of one text"),
@@ -112,6 +114,21 @@ def method(analysis: Analysis) -> Section:
             "more so the more evaluations there are. The final loss is primary.",
         ),
     )
+
+
+def looks_line(data: StudyData) -> tuple[Fact, ...]:
+    """`look 2 of 4, 6 seeds, 4 of 6 claims decided; next look at 10, at most 0.5 device hours to go`."""
+    standing = data.standing
+    if standing is None:
+        return ()
+    if standing.reason:
+        return (("Looks", standing.told()),)
+    waiting = data.runs[data.runs["status"].isin(["queued", "running"])]
+    steps = standing.steps + int((waiting["total_steps"] - waiting["progress_step"]).sum())
+    seconds = sum(float(data.done[clock].sum()) for clock in CLOCKS)
+    hours = seconds / max(1, int(data.done["total_steps"].sum())) * steps / 3600
+    further = f", at most {hours:.2g} device hours to go" if hours else ""
+    return (("Looks", standing.told(further)),)
 
 
 def _compact(count: float) -> str:
@@ -138,6 +155,8 @@ def states(data: StudyData) -> str:
 
 
 def never_enqueued(data: StudyData) -> int:
+    if data.study.looks:
+        return 0  # its looks say which seeds it gets
     known = set(zip(data.runs["cell"], data.runs["seed"], strict=True))
     wanted = {(cell, seed) for cell in data.study.cells() for seed in data.study.seeds}
     return len(wanted - known)

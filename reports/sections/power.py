@@ -1,18 +1,25 @@
-"""How many seeds: what the study could have detected, and how many it takes to detect the margin.
+"""How many seeds: what the study could have detected, what the margin takes, and the looks by which it stops.
 
-Computed by reports/statistics/power.py. The command that plans: reports/output/seeds.py.
+Computed by reports/statistics/power.py and, when a look was made, by reports/statistics/looks.py. The command
+that plans: reports/output/seeds.py. The figure of the looks: reports/figures/looks.py.
 """
 
 from __future__ import annotations
 
-from reports.reading.measures import measure
+import math
+
+from reports.reading.looks import Look, Outcome
+from reports.reading.measures import Measure, measure
 from reports.reading.study import Target
+from reports.sections.head import looks_line
 from reports.statistics.analysis import Analysis
 from reports.statistics.inference import Contrast
+from reports.statistics.judgement import Judged
 from reports.statistics.power import MAX_SEEDS, detectable_difference, observed_sd, seeds_needed
-from reports.tables import DASH, Section, Table, number, percent
+from reports.tables import DASH, Section, Table, interval, number, percent, probability, signed
 
 HEADING = "Power and seeds needed"
+LOOKS = "Looks"
 _ROWS = 40
 
 
@@ -58,3 +65,69 @@ def count(seeds: int | None) -> str:
     if seeds is None:
         return DASH
     return f"{seeds:,}" if seeds <= MAX_SEEDS else f"more than {MAX_SEEDS:,}"
+
+
+# --- looks ------------------------------------------------------------------------------------------------
+
+
+def looks(analysis: Analysis) -> Section | None:
+    """A row a claim and look, up to the one that decided it; None where seeds are a fixed number."""
+    data = analysis.data
+    if not data.study.looks:
+        return None
+    text = tuple(f"{name}: {told}." for name, told in looks_line(data))
+    if not data.looks:
+        return Section(LOOKS, text, notes=_look_notes(analysis))
+    columns = (
+        *("Claim", "Look", "Seeds", "n", "Difference", "Interval", "Level", "p", "Equivalence p"),
+        *("Claims", "Verdict", "Chance"),
+    )
+    rows = tuple(
+        _look_row(judged, look, look.outcomes[i])
+        for i, judged in enumerate(analysis.judged)
+        for look in data.looks
+        if not look.outcomes[i].look or look.outcomes[i].look >= look.number
+    )
+    return Section(LOOKS, text, (Table(columns, rows, "l" + "r" * 9 + "lr"),), _look_notes(analysis))
+
+
+def _look_row(judged: Judged, look: Look, outcome: Outcome) -> tuple[str, ...]:
+    known = measure(judged.metric)
+    return (
+        *(judged.name, str(look.number), str(look.seeds), str(outcome.n)),
+        *_difference(outcome, known, judged.ratio),
+        f"{outcome.level:.2g}",
+        probability(outcome.p),
+        probability(outcome.equivalence_p),
+        str(outcome.tests),
+        outcome.verdict + (", futile" if outcome.futile else ""),
+        DASH if math.isnan(outcome.power) else f"{percent(100 * outcome.power)} %".lstrip("+"),
+    )
+
+
+def _difference(outcome: Outcome, known: Measure, ratio: bool) -> tuple[str, str]:
+    if not ratio:
+        shown = signed(outcome.difference, known.decimals)
+        return shown, interval(outcome.low, outcome.high, known.decimals)
+    low, high = (100 * math.expm1(value) for value in (outcome.low, outcome.high))
+    return f"× {number(math.exp(outcome.difference), 3)}", f"{interval(low, high, 1)} %"
+
+
+def _look_notes(analysis: Analysis) -> tuple[str, ...]:
+    plan = analysis.study.looks
+    futile = plan["futility"]
+    stops = (
+        f"A claim whose chance is below {futile:g} gets no further seeds; that makes nothing easier to "
+        "support (not binding)."
+        if futile is not None
+        else "No claim is stopped for a small chance."
+    )
+    return (
+        f"Looks at {', '.join(map(str, plan['seeds']))} seeds were fixed before the first run. Level is that "
+        f"of a look's paired t test, two-sided: {plan['spending']} spending (Lan and DeMets 1983), fitted to "
+        "t tests of so few seeds, shared by the claims that are open (Holm; Ye et al. 2013). Interval is of "
+        "that level; a claim is decided where it says so, and stays decided.",
+        f"Chance is that the last look decides an open claim, if its difference is what it seems. {stops}",
+        "A difference that stopped early is somewhat too large on average: look at its interval. Intervals "
+        "of other comparisons than the claims' do not allow for the looks.",
+    )

@@ -131,6 +131,9 @@ def _declared(data: StudyData) -> str:
 
 def _added(data: StudyData) -> str:
     """`; added since: …`: what joined the study after its first runs, and by which plan."""
+    if plan := data.study.looks:
+        at = comma(plan["seeds"])
+        return f"; looks at {at} seeds, {plan['spending']} spending, which queue what is needed"
     told = [(a.at, f"{a.runs} run{'s' * (a.runs != 1)} on {instant(a.at)}") for a in data.additions]
     told += [
         (p.at, f"(planned on {instant(p.at)}: {p.total} seeds in all, for a {p.rule} of {p.value:.4g})")

@@ -98,7 +98,7 @@ def blocks(data: StudyData, metric: str) -> Blocks:
     shape = (len(seeds), len(cells))
     values, diverged = np.full(shape, math.nan), np.zeros(shape, dtype=bool)
     pending = np.zeros(shape, dtype=bool)
-    if data.study.imported_from is None:
+    if data.study.imported_from is None and not data.study.looks:  # looks decide what is still to come
         declared = [column[cell] for cell in data.study.cells()]
         pending[np.ix_([row[seed] for seed in data.study.seeds], declared)] = True
     runs = data.runs

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from reports.reading.frames import StudyData
+from reports.reading.looks import Outcome
 from reports.reading.measures import measure
 from reports.reading.study import Study
 from reports.statistics.anova import Effect, Variance, analyse
@@ -47,20 +48,34 @@ class Judged:
     """Seeds that are still to run: until then the verdict is provisional."""
     depends_on: tuple[Effect, ...]
     """Interactions that qualify an effect which the claim averages over another factor."""
+    outcome: Outcome | None = None
+    """As the last look left it, where the study has looks and one was made."""
 
 
 def judge(data: StudyData) -> list[Judged]:
-    """The verdict on every declared claim, as one family."""
+    """The verdict on every declared claim, as one family; at the last look, where a study has looks."""
+    names = {claim["metric"] for claim in data.study.claims}
+    matrices = {name: blocks(data, name) for name in names if usable(data, name)}
+    analyses = {name: analyse(data.study, matrix) for name, matrix in matrices.items()}
+    claims = asked(data)
+    if data.study.looks:
+        return [
+            _at_look(data, i, each, _qualifiers(each.claim, analyses.get(each.metric, "")))
+            for i, each in enumerate(claims)
+        ]
+    found = family([each.contrast for each in claims])
+    return [
+        _judged(each, contrast, _qualifiers(each.claim, analyses.get(each.metric, "")))
+        for each, contrast in zip(claims, found, strict=True)
+    ]
+
+
+def asked(data: StudyData) -> list[Asked]:
+    """Every declared claim's comparison, not corrected for anything."""
     claims = data.study.claims
     names = {claim["metric"] for claim in claims}
     matrices = {name: blocks(data, name) for name in names if usable(data, name)}
-    analyses = {name: analyse(data.study, matrix) for name, matrix in matrices.items()}
-    asked = [_Asked.of(data.study, claim, matrices.get(claim["metric"])) for claim in claims]
-    corrected = family([each.contrast for each in asked])
-    return [
-        _judged(data.study, claim, each, contrast, analyses.get(claim["metric"], ""))
-        for claim, each, contrast in zip(claims, asked, corrected, strict=True)
-    ]
+    return [Asked.of(data.study, claim, matrices.get(claim["metric"])) for claim in claims]
 
 
 def describe(claim: Mapping[str, Any]) -> str:
@@ -72,52 +87,89 @@ def describe(claim: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A claim's comparison before the correction."""
 
+    claim: Mapping[str, Any]
     what: str
     weights: Weights
     contrast: Contrast
     ratio: bool
+    margin: float
+    """NaN where there is none."""
     failures: Failures
     to_come: int
 
+    @property
+    def metric(self) -> str:
+        return str(self.claim["metric"])
+
+    @property
+    def kind(self) -> Kind:
+        return cast(Kind, self.claim["kind"])
+
+    @property
+    def higher_is_better(self) -> bool:
+        return measure(self.metric).higher_is_better
+
     @staticmethod
-    def of(study: Study, claim: Mapping[str, Any], matrix: Blocks | None) -> _Asked:
+    def of(study: Study, claim: Mapping[str, Any], matrix: Blocks | None) -> Asked:
         told = claim["compare"], claim["against"], claim.get("interaction")
-        whole = difference(study, *told)
+        whole, margin = difference(study, *told), _margin(study, claim)
         if matrix is None:
-            return _Asked(describe(claim), whole, NOTHING, False, Failures(0, 0, 0, 0, 0, 0), 0)
+            none = Failures(0, 0, 0, 0, 0, 0)
+            return Asked(claim, describe(claim), whole, NOTHING, False, margin, none, 0)
         weights = difference(study, *told, without=matrix.empty())
-        what = describe(claim) + left_out(study, whole, weights)
-        ratio = measure(claim["metric"]).ratio and math.isnan(_margin(study, claim))
-        logarithms = matrix.logarithms() if ratio else None
-        contrast = (logarithms or matrix).contrast(weights)
-        failures, to_come = matrix.failures(whole), matrix.to_come(whole)
-        return _Asked(what, weights, contrast, logarithms is not None, failures, to_come)
+        logarithms = matrix.logarithms() if measure(claim["metric"]).ratio and math.isnan(margin) else None
+        return Asked(
+            claim,
+            describe(claim) + left_out(study, whole, weights),
+            weights,
+            (logarithms or matrix).contrast(weights),
+            logarithms is not None,
+            math.nan if logarithms is not None else margin,
+            matrix.failures(whole),
+            matrix.to_come(whole),
+        )
 
 
-def _judged(
-    study: Study, claim: Mapping[str, Any], asked: _Asked, contrast: Contrast, analysis: Variance | str
-) -> Judged:
-    margin = math.nan if asked.ratio else _margin(study, claim)
-    kind, higher = cast(Kind, claim["kind"]), measure(claim["metric"]).higher_is_better
+def _judged(asked: Asked, contrast: Contrast, depends_on: tuple[Effect, ...]) -> Judged:
+    told = (contrast, asked.margin, asked.higher_is_better, asked.failures)
     return Judged(
-        name=str(claim["name"]),
-        kind=kind,
-        metric=str(claim["metric"]),
+        name=str(asked.claim["name"]),
+        kind=asked.kind,
+        metric=asked.metric,
         what=asked.what,
         weights=asked.weights,
-        margin=margin,
+        margin=asked.margin,
         contrast=contrast,
         ratio=asked.ratio,
         failures=asked.failures,
-        equivalence_p=equivalence(contrast, margin),
-        word=word(contrast, margin, higher, asked.failures),
-        verdict=verdict(kind, contrast, margin, higher, asked.failures),
+        equivalence_p=equivalence(contrast, asked.margin),
+        word=word(*told),
+        verdict=verdict(asked.kind, *told),
         to_come=asked.to_come,
-        depends_on=_qualifiers(claim, analysis),
+        depends_on=depends_on,
     )
+
+
+def _at_look(data: StudyData, index: int, asked: Asked, depends_on: tuple[Effect, ...]) -> Judged:
+    """A claim as the last look left it; before the first there are differences, and no intervals.
+
+    What became of runs after the look that decided it changes nothing.
+    """
+    if not data.looks:
+        contrast = replace(asked.contrast, low=math.nan, high=math.nan, p=math.nan)
+        return _judged(replace(asked, to_come=data.seeds_to_come), contrast, depends_on)
+    o = data.looks[-1].outcomes[index]
+    contrast = Contrast(o.n, o.difference, o.sd, o.low, o.high, o.p, o.df, o.tests)
+    told = replace(
+        asked,
+        to_come=data.seeds_to_come if o.open else 0,
+        failures=replace(asked.failures, more=0, fewer=0) if o.look else asked.failures,
+    )
+    judged = _judged(told, contrast, depends_on)
+    return replace(judged, equivalence_p=o.equivalence_p, failures=asked.failures, outcome=o)
 
 
 def _qualifiers(claim: Mapping[str, Any], analysis: Variance | str) -> tuple[Effect, ...]:

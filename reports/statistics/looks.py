@@ -3,7 +3,7 @@
 Each claim is read off its repeated confidence interval (Jennison and Turnbull 1989), an interval of the
 look's level, by the words that every claim is judged with. Several claims are tested by the group-sequential
 Holm procedure (Ye et al. 2013): those that are open share .05, and what is decided leaves its share to them.
-The levels: reports/statistics/sequential.py.
+The levels: reports/statistics/sequential.py. The transaction that stores a look: runner/queue/looks.py.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def _ladder(design: Design, look: int, tests: int) -> tuple[Array, Array]:
 
     The error that decides, .05 / tests, is one of them: what is read off between is never on its wrong side.
     """
-    alphas = np.array(sorted({ALPHA / tests, *np.geomspace(1e-6, 0.9, 30).tolist()}))
+    alphas = np.array(sorted({ALPHA / tests, *np.geomspace(1e-6, 0.9, 16).tolist()}))
     at = np.array([levels(design, float(alpha))[look] for alpha in alphas])
     return np.log(alphas), np.log(np.maximum.accumulate(np.maximum(at, 1e-300)))
 

@@ -1,5 +1,5 @@
-"""Keeping machine, files and cluster fit for a night.
+"""Keeping machine, files, database and cluster fit for a night.
 
-Door: `doctor.examine`, `clean.removable` and `remove`, `slurm.submit`. Never touches a job that runs, or a
-result.
+Door: `doctor.examine`, `clean.removable` and `remove`, `copying.copy_store`, `slurm.submit`. Never touches a
+job that runs, or a result.
 """

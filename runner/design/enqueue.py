@@ -41,7 +41,8 @@ def enqueue(
         ConfigError: the study holds another design; nothing is written.
     """
     one_at_a_time(connection, jobs.SUBMISSION)  # two of the same name at once make one study
-    wanted = grid.describe() | ({"text": dict(text)} if text else {})
+    begun = grid.begun
+    wanted = begun.describe() | ({"text": dict(text)} if text else {})
     study = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
     if study is None:
         study_id = _create(connection, name, grid, wanted)
@@ -51,9 +52,10 @@ def enqueue(
         if study.imported_from:
             raise ConfigError(f"study {name!r}: imported results; name another with --study")
         _refuse_clash(name, held, wanted)
-        merged = json.dumps(_extended(held, wanted))
+        _refuse_other_looks(study, grid, held, wanted)
+        merged = json.dumps(held if study.looks else _extended(held, wanted))
         connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=merged))
-    return jobs.submit(connection, study_id, _rows(grid), max_failures, priority)
+    return jobs.submit(connection, study_id, _rows(begun), max_failures, priority)
 
 
 def not_done(
@@ -67,7 +69,7 @@ def not_done(
 
     `max_failures` and `priority` are the values of the options, None if not given.
     """
-    wanted = json.loads(json.dumps(grid.describe()))
+    wanted = json.loads(json.dumps(grid.begun.describe()))
     study = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
     if study is None:
         return _close(name, wanted["factors"])
@@ -120,10 +122,16 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
                 }
             ),
             created_at=now(),
+            looks=_plan(grid),
         )
         .returning(studies.c.id)
     )
     return int(made.scalar_one())
+
+
+def _plan(grid: Grid) -> str | None:
+    """The looks as the study's row keeps them; None for a study whose seeds are a fixed number."""
+    return json.dumps(grid.looks.plan(grid.seeds)) if grid.looks else None
 
 
 def _rows(grid: Grid) -> list[dict[str, Any]]:
@@ -175,6 +183,17 @@ def _short(value: Any) -> str:
 
 def _merged(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return {factor: {**levels, **wanted["levels"][factor]} for factor, levels in held["levels"].items()}
+
+
+def _refuse_other_looks(study: sa.Row[Any], grid: Grid, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """When a study is looked at, and what it holds then, cannot change after its first run."""
+    another = "start another study with --study NAME"
+    if study.looks != _plan(grid):
+        fixed = ",".join(map(str, json.loads(study.looks or "{}").get("seeds", ())))
+        has = f"looks at {fixed} seeds, in an order that was" if fixed else "no looks, which was"
+        raise ConfigError(f"study {study.name!r}: has {has} fixed when it was made; {another}")
+    if study.looks and _extended(held, wanted) != _extended(held, held):
+        raise ConfigError(f"study {study.name!r}: it has looks, and its design is fixed; {another}")
 
 
 def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any]) -> None:

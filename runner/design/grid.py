@@ -16,6 +16,7 @@ from typing import Any
 from model.config import ConfigError, DataConfig, RunConfig
 from runner.design.hypotheses import Hypothesis
 from runner.design.levels import Factors, Named, Swap, check_keys, check_level
+from runner.design.looks import Looks
 
 MAX_JOBS = 200_000
 """Runs of one grid, and seeds of one --seeds; more is refused as a slip, before it fills the disk."""
@@ -41,6 +42,8 @@ class Grid:
     baseline: tuple[tuple[str, Any], ...] = ()
     margins: tuple[tuple[str, float], ...] = ()
     claims: tuple[Hypothesis, ...] = ()
+    looks: Looks | None = None
+    """Where it stops when it knows: `seeds` are then all that it may come to."""
     levels: Named = field(default_factory=dict)
     """The keys that each level of a named factor sets."""
     scales: Mapping[str, Swap] = field(default_factory=dict)
@@ -56,6 +59,11 @@ class Grid:
 
     def __post_init__(self) -> None:
         check_keys(self.factors, self.levels)
+        if self.looks and not self.claims:
+            raise ConfigError("looks: a look decides [[claims]], and the grid declares none; add one")
+        if self.looks and len(self.seeds) != self.looks.seeds[-1]:
+            most = self.looks.seeds[-1]
+            raise ConfigError(f"looks: {len(self.seeds)} seeds, and the last look is at {most}; give {most}")
         for factor, level in self.baseline:
             check_level(f"baseline.{factor}", factor, level, self.factors)
         if self.size > MAX_JOBS:
@@ -77,6 +85,13 @@ class Grid:
     def study_name(self) -> str:
         """The default: the grid's name, with the scale if it is not full."""
         return self.name if self.scale == "full" else f"{self.name}-{self.scale}"
+
+    @property
+    def begun(self) -> Grid:
+        """What is queued at once: all of it, or the seeds of the first look."""
+        if self.looks is None:
+            return self
+        return replace(self, seeds=self.seeds[: self.looks.seeds[0]], looks=None)
 
     @cached_property
     def cells(self) -> tuple[tuple[dict[str, Any], RunConfig], ...]:

@@ -20,6 +20,7 @@ from runner.design.checking import CLOSED, checked, told
 from runner.design.grid import Grid
 from runner.design.hypotheses import Hypothesis, Margin, check_metric, completed
 from runner.design.levels import Factors, Level, Named, Swap, Values
+from runner.design.looks import Looks
 from runner.design.scales import SCALES, SHIPPED, checked_seeds
 
 MAX_FILE_BYTES = 1_000_000
@@ -69,6 +70,7 @@ class _File:
         default_factory=list
     )
     scales: Annotated[dict[str, Swap], AfterValidator(_known)] = field(default_factory=dict)
+    looks: Looks | None = None
 
 
 def load_grid(name_or_path: str) -> Grid:
@@ -101,22 +103,26 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid", source: s
     Raises:
         ConfigError: names the key, the value and the remedy.
     """
-    file = checked(_File, {"name": default_name, **content}, {"claims": Hypothesis, "scales": Swap})
+    file = checked(
+        _File, {"name": default_name, **content}, {"claims": Hypothesis, "scales": Swap, "looks": Looks}
+    )
     check_metric(f"primary = {file.primary!r}", file.primary)
     for metric in file.margins:
         check_metric(f"margins: {metric!r}", metric)
+    looks, seeds = file.looks, file.seeds
     base = RunConfig().with_values({**file.base, "protocol": file.protocol})
     return Grid(
         name=file.name,
         question=file.question,
         base=base,
         factors=file.factors,
-        seeds=file.seeds or (base.seed,),
+        seeds=looks.order(seeds or (base.seed,)) if looks else seeds or (base.seed,),
         repeats=file.repeats,
         primary=file.primary,
         baseline=tuple(file.baseline.items()),
         margins=tuple(file.margins.items()),
         claims=completed(file.claims, file.factors, file.baseline, file.margins, file.primary),
+        looks=looks,
         levels=file.levels,
         scales=file.scales,
         stated=tuple(map(full_key, file.base)),

@@ -11,9 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import ConfigError, RunConfig, canonical_json
+from model.config import ConfigError, RunConfig
 from runner.queue import jobs as transitions
 from runner.queue.dialects import one_at_a_time
+from runner.queue.looks import again
 from runner.queue.schema import jobs, studies
 from runner.queue.selection import named_factors
 from runner.queue.studies import named
@@ -24,7 +25,7 @@ def first_config(connection: sa.Connection, study: str) -> RunConfig:
     """The configuration of one of the study's runs.
 
     Raises:
-        ConfigError: no study of that name, or one that was imported.
+        ConfigError: no study of that name, or one that was imported or has looks.
     """
     return RunConfig.from_dict(json.loads(_conditions(connection, study, None)[0].config))
 
@@ -44,7 +45,7 @@ def more_seeds(
     """
     one_at_a_time(connection, transitions.SUBMISSION)
     row = named(connection, study)
-    rows = [_row(found, seed) for seed in seeds for found in _conditions(connection, study, where)]
+    rows = [again(found, seed) for seed in seeds for found in _conditions(connection, study, where)]
     grid = json.loads(row.grid)
     grid["seeds"] = list(dict.fromkeys([*grid["seeds"], *seeds]))
     connection.execute(sa.update(studies).where(studies.c.id == row.id).values(grid=json.dumps(grid)))
@@ -56,6 +57,10 @@ def _conditions(connection: sa.Connection, study: str, where: str | None) -> lis
     row = named(connection, study)
     if row.imported_from:
         raise ConfigError(f"study {study!r}: imported results; there is no program here that made them")
+    if row.looks:
+        raise ConfigError(
+            f"study {study!r}: its looks say which seeds it gets; start another with --study NAME"
+        )
     chosen = sa.select(jobs.c.config, jobs.c.cell, jobs.c.total_steps).where(jobs.c.study_id == row.id)
     if where is not None:
         chosen = chosen.where(condition(where, named_factors(connection)))
@@ -66,15 +71,3 @@ def _conditions(connection: sa.Connection, study: str, where: str | None) -> lis
         by = f" by --where {where!r}" if where else ""
         raise ConfigError(f"study {study!r}: no run of it is meant{by}")
     return list(found.values())
-
-
-def _row(run: Any, seed: int) -> dict[str, Any]:
-    """The columns of the new job's row."""
-    config = RunConfig.from_dict({**json.loads(run.config), "seed": seed})
-    return {
-        "config_hash": config.hash,
-        "config": canonical_json(config.to_dict()),
-        "cell": run.cell,
-        "seed": seed,
-        "total_steps": run.total_steps,
-    }

@@ -13,6 +13,7 @@ from model.config import ConfigError, RunConfig, full_key
 from runner.design.grid import MAX_JOBS, Grid
 from runner.design.hypotheses import Hypothesis
 from runner.design.levels import Factors, Named, Swap, keys_set
+from runner.design.looks import Looks, parse_looks
 
 SHIPPED = Path(__file__).parent / "grids"
 SCALES: dict[str, dict[str, Any]] = {
@@ -54,9 +55,13 @@ _OPTIONS = {
 
 
 def adjust(
-    grid: Grid, scale: str = "full", assignments: Sequence[str] = (), seeds: str | None = None
+    grid: Grid,
+    scale: str = "full",
+    assignments: Sequence[str] = (),
+    seeds: str | None = None,
+    looks: str | None = None,
 ) -> Grid:
-    """The grid at another scale, with `--set key=value` and `--seeds 42..51` applied.
+    """The grid at another scale, with `--set key=value`, `--seeds 42..51` and `--looks 3,6,10` applied.
 
     Raises:
         ConfigError: an unknown scale, key or value; a `--set` on a factor.
@@ -83,7 +88,7 @@ def adjust(
         # In baseline and claims each level gives way to the one at its place in the list.
         baseline=tuple(_moved(dict(grid.baseline), grid.factors, factors).items()),
         claims=tuple(_followed(claim, grid.factors, factors) for claim in grid.claims),
-        seeds=parse_seeds(seeds) if seeds else grid.seeds,
+        **_seeded(grid, seeds, looks),
         replaced={
             key: (by, grid.base.value(key))
             for by, values in (
@@ -95,6 +100,16 @@ def adjust(
         },
         notice=_notice(grid, scale, [key for key in sizes if key not in chosen], base),
     )
+
+
+def _seeded(grid: Grid, seeds: str | None, looks: str | None) -> dict[str, Any]:
+    """The grid's seeds and looks: a list of seeds that is shorter than the last look goes on by itself."""
+    chosen = parse_seeds(seeds) if seeds else grid.seeds
+    design = grid.looks
+    if looks:
+        numbers = parse_looks(looks)
+        design = replace(design, seeds=numbers) if design else Looks(seeds=numbers)
+    return {"seeds": design.order(chosen) if design else chosen, "looks": design}
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from sqlalchemy import Text as AnyText
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest schema version; the row of `alembic_version` must say the same."""
 
 
@@ -94,6 +94,7 @@ studies = _table(
     # JSON: path, hash, keys, and measures in order, the first primary; runner/design/program.py writes it.
     Column("program", Text, nullable=False, server_default="{}"),
     Column("facts", Text, nullable=False, server_default="{}"),  # JSON: label → text, as the program says
+    Column("looks", Text),  # JSON: seeds at each look, their order, spending, futility, drop
     CheckConstraint("held IN (0, 1)", name="held_is_a_flag"),
 )
 
@@ -220,6 +221,20 @@ measures = _table(
     Column("nonfinite", Text),  # nan, inf or -inf, where value is NULL
     CheckConstraint("(value IS NULL) = (nonfinite IS NOT NULL)", name="null_says_why"),
     CheckConstraint(_one_of("nonfinite", ("nan", "inf", "-inf")), name="known_nonfinite"),
+    sqlite_with_rowid=False,
+)
+
+looks = _table(
+    "looks",  # of a study that stops when it knows: one row a look
+    Column("study_id", ForeignKey("studies.id"), primary_key=True),
+    Column("number", Whole, primary_key=True, autoincrement=False),
+    Column("seeds", Whole, nullable=False),  # how many there were
+    Column("made_at", Number, nullable=False),
+    Column("owner", Text, nullable=False),  # the worker that made it
+    Column("reason", Text, nullable=False),  # why it was the last; empty where the study went on
+    Column("claims", Text, nullable=False),  # JSON: each claim as the look left it
+    Column("jobs", Whole, nullable=False),  # queued for the next block
+    CheckConstraint("number >= 1 AND seeds >= 1 AND jobs >= 0", name="counts_are_counts"),
     sqlite_with_rowid=False,
 )
 

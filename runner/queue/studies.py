@@ -120,6 +120,7 @@ def delete(connection: sa.Connection, job_ids: Sequence[int], study: str | None 
         whole = not _shrink(connection, row)
         if whole:
             spend_ids(connection, studies, [study_id])
+            connection.execute(sa.delete(schema.looks).where(schema.looks.c.study_id == study_id))
             connection.execute(sa.delete(studies).where(studies.c.id == study_id))
             gone.append(row.name)
         detail = {"study": row.name, "jobs": count, "whole": whole, "test_revealed_at": row.test_revealed_at}

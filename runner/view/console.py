@@ -68,6 +68,9 @@ def status_screen(
         out.print("no studies yet: python cli.py enqueue --grid factorial")
         return
     out.print(_studies(overview))
+    for study in overview:
+        if study["looks"]:
+            out.print(plain(f"{study['name']}: {study['looks']['told']}"))
     if any(study["eta_assumed"] and study["eta_seconds"] for study in overview):
         out.print("(in brackets: nobody is at work; with one worker it would take this long)", style="dim")
     if running:

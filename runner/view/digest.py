@@ -151,7 +151,7 @@ def _hours(tried: list[dict[str, Any]]) -> str:
 def _studies(
     connection: sa.Connection, overview: list[dict[str, Any]], since: float, most: int = 6
 ) -> list[str]:
-    """Two lines for each study that is open or moved in the time, the newest first; if none, the last."""
+    """Two lines, or three, a study that is open or moved in the time, the newest first; if none, the last."""
     ended = sa.select(jobs.c.study_id).where(jobs.c.finished_at >= since)
     moved = set(connection.scalars(sa.select(studies.c.name).where(studies.c.id.in_(ended))))
     told = [study for study in overview if study["queued"] or study["running"] or study["name"] in moved]
@@ -161,6 +161,8 @@ def _studies(
         left = study["queued"] + study["running"]
         rest = f"{left} left, {_when(study)}" if left else "nothing left"
         lines.append(f"{plain(study['name'])}: {study['done']}/{study['jobs']} done, {rest}")
+        if study["looks"]:
+            lines.append(f"  {study['looks']['told']}")
         if best := _best(connection, study["name"]):
             lines.append(f"  {best}")
     return lines + more(len(told), most, " studies")

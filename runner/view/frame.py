@@ -52,6 +52,8 @@ def _head(shown: Snapshot) -> list[Text]:
                 line.append(f"{study[state]} {state}  ", style=GLYPHS[state][1])
         line.append(f"ETA {eta(study)}" if study["queued"] or study["running"] else "finished")
         lines.append(line)
+        if study["looks"]:
+            lines.append(Text(f"  {study['looks']['told']}"))
     return lines + _more(len(shown.overview), MOST_STUDIES, " studies")
 
 

@@ -6,20 +6,24 @@ Each function takes a query-only connection (`Store.read`) and returns plain row
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
 
+from runner.queue.looks import standing
 from runner.queue.schema import OPEN, STATUSES, JobStatus, jobs, metrics, studies, workers
 from runner.queue.speed import Eta, Left, etas
 from runner.queue.store import now
+from runner.view.text import duration
 
 
 def studies_overview(connection: sa.Connection) -> list[dict[str, Any]]:
     """A row a study, oldest first: name, facts, jobs by state, whether paused, and when done.
 
     `eta_seconds` is None for a study that is over, paused or not timed yet; `eta_assumed` says that nobody
-    is at work, and that it is what one worker would take.
+    is at work, and that it is what one worker would take. `looks` is None where seeds are a fixed number.
     """
     states = _states(connection)
     known = connection.execute(sa.select(studies).order_by(studies.c.id)).all()
@@ -29,6 +33,7 @@ def studies_overview(connection: sa.Connection) -> list[dict[str, Any]]:
         if study.id in states and not study.held
     ]
     when = etas(connection, lefts)
+    looks = _looks(connection, known, lefts)
     overview = []
     for study in known:
         counts = states.get(study.id, {**dict.fromkeys(STATUSES, 0), "held": 0, "jobs": 0, "steps": 0})
@@ -42,9 +47,27 @@ def studies_overview(connection: sa.Connection) -> list[dict[str, Any]]:
                 "steps_left": counts["steps"],
                 "eta_seconds": eta.seconds,
                 "eta_assumed": eta.assumed,
+                "looks": looks.get(study.id),
             }
         )
     return overview
+
+
+def _looks(
+    connection: sa.Connection, known: Sequence[sa.Row[Any]], lefts: Sequence[Left]
+) -> dict[int, dict[str, Any]]:
+    """By study: how far its looks have come, in numbers and in words, and how long it takes at most."""
+    found = {s.id: standing(connection, s.id, json.loads(s.looks)) for s in known if s.looks}
+    if not found:
+        return {}
+    more = {study: standing.steps for study, standing in found.items()}
+    most = etas(connection, [replace(left, steps=left.steps + more.get(left.study_id, 0)) for left in lefts])
+    told = {}
+    for study, standing_ in found.items():
+        seconds = most[study].seconds if study in most else None
+        further = "" if seconds is None else f", at most {duration(seconds)} to go"
+        told[study] = {**asdict(standing_), "most_seconds": seconds, "told": standing_.told(further)}
+    return told
 
 
 def _states(connection: sa.Connection) -> dict[int, dict[str, Any]]:

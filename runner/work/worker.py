@@ -11,7 +11,7 @@ import select
 import signal
 from dataclasses import replace
 
-from runner.queue import attempts
+from runner.queue import attempts, looks
 from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work import provenance, source
@@ -32,8 +32,11 @@ LISTEN_SECONDS = 0.2
 class Worker:
     """One supervisor; `run` until the queue is drained or it is asked to stop."""
 
-    def __init__(self, store: Store, options: Options, display: Display) -> None:
+    def __init__(
+        self, store: Store, options: Options, display: Display, decide: looks.Decide | None = None
+    ) -> None:
         self.store, self.options, self.display = store, options, display
+        self._decide = decide  # what a look at a study says; None: this worker makes none
         runs = (options.runs / store.database_id).resolve()
         self._source = source.take()  # before anything else: the code that this process itself runs
         machine = provenance.of_this_machine() | self._source.provenance()
@@ -46,6 +49,7 @@ class Worker:
         self._handed_out = 0
         self._look_at = 0.0  # when to look for jobs again
         self._left: Backlog | None = None
+        self._looks_due = False
         self._believed_until = 0.0
         self._beat_at = awake_seconds() + BEAT_SECONDS
         self._drained = self._stopping = False
@@ -139,6 +143,8 @@ class Worker:
         busy = any(slot.busy for slot in self.slots)
         try:
             left = self._backlog()
+            if self._looks_due and self._make_looks():
+                left = self._backlog()
             # A slot that is being tested may give its failed jobs back.
             self._drained = left.empty and not busy and not self.options.wait
             self._fill(free, left.due)
@@ -205,13 +211,32 @@ class Worker:
         began = awake_seconds()
         if self._left is None or self._left.due <= len(self.slots) or began > self._believed_until:
             with self.store.read() as connection:
+                # In one moment: an empty queue with a look due is not drained.
                 self._left = backlog(connection)
+                self._looks_due = self._decide is not None and bool(looks.due(connection))
             self._believed_until = began + 100 * (awake_seconds() - began)
         left = self._left
         pace = sum(seconds for seconds, _ in self._pace) / max(1, sum(steps for _, steps in self._pace))
         at_work = max(left.workers, sum(not slot.out for slot in self.slots))
         self.display.queue(left.jobs, left.steps * pace / at_work if self._pace else None)
         return left
+
+    def _make_looks(self) -> bool:
+        """Look at the studies whose blocks are complete; whether there may be jobs again."""
+        assert self._decide is not None
+        try:
+            made = looks.make_due(self.store, self._decide, self.slots[0].owner)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # the jobs of other studies go on, and another worker may look
+            self._decide, self._looks_due = None, False
+            self.display.note(f"no look could be made ({type(error).__name__}: {error})")
+            return False
+        for study, decided, queued in made:
+            self.display.note(looks.told(study, decided, queued))
+            self.studies += [study] if study not in self.studies else []
+        self._left, self._looks_due = None, False
+        return True
 
     # --- waiting and leaving ------------------------------------------------------------------------------
 

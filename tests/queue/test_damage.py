@@ -14,8 +14,8 @@ import pytest
 
 import cli
 from model.config import ConfigError
-from runner.care import doctor
-from runner.queue import copying, jobs, schema
+from runner.care import copying, doctor
+from runner.queue import jobs, schema
 from runner.queue.jobs import Lease
 from runner.queue.store import Store, StoreRefused, StoreUnreachable, backup_store, open_store
 from tests.conftest import PROJECT, both_engines, environment, on_a_server, row, rows
@@ -169,7 +169,7 @@ def test_doctor_ends_jobs_that_hold_a_result(queued: Store, tmp_path: Path) -> N
 
 KILLED = """
 if "copy" in sys.orig_argv:
-    from runner.queue import copying
+    from runner.care import copying
     def killed(name):
         usual = getattr(copying, name)
         def replaced(*arguments):

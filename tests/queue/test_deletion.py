@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed, Measured
 from runner.care import clean, doctor
+from runner.care.copying import content, copy_store
 from runner.design import grid_file
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
-from runner.queue.copying import content, copy_store
 from runner.queue.jobs import Lease, UnknownJob, Worker
 from runner.queue.store import Store, open_store
 from tests.conftest import both_engines, row, rows

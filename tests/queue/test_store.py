@@ -199,6 +199,26 @@ def test_stored_database_of_every_earlier_schema_is_upgraded_whole(
     upgraded.close()
 
 
+def test_stored_database_of_schema_0003_is_upgraded_whole(store: Store, tmp_path: Path) -> None:
+    """Its studies have no looks; all else stays, and it is then as a fresh one."""
+    path = tmp_path / "earlier.db"
+    path.write_bytes(gzip.decompress((DATA / "schema-0003.db.gz").read_bytes()))
+    names = [table for table in schema.metadata.tables if table != "looks"]
+
+    def content() -> dict[str, list[dict[str, object]]]:
+        with sqlite.connect(path, begin="BEGIN", query_only=True).begin() as connection:
+            found = {name: connection.execute(sa.text(f"SELECT * FROM {name}")).mappings() for name in names}
+            return {name: [dict(row) for row in rows] for name, rows in found.items()}
+
+    before = content()
+    assert upgrade_store(str(path)) == ("0003", schema.HEAD)
+    before["studies"] = [study | {"looks": None} for study in before["studies"]]
+    assert content() == before
+    upgraded = open_store(str(path))
+    assert described(upgraded.engine) == described(store.engine)
+    upgraded.close()
+
+
 def test_every_earlier_schema_is_stored() -> None:
     versions = sorted(path.name[:4] for path in (PROJECT / "runner/queue/migrations/versions").glob("0*.py"))
     stored = sorted(path.name[7:11] for path in DATA.glob("schema-*.db.gz"))

@@ -16,6 +16,7 @@ from typing import Any
 from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid
 from runner.design.scales import adjust
+from runner.queue import looks
 from runner.queue.store import open_store
 from runner.work.options import Options
 from runner.work.progress import Display
@@ -74,7 +75,7 @@ class Night:
         out, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
-    def drain(self) -> int:
+    def drain(self, decide: looks.Decide | None = None) -> int:
         """Work what is left, undisturbed, in this process where the program is the toy; the exit code."""
         if not self.toy:
             return self.run("work").returncode
@@ -82,7 +83,7 @@ class Night:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         handlers = [signal.getsignal(number) for number in numbers]
         try:
-            return Worker(self.store, options, Display()).run()
+            return Worker(self.store, options, Display(), decide).run()
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in zip(numbers, handlers, strict=True):

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from model.config import ConfigError
 from model.events import Checkpointed, Measured, Resumed
+from runner.care import copying
 from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
-from runner.queue import copying, jobs, records, schema, selection, studies
+from runner.queue import jobs, records, schema, selection, studies
 from runner.queue.backlog import backlog
 from runner.queue.store import Store, StoreUnreachable, open_store
 from runner.view import digest, snapshot, status
@@ -58,6 +59,8 @@ def lived(store: Store, tiny_grid: Path, worker: jobs.Worker) -> str:
         assert second is not None
         jobs.fail(connection, second, "bug", "it's broken", "Traceback:\n  'quoted' \\ \t “text”")
         jobs.cancel_all(connection, [3])
+        look = {"study_id": 1, "number": 1, "seeds": 3, "made_at": 1.5, "owner": "w", "reason": "", "jobs": 2}
+        connection.execute(schema.looks.insert().values(**look, claims='[{"name": "größer"}]'))
         studies.hold(connection, "tiny", True)
 
     store.write(live)
