@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,10 @@ class Section:
 
 def plain(value: object) -> str:
     """One line that is safe to print: no control characters, no lone surrogates, no turned text."""
-    return "".join(_plain_character(c) for c in str(value))
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_plain_character(c) for c in text)
 
 
 def _plain_character(character: str) -> str:
@@ -142,6 +145,12 @@ def mean_spread(values: npt.ArrayLike, decimals: int, std: Std, n: int) -> str:
 def interval(low: float, high: float, decimals: int) -> str:
     """An interval, or a dash; no brackets, which markdown would have to escape."""
     return DASH if math.isnan(low) else f"{number(low, decimals)} to {number(high, decimals)}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = items
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def instant(seconds: float | None) -> str:

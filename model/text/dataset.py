@@ -93,8 +93,8 @@ class Dataset:
         self.require_unchanged = entry.require_unchanged
         """Raises CacheDamaged where what was read is not what was verified."""
         self._arrays, self.seq_len = arrays, train.seq_len
-        self.facts = dict(entry.facts)
-        """Counts for people: documents by split, duplicates, vocabulary."""
+        self.facts = {**entry.facts, "lossy": entry.facts["lost"] > MOST_LOST}
+        """Counts for people: documents by split, duplicates, vocabulary; whether too much text is lost."""
         self.train_tokens = arrays["train"]
         self.unique_tokens = len(self.train_tokens)
         """Training tokens that exist; the run may see each of them several times."""
@@ -157,7 +157,7 @@ class Dataset:
         Raises:
             ConfigError: more than 1 % of the characters are lost.
         """
-        if self.facts["lost"] > MOST_LOST:
+        if self.facts["lossy"]:
             raise ConfigError(
                 f"--tokenizer {tokenizer}: loses {percent(self.facts['lost'])} of the text's characters, so "
                 "that bits per byte would be too low; take a tokenizer with a byte fallback, or say "

@@ -51,7 +51,7 @@ def answer_picture(analysis: Analysis) -> Picture | None:
     def draw() -> Figure:
         figure = Figure(figsize=(style.WIDTH, 0.7 + 0.26 * len(shown)), layout="constrained")
         axes = figure.subplots()
-        labels = [textwrap.shorten(plain(line.name), 60, placeholder=" …") for line in shown]
+        labels = [_shortened(line.name) for line in shown]
         style.forest(axes, labels, [line.contrast for line in shown], margin)
         axes.set_xlabel(f"Difference in {plain(metric.named)}")
         return figure
@@ -64,6 +64,11 @@ def answer_picture(analysis: Analysis) -> Picture | None:
         f"Points are means over seeds, bars the intervals of the table{band}.",
         styled(draw),
     )
+
+
+def _shortened(label: str) -> str:
+    """So that it leaves room for what it labels; tables have it whole."""
+    return textwrap.shorten(plain(label), 60, placeholder=" …")
 
 
 def pictures(curves: Curves, analysis: Analysis) -> dict[str, tuple[Picture, ...]]:
@@ -169,7 +174,7 @@ def _forest(analysis: Analysis) -> Picture | None:
     def draw() -> Figure:
         figure = Figure(figsize=(style.WIDTH, 1.1 + 0.27 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        labels = [plain(row.comparison.label) for row in rows]
+        labels = [_shortened(row.comparison.label) for row in rows]
         style.forest(axes, labels, [row.contrast for row in rows], target.margin)
         for row, (one, following) in enumerate(itertools.pairwise(names)):
             if one != following:
@@ -182,8 +187,8 @@ def _forest(analysis: Analysis) -> Picture | None:
     return Picture(
         "differences",
         f"Paired differences in {plain(target.metric)} with their intervals.",
-        f"Paired differences in {plain(target.metric)}: points are means over seeds, bars 95 % t intervals, "
-        f"not corrected for the number of comparisons.{band} Conditions are against the baseline, levels "
+        f"Paired differences in {plain(target.metric)}: points are means over seeds, bars the intervals of "
+        f"the tables, which hold together within a family.{band} Conditions are against the baseline, levels "
         "averaged over the other factors.",
         styled(draw),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from reports.reading import series
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell
+from reports.statistics.families import baseline_cell
 from reports.tables import plain
 
 MAX_PANELS, MAX_LEVELS, MAX_CONDITIONS, MAX_SEEDS = 4, 8, 12, 12
@@ -45,27 +47,41 @@ def arrange(data: StudyData) -> Layout:
     lines, *others = varied
     fixed = {factor: levels[0] for factor, levels in study.factors.items() if len(levels) == 1}
     combinations = list(itertools.product(*(varied[name] for name in others)))
+    levels = _spread_out(varied[lines], study.values(baseline_cell(data)[0])[lines])
     panels: Panels = []
     for combination in combinations[:MAX_PANELS]:
         within = {**fixed, **dict(zip(others, combination, strict=True))}
         title = ", ".join(f"{name}={within[name]}" for name in others)
-        cells = [(plain(level), study.cell({**within, lines: level})) for level in varied[lines][:MAX_LEVELS]]
+        cells = [(plain(level), study.cell({**within, lines: level})) for level in levels]
         panels.append((plain(title), cells))
     left_out = len(combinations) > MAX_PANELS or len(varied[lines]) > MAX_LEVELS
     shown = sum(len(cells) for _, cells in panels)
-    remark = f" Only the first {shown} conditions of the grid are drawn." if left_out else ""
+    remark = f" Only {shown} of the grid's {len(study.cells())} conditions are drawn." if left_out else ""
     if any(len(runs) > MAX_SEEDS for runs in data.by_cell.values()):
         remark += f" Lines and points are of the first {MAX_SEEDS} seeds of each condition."
     return Layout(plain(lines), panels, remark)
 
 
+def _spread_out(levels: list[Any], standard: Any) -> list[Any]:
+    """MAX_LEVELS of them at most: the ends, the baseline's, and others evenly between."""
+    if len(levels) <= MAX_LEVELS:
+        return levels
+    last = len(levels) - 1
+    chosen = {round(i * last / (MAX_LEVELS - 1)) for i in range(MAX_LEVELS)}
+    own = levels.index(standard) if standard in levels else 0
+    if own not in chosen:
+        chosen ^= {own, min(chosen - {0, last}, key=lambda i: abs(i - own))}
+    return [levels[i] for i in sorted(chosen)]
+
+
 @dataclass(frozen=True)
 class Curves:
-    """The series that are drawn, in memory: job_id, step, and name, value or layer, expert, tokens."""
+    """The series that are drawn, in memory: job_id, step, name or layer, value."""
 
     train: pd.DataFrame
     held_out: pd.DataFrame
-    counts: pd.DataFrame
+    layers: pd.DataFrame
+    """The experts' CV by layer."""
     routing: pd.DataFrame
     """The router's measures at each evaluation, like the losses."""
 
@@ -78,7 +94,7 @@ def read_curves(connection: sa.Connection, data: StudyData, further: Iterable[in
     return Curves(
         series.metrics(connection, data.study, ["loss"], "train", jobs),
         series.metrics(connection, data.study, ["loss"], "val", jobs),
-        series.expert_counts(connection, data.study, only=sorted(drawn)),
+        series.layer_variation(connection, data.study, sorted(drawn)),
         series.metrics(connection, data.study, series.ROUTER, "val", sorted(drawn)),
     )
 

@@ -22,12 +22,9 @@ from reports.tables import Picture
 
 def load_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture | None:
     """The mean over layers of the experts' CV at each evaluation."""
-    counts = curves.counts
-    if counts["step"].nunique() < 2:
+    if curves.layers["step"].nunique() < 2:
         return None
-    tokens = counts.groupby(["job_id", "step", "layer"])["tokens"]
-    of_layer = tokens.std(ddof=0) / tokens.mean()  # `variation`, for a hundred thousand layers at once
-    found = of_layer.groupby(["job_id", "step"]).mean().rename("value").reset_index()
+    found = curves.layers.groupby(["job_id", "step"])["value"].mean().reset_index()
 
     def draw() -> Figure:
         figure, [panels] = panel_grid(len(layout.panels), 2.5)

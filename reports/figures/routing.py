@@ -53,11 +53,9 @@ def routing_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture |
 
 def layer_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture | None:
     """The experts' CV of each layer at each evaluation, a panel a condition, a line a layer."""
-    counts = curves.counts
-    if counts["step"].nunique() < 2:
+    found = curves.layers
+    if found["step"].nunique() < 2:
         return None
-    tokens = counts.groupby(["job_id", "step", "layer"])["tokens"]
-    found = (tokens.std(ddof=0) / tokens.mean()).rename("value").reset_index()
     cells = [cell for _, lines in layout.panels for _, cell in lines][:MAX_CONDITIONS]
     layers = sorted(set(found["layer"]))[: style.STYLES]
 

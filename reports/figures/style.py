@@ -25,7 +25,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from reports.statistics.inference import Array, Contrast, mean_interval
+from reports.statistics.inference import Array, Contrast, mean_interval, mean_intervals
 
 INK, FAINT, PAPER = "#20262e", "#c9d0d8", "#fefefe"
 """Text and axes, grid lines, background. Nothing else has these colours: the page puts its own in."""
@@ -39,6 +39,8 @@ _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     *((0, (10, 1, 2, 1)), (0, (1, 3))),
 )
 STYLES = len(_COLOURS)
+TICKS = 4
+"""Of an axis of a panel, about: each takes a millisecond, and small panels have no room for more."""
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -85,8 +87,10 @@ class Series:
     """Shape: (S, steps)."""
 
 
+lacking: dict[str, None] = {}
+"""Characters that the font lacks, as far as figures were drawn, in their order."""
 _told: set[str] = set()
-"""Characters that the font lacks and that were named: each is said once."""
+"""Those that were named: each is said once."""
 
 
 @contextmanager
@@ -97,12 +101,15 @@ def style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         yield
-    lacking: dict[str, None] = {}
     for warning in caught:
         if found := re.match(r"Glyph (\d+) ", str(warning.message)):
             lacking[chr(int(found[1]))] = None
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def tell_lacking() -> None:
+    """Name the characters that the font lacks, each once in a process."""
     if fresh := [character for character in lacking if character not in _told]:
         _told.update(fresh)
         logging.getLogger(__name__).warning(
@@ -128,12 +135,14 @@ def curves(axes: Axes, series: Sequence[Series], markers: bool = False, seeds: b
     """A thin line a seed, a thick one for their mean, and the t interval of the mean as a band."""
     for i, one in enumerate(series):
         colour, dash = _COLOURS[i % STYLES], _DASHES[i % STYLES]
-        for row in one.values if seeds else ():
-            axes.plot(one.steps, row, color=colour, linewidth=0.7, alpha=0.55)
-        low, mean, high = _band(one.values)
+        if seeds:
+            # One line with gaps between the seeds: a hundred times a dozen lines are most of a figure's time.
+            axes.plot(*_joined(one.steps, one.values), color=colour, linewidth=0.7, alpha=0.55)
+        low, mean, high = mean_intervals(one.values)
         axes.fill_between(one.steps, low, high, color=colour, alpha=0.11, linewidth=0)
         marker = _MARKERS[i % STYLES] if markers else ""
         axes.plot(one.steps, mean, color=colour, linestyle=dash, marker=marker, label=one.label)
+    axes.locator_params(nbins=TICKS)
     return axes
 
 
@@ -144,6 +153,7 @@ def run_curves(axes: Axes, train: tuple[Array, Array], held_out: tuple[Array, Ar
     for row in values:
         axes.plot(steps, row, "s--", color=_COLOURS[2], linewidth=1.0, label="held-out")
     axes.legend(loc="upper right")
+    axes.locator_params(nbins=TICKS)
     return axes
 
 
@@ -179,9 +189,9 @@ def interaction(axes: Axes, levels: Sequence[str], groups: Sequence[tuple[str, l
             capsize=3,
             label=label,
         )
-        for x, values in zip(shifted, by_level, strict=True):
-            spots = np.full(values.size, x + 0.03)
-            axes.plot(spots, values, marker, color=colour, markersize=3.5, markerfacecolor="none", alpha=0.8)
+        spots = np.repeat(shifted + 0.03, [values.size for values in by_level])
+        seeds = np.concatenate(by_level)
+        axes.plot(spots, seeds, marker, color=colour, markersize=3.5, markerfacecolor="none", alpha=0.8)
     axes.set_xticks(at, list(levels))
     axes.margins(x=0.12)
     return axes
@@ -197,8 +207,8 @@ def response(
     axes.fill_between(np.log1p(grid / unit), curve[1], curve[2], color=_COLOURS[0], alpha=0.15, linewidth=0)
     axes.plot(np.log1p(grid / unit), curve[0], color=_COLOURS[0])
     at = np.log1p(levels / unit)
-    for row in values[:shown]:
-        axes.plot(at, row, "o", color=INK, markersize=3, markerfacecolor="none", alpha=0.7)
+    spots, seeds = np.tile(at, len(values[:shown])), values[:shown].ravel()
+    axes.plot(spots, seeds, "o", color=INK, markersize=3, markerfacecolor="none", alpha=0.7)
     axes.plot(at, values.mean(axis=0), "s", color=_COLOURS[2], markersize=6)
     axes.set_xticks(at, [f"{level:g}" for level in levels])
     return axes
@@ -253,11 +263,11 @@ def heatmap(axes: Axes, shares: Array, highest: float) -> tuple[Axes, QuadMesh]:
             if math.isnan(value):
                 continue
             text = "white" if norm(value) < 0.55 else "#101418"
-            axes.text(
-                expert + 0.5, layer + 0.5, f"{value:.0f}", ha="center", va="center", color=text, fontsize=7.5
-            )
-    axes.set_xticks(np.arange(experts) + 0.5, [str(expert) for expert in range(experts)])
-    axes.set_yticks(np.arange(layers) + 0.5, [str(layer) for layer in range(layers)])
+            label = axes.text(expert + 0.5, layer + 0.5, f"{value:.0f}", ha="center", va="center")
+            label.set(color=text, fontsize=7.5, in_layout=False)  # it is inside: nothing to make room for
+    for axis, count in ((axes.xaxis, experts), (axes.yaxis, layers)):
+        at = np.arange(0, count, math.ceil(count / TICKS))
+        axis.set_ticks(at + 0.5, [str(each) for each in at])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     return axes, mesh
@@ -268,17 +278,17 @@ def usage(axes: Axes, shares: Array) -> Axes:
     experts = shares.shape[1]
     at = np.arange(1, experts + 1)
     axes.bar(at, 100 * shares.mean(axis=0), color=_COLOURS[5], edgecolor=_COLOURS[0], linewidth=0.8)
-    for row in shares:
-        axes.plot(at, 100 * row, "o", color=INK, markersize=2.8, markerfacecolor="none", markeredgewidth=0.8)
+    spots, runs = np.tile(at, len(shares)), 100 * shares.ravel()
+    axes.plot(spots, runs, "o", color=INK, markersize=2.8, markerfacecolor="none", markeredgewidth=0.8)
     axes.axhline(100 / experts, color=_COLOURS[2], linestyle=(0, (4, 2)), linewidth=1.3, label="fair share")
-    axes.set_xticks(at)
+    axes.set_xticks(np.unique(np.linspace(1, experts, TICKS).round()))
+    axes.locator_params(axis="y", nbins=TICKS)
     axes.grid(axis="x", visible=False)
     return axes
 
 
-def _band(values: Array) -> tuple[Array, Array, Array]:
-    """Low end, mean and high end over seeds at each step; NaN where there is no interval."""
-    columns = [column[np.isfinite(column)] for column in values.T]
-    means = np.array([column.mean() if column.size else math.nan for column in columns])
-    ends = np.array([mean_interval(column) for column in columns]).reshape(-1, 2)
-    return ends[:, 0], means, ends[:, 1]
+def _joined(steps: Array, values: Array) -> tuple[Array, Array]:
+    """Rows over common steps as one line, a gap after each. Shapes: (T,), (S, T) → twice (S · (T + 1),)."""
+    gap = np.full((len(values), 1), math.nan)
+    x = np.tile(np.append(steps, math.nan), len(values))
+    return x, np.concatenate([values, gap], axis=1).ravel()

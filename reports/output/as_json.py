@@ -11,7 +11,6 @@ import numpy as np
 from reports.output.report import Report
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell
-from reports.sections.answer import answer
 from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import TestedFamily
 from reports.statistics.failures import Failures
@@ -22,7 +21,7 @@ from reports.tables import Section
 def as_json(report: Report, analysis: Analysis) -> str:
     """One object; a number that is missing or not finite is null. Keys: docs/method.md."""
     data = analysis.data
-    first = report.answer or answer(analysis)
+    first = report.answer
     content = {
         "title": report.title,
         "database_id": data.database_id,
@@ -31,7 +30,7 @@ def as_json(report: Report, analysis: Analysis) -> str:
         "answer": first.sentences,
         "missing": first.missing,
         "limits": dict(first.limits),
-        "warnings": report.warnings,
+        "warnings": first.notes,
         "claims": [
             {
                 "name": j.name,

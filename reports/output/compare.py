@@ -1,30 +1,28 @@
 """Two studies side by side: matching conditions, what each found against its baseline, what differs in how.
 
-Published against ours, short against long. The studies share no random draws that a test could pair, so
-differences between them are of means, with Welch's interval; differences within each stay paired by seed.
+Published against ours, short against long. Computed by reports/output/matching.py.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
-from typing import Any
 
+import pandas as pd
 import sqlalchemy as sa
 
 from reports.output.markdown import markdown
+from reports.output.matching import Effect, Match, common, effects, last, levels, matches
 from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import BITS, LOAD, LOSS, PERPLEXITY, Measure
 from reports.reading.origin import configurations, distinct, flatten
-from reports.reading.study import Cell
+from reports.reading.rows import by_seed
 from reports.reading.units import UnknownOption
+from reports.sections.answer import Answer
 from reports.sections.provenance import corpus_line, protocol_line
 from reports.statistics.analysis import DEFAULT_DB
-from reports.statistics.blocks import blocks
-from reports.statistics.families import baseline_cell
-from reports.statistics.inference import Array, Contrast, finite, unpaired, weighted_contrast
+from reports.statistics.inference import ALPHA, Contrast
 from reports.statistics.words import direction
 from reports.tables import (
     DASH,
@@ -32,6 +30,7 @@ from reports.tables import (
     Table,
     done_of_all,
     interval,
+    listed,
     mean_spread,
     number,
     percent,
@@ -40,15 +39,8 @@ from reports.tables import (
 )
 
 _MEASURES = (LOSS, PERPLEXITY, BITS, LOAD)
-
-
-@dataclass(frozen=True)
-class Match:
-    """A condition that both studies have: its factors' values, and its key in each."""
-
-    label: str
-    first: Cell
-    second: Cell
+_NAMED = 3
+"""Conditions that the first screen names."""
 
 
 def compare_studies(connection: sa.Connection, first: str, second: str, db: str = DEFAULT_DB) -> str:
@@ -67,67 +59,105 @@ def compare_studies(connection: sa.Connection, first: str, second: str, db: str 
 
 
 def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report:
-    """What differs in protocol first, since it decides what the numbers may say."""
+    """The short answer, then what differs in protocol, since it decides what the numbers may say."""
     names = (first.study.name, second.study.name)
     found = matches(first, second)
-    words = ["compare", *names, *(["--db", db] if db != DEFAULT_DB else [])]
-    command = f"python cli.py {shlex.join(words)} > comparison.md"
+    sections = [_differences(first, second)]
     if found:
-        sections = [_side_by_side(first, second, found), _effects(first, second, found)]
+        base, apart = common(first, found), levels(first, second, LOSS.column, found)
+        each = effects(first, second, LOSS.column, found, base)
+        sentences = [_agreement(each, base.label), _better(first, second, apart)]
+        sections += [_side_by_side(first, second, found, apart), _effects(names, each, base.label)]
     else:
-        text = f"No condition of {names[0]} has the same factors' values as one of {names[1]}."
-        sections = [Section("Conditions", (text,))]
+        sentences = [f"No condition of {names[0]} has the same factors' values as one of {names[1]}."]
+    words = ["compare", *names, *(["--db", db] if db != DEFAULT_DB else [])]
     return Report(
         title=f"{names[0]} and {names[1]}",
-        answer=None,
-        warnings=_warnings(first, second),
-        facts=tuple((data.study.name, _line(data)) for data in (first, second)),
-        sections=(_differences(first, second), *sections),
+        answer=Answer(
+            question="",
+            sentences=tuple(sentences),
+            lines=(),
+            more=0,
+            notes=tuple(note for _, note in _obstacles(first, second)),
+            missing=_missing(first, second),
+            limits=tuple((data.study.name, _line(data)) for data in (first, second)),
+        ),
+        sections=tuple(sections),
         appendix=(),
-        command=command,
+        command=f"python cli.py {shlex.join(words)} > comparison.md",
     )
 
 
-def matches(first: StudyData, second: StudyData) -> list[Match]:
-    """Conditions that agree in all that either study varies (the last part of a name counts).
+# --- the first screen -------------------------------------------------------------------------------------
 
-    What one study varies and the other does not has there the value that its runs were told.
-    """
-    keys = _varied(first) | _varied(second)
-    there = {_key(second, cell, keys): cell for cell in second.cells}
-    return [
-        Match(first.study.label(cell), cell, there[key])
-        for cell in first.cells
-        if (key := _key(first, cell, keys)) in there
+
+def _agreement(each: list[Effect], base: str) -> str:
+    """Whether the conditions do in one study what they do in the other."""
+    if not each:
+        return f"One condition matches, {base}: there is no effect to set beside another."
+    signs = [effect.sign for effect in each]
+    opposite = [effect.label for effect in each if effect.sign < 0]
+    apart = [effect.label for effect in each if effect.apart.p < ALPHA]
+    told = [
+        f"{_have(signs.count(1))} the same sign in both studies",
+        f"{_have(len(opposite))} opposite signs{_named(opposite)}",
+        f"{signs.count(0) or 'none'} {'is' if signs.count(0) < 2 else 'are'} open",
     ]
+    differ = f"{len(apart) or 'none'} {'is' if len(apart) < 2 else 'are'} shown to differ in size"
+    what = f"Of {len(each)} effects" if len(each) > 1 else "Of one effect"
+    return f"{what} against {base}, {listed(told)}; {differ}{_named(apart)}."
 
 
-def _varied(data: StudyData) -> set[str]:
-    """What the study's conditions differ in: factors, and for named levels the keys that those set."""
-    return {_last(key) for key in data.study.varied - data.study.levels.keys()}
+def _have(count: int) -> str:
+    return f"{count or 'none'} {'has' if count < 2 else 'have'}"
 
 
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
+def _named(labels: list[str]) -> str:
+    """` (noise_std=0.1; noise_std=0.5)`, or nothing."""
+    more = "; …" if len(labels) > _NAMED else ""
+    return f" ({'; '.join(labels[:_NAMED])}{more})" if labels else ""
 
 
-def _key(data: StudyData, cell: Cell, keys: set[str]) -> frozenset[tuple[str, Any]]:
-    """Each key with its value in the condition: its factors', its named level's, else its runs'."""
-    runs = data.by_cell[cell]
-    told = flatten(runs["config"].iloc[0]) if len(runs) else {}
-    values: dict[str, Any] = {_last(name): value for name, value in told.items()}
-    for factor, level in data.study.values(cell).items():
-        named = data.study.levels.get(factor, {}).get(level)
-        values |= {_last(k): v for k, v in named.items()} if named else {_last(factor): level}
-    return frozenset((key, _comparable(values.get(key))) for key in keys)
+def _better(first: StudyData, second: StudyData, apart: list[Contrast]) -> str:
+    """Which study has the better losses, where they compare at all."""
+    if reasons := [what for what, _ in _obstacles(first, second)]:
+        return f"Their losses do not compare: {listed(reasons)}."
+    ways = [direction(contrast) for contrast in apart]
+    told = [
+        f"{data.study.name} has the lower loss in {ways.count(way)}"
+        for data, way in ((first, -1), (second, 1))
+        if ways.count(way)
+    ]
+    if not told:
+        return "Their losses are not shown to differ in any condition."
+    return f"Of {len(apart)} condition{'s' * (len(apart) != 1)}, {listed(told)}; {ways.count(0)} are open."
 
 
-def _comparable(value: Any) -> Any:
-    """0.10 and 0.1, 2 and 2.0, as a number or as text, are one value."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
+def _obstacles(first: StudyData, second: StudyData) -> tuple[tuple[str, str], ...]:
+    """Why losses of the two do not compare, in a few words and in a note."""
+    found = []
+    if first.study.corpus_id != second.study.corpus_id or not first.study.corpus_id:
+        note = (
+            "The texts are not the same, or not known to be: losses and perplexities do not compare across "
+            "texts and tokenizers; bits per byte come closer, and differences within a study compare best."
+        )
+        found.append(("the texts are not known to be the same", note))
+    if first.study.protocol != second.study.protocol:
+        note = (
+            f"The protocols differ ({first.study.protocol}, {second.study.protocol}): under the published "
+            "one the validation text is almost all in the training set."
+        )
+        found.append(("the protocols differ", note))
+    return tuple(found)
+
+
+def _missing(first: StudyData, second: StudyData) -> str:
+    told = [
+        f"{missing} of {len(data.runs)} runs of {data.study.name} have no result"
+        for data in (first, second)
+        if (missing := len(data.runs) - len(data.done))
+    ]
+    return f"{listed(told)}." if told else "Nothing: all runs are done."
 
 
 def _line(data: StudyData) -> str:
@@ -136,19 +166,7 @@ def _line(data: StudyData) -> str:
     )
 
 
-def _warnings(first: StudyData, second: StudyData) -> tuple[str, ...]:
-    lines = []
-    if first.study.corpus_id != second.study.corpus_id or not first.study.corpus_id:
-        lines.append(
-            "The texts are not the same, or not known to be: losses and perplexities do not compare across "
-            "texts and tokenizers; bits per byte come closer, and differences within a study compare best."
-        )
-    if first.study.protocol != second.study.protocol:
-        lines.append(
-            f"The protocols differ ({first.study.protocol}, {second.study.protocol}): under the published "
-            "one the validation text is almost all in the training set."
-        )
-    return tuple(lines)
+# --- the tables -------------------------------------------------------------------------------------------
 
 
 def _differences(first: StudyData, second: StudyData) -> Section:
@@ -176,11 +194,11 @@ def _told(data: StudyData) -> dict[str, str]:
 
 def _varied_values(data: StudyData) -> dict[str, str]:
     """Key → `varied: 0.0, 0.1, 0.5`, of the keys that the study's conditions set."""
-    names = {_last(key) for key in data.study.varied}
+    names = {last(key) for key in data.study.varied}
     found: dict[str, dict[str, None]] = {}
     for config in data.runs["config"]:
         for key, value in flatten(config).items():
-            if _last(key) in names:
+            if last(key) in names:
                 found.setdefault(key, {})[value] = None
     return {key: f"varied: {_some(list(values))}" for key, values in found.items()}
 
@@ -189,55 +207,51 @@ def _some(values: list[str], most: int = 8) -> str:
     return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
-def _side_by_side(first: StudyData, second: StudyData, found: list[Match]) -> Section:
+def _side_by_side(first: StudyData, second: StudyData, found: list[Match], apart: list[Contrast]) -> Section:
     names = (first.study.name, second.study.name)
     columns = ("Condition", *(f"n, {name}" for name in names))
     columns += tuple(f"{measure.label}, {name}" for measure in _MEASURES for name in names)
-    columns += ("Loss: difference", "95 % interval")
+    columns += ("Loss: difference", "95 % interval, together")
     rows = []
-    for match in found:
+    for match, difference in zip(found, apart, strict=True):
         pair = (first.by_cell[match.first], second.by_cell[match.second])
         done = [runs[runs["status"] == "done"] for runs in pair]
         shown = [_shown(runs, measure) for measure in _MEASURES for runs in done]
-        apart = unpaired(done[0][LOSS.column], done[1][LOSS.column])
-        difference = signed(apart.difference, 4), interval(apart.low, apart.high, 4)
-        rows.append((match.label, *map(done_of_all, pair), *shown, *difference))
+        between = signed(difference.difference), interval(difference.low, difference.high, 4)
+        rows.append((match.label, *map(done_of_all, pair), *shown, *between))
     return Section(
         "Conditions side by side",
         (),
         (Table(columns, tuple(rows), "l" + "r" * (len(columns) - 1)),),
         (
             f"Mean ± sample standard deviation over seeds. The difference is {names[0]} - {names[1]}, not "
-            "paired, with Welch's 95 % interval.",
+            "paired, with Welch's interval; the intervals of the table hold together.",
         ),
     )
 
 
-def _shown(done: Any, measure: Measure) -> str:
-    return mean_spread(done[measure.column], measure.decimals, "sample", len(done))
+def _shown(done: pd.DataFrame, measure: Measure) -> str:
+    values = by_seed(done[[measure.column]], done["seed"])[measure.column]
+    return mean_spread(values, measure.decimals, "sample", len(values))
 
 
-def _effects(first: StudyData, second: StudyData, found: list[Match]) -> Section:
+def _effects(names: tuple[str, str], each: list[Effect], base: str) -> Section:
     """Each matching condition against the same baseline condition, within each study."""
-    wanted = baseline_cell(first)[0]
-    base = next((match for match in found if match.first == wanted), found[0])
-    others = [match for match in found if match is not base]
-    sides = [(_by_seed(first, m.first, base.first), _by_seed(second, m.second, base.second)) for m in others]
-    tests = sum(not math.isnan(unpaired(one, two).p) for one, two in sides) or 1
-    rows = []
-    for match, (one, two) in zip(others, sides, strict=True):
-        effects = [weighted_contrast(each[:, None], [1.0]) for each in (one, two)]
-        apart = unpaired(one, two, tests)
-        shown = (signed(apart.difference, 4), interval(apart.low, apart.high, 4), probability(apart.p))
-        rows.append((match.label, *_effect(effects[0]), *_effect(effects[1]), *shown, _signs(*effects)))
-    names = (first.study.name, second.study.name)
+    rows = tuple(
+        (
+            *(effect.label, *_effect(effect.first), *_effect(effect.second)),
+            *(signed(effect.apart.difference), interval(effect.apart.low, effect.apart.high, 4)),
+            *(probability(effect.apart.p), {1: "the same", -1: "opposite", 0: DASH}[effect.sign]),
+        )
+        for effect in each
+    )
     kinds = ("n", "Difference", "% of PPL", "95 % interval")
     columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds))
     columns += ("First - second", "95 % interval, together", "p", "Signs")
     return Section(
         "Effects side by side",
-        (f"Each condition against {base.label}, in {LOSS.column}, paired by seed within each study.",),
-        (Table(columns, tuple(rows), "l" + "r" * (len(columns) - 1)),),
+        (f"Each condition against {base}, in {LOSS.column}, paired by seed within each study.",),
+        (Table(columns, rows, "l" + "r" * (len(columns) - 1)),),
         (
             "Differences within a study compare better than losses do: what a study's text and protocol add "
             "to every condition is not in them.",
@@ -248,12 +262,6 @@ def _effects(first: StudyData, second: StudyData, found: list[Match]) -> Section
     )
 
 
-def _by_seed(data: StudyData, cell: Cell, base: Cell) -> Array:
-    """The effect in each seed that has both conditions. Shape: (S,)."""
-    matrix = blocks(data, LOSS.column)
-    return finite(matrix.column(cell) - matrix.column(base))
-
-
 def _effect(contrast: Contrast) -> tuple[str, ...]:
     return (
         str(contrast.n),
@@ -261,8 +269,3 @@ def _effect(contrast: Contrast) -> tuple[str, ...]:
         percent(LOSS.percent(contrast.difference)),
         interval(contrast.low, contrast.high, 4) if contrast.n else number(math.nan),
     )
-
-
-def _signs(one: Contrast, two: Contrast) -> str:
-    ways = direction(one) * direction(two)
-    return DASH if not ways else "the same" if ways > 0 else "opposite"

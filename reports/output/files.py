@@ -74,8 +74,8 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
         from reports.output.as_json import as_json
 
         return {"report.json": as_json(report, analysis).encode()}
-    from reports.figures import style  # matplotlib: a second of imports that a table does not need
-    from reports.figures.comparison import pictures
+    from reports.figures.comparison import pictures  # matplotlib: a second that a table does not need
+    from reports.figures.drawing import draw_all
     from reports.output.page import page
     from reports.output.pdf import pdf
     from reports.output.runs import run_pages
@@ -85,10 +85,8 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
         content = page(report, run_pages(curves, data, runs_dir)).encode()
         return {"report.html": content} if options.format == "html" else {"report.pdf": pdf(content)}
     files = {"report.md": markdown(report, FIGURES).encode()}
-    for picture in report.pictures:
-        figure = picture.draw()
-        files |= {f"{FIGURES}/{picture.name}.{kind}": style.save(figure, kind) for kind in ("png", "svg")}
-    return files
+    drawn = draw_all(report.pictures, ("png", "svg"))
+    return files | {f"{FIGURES}/{name}.{kind}": content for (name, kind), content in drawn.items()}
 
 
 def first_screen(connection: sa.Connection, study: str) -> str:

@@ -22,12 +22,7 @@ _AT_AN_END = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 def markdown(report: Report, folder: str | None = None) -> str:
     """The whole report."""
     fence = "`" * (2 + max(map(len, re.findall(r"`+", report.command)), default=1))
-    blocks = [f"# {escape(report.title)}"]
-    if report.answer is not None:
-        blocks += _first(report.answer, folder)
-    else:
-        blocks += [f"> **Note:** {escape(warning)}" for warning in report.warnings]
-        blocks.append(_facts(report.facts))
+    blocks = [f"# {escape(report.title)}", *_first(report.answer, folder)]
     blocks += [markdown_section(section, folder) for section in report.sections]
     if report.appendix:
         blocks.append("## Appendix\n\nHow it came about, and what the words and columns mean.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from reports.figures import style
+from reports.figures.drawing import draw_all
 from reports.output.report import Report, title
 from reports.output.runs import RunPage
 from reports.reading.frames import choose_study, load
@@ -37,7 +38,8 @@ _FINDING = re.compile(f"({_VERDICT.pattern}): (.*)", re.DOTALL)
 def page(report: Report, runs: list[RunPage]) -> str:
     """The whole document of a study's report."""
     first = report.answer
-    assert first is not None
+    pictures = [*report.pictures, *(run.picture for run in runs if run.picture is not None)]
+    files = draw_all(pictures)
     sections = [*report.sections, *report.appendix]
     links = [("answer", "Answer"), *((_slug(section.heading), section.heading) for section in sections)]
     links += [("runs", "Runs")] if runs else []
@@ -48,6 +50,7 @@ def page(report: Report, runs: list[RunPage]) -> str:
         bars=bars(first.lines),
         runs=runs,
         links=links,
+        drawn=lambda picture: Markup(_inline(picture, files)),
         css=Markup(css()),
         js=Markup(_file("page.js")),
     )
@@ -80,9 +83,9 @@ def _environment() -> Environment:
     environment.filters |= {"plain": plain, "lines": _lines}
     helpers: dict[str, Callable[..., object]] = {
         "slug": _slug,
-        "left": _left,
-        "drawn": _drawn,
-        "is_verdict": lambda value: _VERDICT.fullmatch(value) is not None,
+        "sides_of": _sides,
+        "badge": _badge,
+        "cell": _cell,
         "finding": _finding,
     }
     environment.globals |= helpers
@@ -129,8 +132,22 @@ def _slug(heading: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
-def _left(table: Table, column: int) -> Markup:
-    return Markup(' class="l"' if table.align and table.align[column] == "l" else "")
+def _sides(table: Table) -> list[Markup]:
+    """The class of each column's cells."""
+    align = table.align or "r" * len(table.columns)
+    return [Markup(' class="l"' if letter == "l" else "") for letter in align]
+
+
+def _cell(value: str) -> str:
+    """A cell's text, which the template escapes; a verdict as a badge. Large studies have 60,000 of them."""
+    if value[:1].isalpha() and _VERDICT.fullmatch(value):
+        return _badge(value)
+    return plain(value)
+
+
+def _badge(verdict: str) -> Markup:
+    kind = verdict.partition(" (")[0].lower().replace(" ", "-")
+    return Markup('<span class="verdict {}">{}</span>').format(kind, verdict)
 
 
 def _finding(paragraph: str) -> tuple[str, str] | None:
@@ -138,8 +155,8 @@ def _finding(paragraph: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-def _drawn(picture: Picture) -> Markup:
-    return Markup(inline_svg(style.save(picture.draw(), "svg").decode(), picture.name, picture.alt))
+def _inline(picture: Picture, files: Mapping[tuple[str, str], bytes]) -> str:
+    return inline_svg(files[picture.name, "svg"].decode(), picture.name, picture.alt)
 
 
 def inline_svg(svg: str, name: str, alt: str) -> str:

@@ -25,7 +25,7 @@ from reports.sections.power import looks, power
 from reports.sections.provenance import provenance
 from reports.sections.repeats import noise_floor
 from reports.statistics.analysis import DEFAULT_DB, Analysis, Options
-from reports.tables import Fact, Picture, Section, plain
+from reports.tables import Picture, Section, plain
 
 Made = Callable[[Analysis], Section | None]
 SECTIONS: tuple[Made, ...] = (
@@ -69,10 +69,8 @@ class Report:
     """The content of a report as plain text, before any format."""
 
     title: str
-    answer: Answer | None
-    """The first screen; None for a comparison of two studies."""
-    warnings: tuple[str, ...]
-    facts: tuple[Fact, ...]
+    answer: Answer
+    """The first screen."""
     sections: tuple[Section, ...]
     appendix: tuple[Section, ...]
     command: str
@@ -80,7 +78,7 @@ class Report:
     @property
     def pictures(self) -> list[Picture]:
         """Every picture, in the order in which they appear."""
-        own = self.answer.picture if self.answer is not None else None
+        own = self.answer.picture
         further = [p for section in (*self.sections, *self.appendix) for p in section.pictures]
         return [own, *further] if own is not None else further
 
@@ -106,8 +104,6 @@ def compose(analysis: Analysis, draw: Drawn | None = None) -> Report:
     return Report(
         title=title(study),
         answer=first,
-        warnings=first.notes,
-        facts=(),
         sections=tuple(sections),
         appendix=tuple(appendix),
         command=_command(data, options),

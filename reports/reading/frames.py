@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from reports.reading import plans, series
 from reports.reading.looks import Look, looks
 from reports.reading.plans import Addition, Plan
-from reports.reading.rows import frame, objects
+from reports.reading.rows import frame, objects, with_infinities
 from reports.reading.study import Cell, Study
 from runner.queue.attempts import wasted
 from runner.queue.looks import Standing, standing
@@ -185,16 +185,17 @@ def measured(connection: sa.Connection, study: Study) -> pd.DataFrame:
     NaN is both what was measured as that and what was not.
     """
     m = measures_table.c
-    rows = connection.execute(
-        sa.select(m.job_id, m.name, m.value, m.nonfinite)
-        .join(jobs, jobs.c.id == m.job_id)
-        .where(jobs.c.study_id == study.id)
-        .order_by(m.job_id)
+    found = with_infinities(
+        frame(
+            connection,
+            sa.select(m.job_id, m.name, m.value, m.nonfinite)
+            .join(jobs, jobs.c.id == m.job_id)
+            .where(jobs.c.study_id == study.id)
+            .order_by(m.job_id),
+        )
     )
-    columns: dict[str, dict[int, float]] = {name: {} for name in study.measures}
-    for job_id, name, value, nonfinite in rows:
-        columns.setdefault(name, {})[job_id] = float(nonfinite) if value is None else value
-    return pd.DataFrame({name: pd.Series(values, dtype="float64") for name, values in columns.items()})
+    table = found.pivot(index="job_id", columns="name", values="value")
+    return table.reindex(columns=list(dict.fromkeys([*study.measures, *table.columns])))
 
 
 def attempts(connection: sa.Connection, study: Study) -> pd.DataFrame:

@@ -7,6 +7,7 @@ devices or code is a difference of those, too. Who prints it: reports/sections/p
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,8 +143,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         elif value is not None:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else _written(value)
     return flat
+
+
+def _written(value: Any) -> str:
+    """As JSON writes it; most values of ten thousand configurations are plain numbers."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return repr(value)
+    return json.dumps(value)
 
 
 def _making_attempts(data: StudyData) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -18,13 +18,17 @@ def frame(connection: sa.Connection, statement: sa.Select[Any]) -> pd.DataFrame:
     """A DataFrame of the statement's rows."""
     # Text stays Python's (a lone surrogate must not stop the report); numbers are floats, None is NaN,
     # but for columns that cannot be NULL.
-    rows = connection.execute(statement).all()
-    made = pd.DataFrame(rows, columns=[c.name for c in statement.selected_columns], dtype=object)
-    for column in statement.selected_columns:
+    columns = list(statement.selected_columns)
+    # By column: pandas would ask each of SQLAlchemy's rows what it is, and ten thousand take a second.
+    found = list(zip(*connection.execute(statement), strict=True)) or [()] * len(columns)
+    made = {}
+    for column, values in zip(columns, found, strict=True):
         if isinstance(column.type, sa.Double | sa.Integer):
-            exact = isinstance(column.type, sa.Integer) and not made[column.name].isna().any()
-            made[column.name] = made[column.name].astype("int64" if exact else "float64")
-    return made
+            exact = isinstance(column.type, sa.Integer) and None not in values
+            made[column.name] = pd.Series(values, dtype="int64" if exact else "float64")
+        else:
+            made[column.name] = objects(values)
+    return pd.DataFrame(made)
 
 
 def whole_numbers(connection: sa.Connection, statement: sa.Select[Any]) -> pd.DataFrame:
@@ -39,6 +43,26 @@ def whole_numbers(connection: sa.Connection, statement: sa.Select[Any]) -> pd.Da
     return pd.DataFrame(numbers.reshape(-1, len(names)), columns=names)
 
 
+def with_infinities(found: pd.DataFrame) -> pd.DataFrame:
+    """The frame with NaN and the infinities of its column `nonfinite`, which goes, in the column `value`."""
+    marks = found.pop("nonfinite").dropna().astype("float64")
+    found.loc[marks.index, "value"] = marks
+    return found
+
+
 def objects(values: Iterable[Any]) -> pd.Series[Any]:
     """A column of anything, which pandas leaves as it is."""
     return pd.Series(list(values), dtype=object)
+
+
+def by_seed(values: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:
+    """Rows of runs as rows of seeds: repeats of a seed are one observation, their mean.
+
+    Args:
+        values: numbers, a row a run.
+        seeds: of those runs, in the same order.
+    """
+    keys = np.asarray(list(seeds))
+    if len(keys) == len(set(keys.tolist())):
+        return values
+    return values.groupby(keys, sort=True).mean()

@@ -7,13 +7,15 @@ A study's runs and attempts: reports/reading/frames.py. The tables: runner/queue
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from reports.reading.rows import frame, whole_numbers
+from reports.reading.rows import frame, whole_numbers, with_infinities
 from reports.reading.study import Study
 from runner.queue.schema import events, jobs
 from runner.queue.schema import expert_counts as counts_table
@@ -57,7 +59,7 @@ def metrics(
     )
     if only is not None:
         statement = statement.where(jobs.c.id.in_(list(only)))
-    return _with_infinities(frame(connection, statement))
+    return with_infinities(frame(connection, statement))
 
 
 def final_metrics(
@@ -78,31 +80,51 @@ def final_metrics(
         .where(m.step == _latest_step(metrics_table, split))
         .order_by(m.job_id, m.name)
     )
-    return _with_infinities(frame(connection, statement))
+    return with_infinities(frame(connection, statement))
 
 
-def expert_counts(
-    connection: sa.Connection, study: Study, split: str = "val", only: Iterable[int] | None = None
-) -> pd.DataFrame:
+def expert_counts(connection: sa.Connection, study: Study, split: str = "val") -> pd.DataFrame:
     """Counts at each job's latest evaluation: job_id, step, layer, expert, tokens.
-
-    With `only`, the counts of those jobs at every evaluation.
 
     Raises:
         SealedTestSplit: the test split, before it was revealed.
     """
     _check_seal(study, split)
     c = counts_table.c
-    statement = (
+    return whole_numbers(
+        connection,
         sa.select(c.job_id, c.step, c.layer, c.expert, c.tokens)
         .select_from(jobs)
         .join(counts_table, c.job_id == jobs.c.id)
         .where(jobs.c.study_id == study.id, c.split == split)
-        .order_by(c.job_id, c.step, c.layer, c.expert)
+        .where(c.step == _latest_step(counts_table, split))
+        .order_by(c.job_id, c.step, c.layer, c.expert),
     )
-    if only is None:
-        return whole_numbers(connection, statement.where(c.step == _latest_step(counts_table, split)))
-    return whole_numbers(connection, statement.where(jobs.c.id.in_(list(only))))
+
+
+def layer_variation(connection: sa.Connection, study: Study, only: Iterable[int]) -> pd.DataFrame:
+    """The experts' CV (population sd / mean) of each layer at every evaluation of some jobs.
+
+    Columns: job_id, step, layer, value; NaN where no token was counted. The database sums over experts: a
+    figure does not need each expert of each of its hundreds of runs.
+    """
+    c = counts_table.c
+    tokens = sa.cast(c.tokens, sa.Double)
+    found = frame(
+        connection,
+        sa.select(
+            *(c.job_id, c.step, c.layer, sa.func.count().label("experts")),
+            *(sa.func.sum(tokens).label("total"), sa.func.sum(tokens * tokens).label("squares")),
+        )
+        .join(jobs, jobs.c.id == c.job_id)
+        .where(jobs.c.study_id == study.id, c.split == "val", c.job_id.in_(list(only)))
+        .group_by(c.job_id, c.step, c.layer)
+        .order_by(c.job_id, c.step, c.layer),
+    )
+    # Of whole numbers, so exact: an even load has 0 and no rounding.
+    excess = found.pop("experts") * found.pop("squares") - found["total"] ** 2
+    found["value"] = np.sqrt(excess.clip(lower=0.0)) / found.pop("total").replace(0.0, math.nan)
+    return found
 
 
 def nonfinite_metrics(connection: sa.Connection, study: Study) -> pd.DataFrame:
@@ -152,9 +174,3 @@ def _check_seal(study: Study, split: str) -> None:
             f"study {study.name}: its test split is sealed; reveal it with "
             f"`python cli.py test --study {study.name}`"
         )
-
-
-def _with_infinities(found: pd.DataFrame) -> pd.DataFrame:
-    marks = found.pop("nonfinite").map(lambda mark: float(mark or "nan")).astype("float64")
-    found["value"] = found["value"].fillna(marks)
-    return found

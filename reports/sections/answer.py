@@ -7,7 +7,6 @@ reports/output/report.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.reading.measures import LOSS, PERPLEXITY, Measure, measure
@@ -19,7 +18,7 @@ from reports.statistics.blocks import Weights
 from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.families import baseline_cell
 from reports.statistics.inference import Contrast, finite
-from reports.tables import DASH, Fact, Picture, Table, interval, number, percent, signed
+from reports.tables import DASH, Fact, Picture, Table, interval, listed, number, percent, signed
 
 MAX_LINES = 8
 """Claims or comparisons on the first screen; the rest stand under findings and contrasts."""
@@ -216,12 +215,12 @@ def _effect(analysis: Analysis, family: TestedFamily) -> str:
             by_phrase.setdefault(phrase, []).append(level if sign > 0 else against)
     if not by_phrase:
         return ""
-    told = [f"{_list(levels)} {_plural(phrase, len(levels))}" for phrase, levels in by_phrase.items()]
-    text = f"Compared with {factor} {standard}: {_list(told)}"
+    told = [f"{listed(levels)} {_plural(phrase, len(levels))}" for phrase, levels in by_phrase.items()]
+    text = f"Compared with {factor} {standard}: {listed(told)}"
     if analysis.metric.logarithmic and _PERCENT in text:
         text += " of the perplexity"
     others = sorted({name for effect in family.depends_on for name in effect.factors} - {factor})
-    return f"{text}, on average; how much depends on {_list(others)}." if others else f"{text}."
+    return f"{text}, on average; how much depends on {listed(others)}." if others else f"{text}."
 
 
 def _phrase(analysis: Analysis, tested: Tested, sign: float) -> str:
@@ -278,9 +277,3 @@ def _level(analysis: Analysis, cell: Cell, mean: float) -> str:
     perplexity = finite(analysis.data.by_cell[cell][PERPLEXITY.column])
     shown = metric is LOSS and perplexity.size
     return f"{text} (PPL {number(float(perplexity.mean()), 2)})" if shown else text
-
-
-def _list(items: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = items
-    return f"{', '.join(first)} and {last}" if first else last

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.reading.frames import StudyData
+from reports.reading.rows import by_seed
 from reports.reading.series import ROUTER
 from reports.reading.study import Cell
 from reports.statistics.analysis import Analysis
@@ -67,9 +68,9 @@ def routing(analysis: Analysis) -> Section:
     values = data.final.pivot_table(index="job_id", columns="name", values="value", dropna=False)
     rows = []
     for cell, runs in data.by_cell.items():
-        done = runs.loc[runs["status"] == "done", "job_id"]
-        shown = values.reindex(index=done, columns=list(ROUTER))
-        measures = (mean_spread(shown[name], 4, std, len(done)) for name in ROUTER)
+        done = runs[runs["status"] == "done"]
+        shown = by_seed(values.reindex(index=done["job_id"], columns=list(ROUTER)), done["seed"])
+        measures = (mean_spread(shown[name], 4, std, len(shown)) for name in ROUTER)
         rows.append((*condition(cell), done_of_all(runs), *measures))
     columns = ("Router entropy (nats)", "Mean top-1 probability", "Clean and noisy top-k agree")
     return Section(
@@ -87,6 +88,7 @@ def routing(analysis: Analysis) -> Section:
 def _stability_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
+    last_loss = by_seed(done[["train_loss_last_100"]], done["seed"])["train_loss_last_100"]
     return (
         *condition(cell),
         done_of_all(runs),
@@ -95,7 +97,7 @@ def _stability_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
         mean(done["loss_spikes"], partial(number, decimals=1)),
         mean(done["train_loss_tail_sd"], partial(number, decimals=4)),
         _reached(done["steps_to_loss"]),
-        mean_spread(done["train_loss_last_100"], 4, std, len(done)),
+        mean_spread(last_loss, 4, std, len(last_loss)),
         mean(done["unweighted_aux_loss_last_100"], partial(number, decimals=4)),
     )
 

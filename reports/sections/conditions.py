@@ -18,6 +18,7 @@ from reports.reading.measures import (
     PERPLEXITY,
     Measure,
 )
+from reports.reading.rows import by_seed
 from reports.reading.series import LOSS_SE
 from reports.reading.study import Cell
 from reports.sections.load import dead
@@ -52,8 +53,8 @@ def aggregate(analysis: Analysis) -> Section:
         RESULTS,
         tables=(Table((*data.study.factors, "n", *columns), rows),),
         notes=(
-            f"± is the {std} standard deviation over seeds; n is finished runs of all runs of the condition; "
-            "(n=…) behind a value counts the runs that have it.",
+            f"± is the {std} standard deviation over seeds, repeats of a seed averaged first; n is finished "
+            "runs of all runs of the condition; (n=…) behind a value counts the seeds that have it.",
             "The interval is Student's t for the mean of the loss, from the sample standard deviation.",
             "Lower is better for loss, PPL and bits per byte. Best Val PPL is the lowest of a run's "
             "evaluations, and biased low; the final loss is primary.",
@@ -105,9 +106,10 @@ def per_seed(analysis: Analysis) -> Section:
         runs = of_cell[of_cell["status"] == "done"] if left_out else of_cell
         if runs.empty:
             continue
+        values = zip(*(runs[measure.column] for measure in _BY_SEED), strict=True)
         rows = tuple(
-            (str(run["seed"]), *(number(run[m.column], m.decimals) for m in _BY_SEED))
-            for run in runs.to_dict("records")
+            (str(seed), *(number(value, m.decimals) for value, m in zip(row, _BY_SEED, strict=True)))
+            for seed, row in zip(runs["seed"], values, strict=True)
         )
         columns = ("Seed", *(measure.label for measure in _BY_SEED))
         tables.append(Table(columns, rows, heading=data.study.label(cell)))
@@ -118,12 +120,14 @@ def per_seed(analysis: Analysis) -> Section:
 def _quality_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
+    loss, *others = (LOSS, *_QUALITY)
+    values = by_seed(done[[LOSS.column, *(measure.column for measure in others)]], done["seed"])
     return (
         *condition(cell),
         done_of_all(runs),
-        _shown(done, LOSS, std),
-        interval(*mean_interval(done[LOSS.column]), LOSS.decimals),
-        *(_shown(done, measure, std) for measure in _QUALITY),
+        _shown(values, loss, std),
+        interval(*mean_interval(values[loss.column]), loss.decimals),
+        *(_shown(values, measure, std) for measure in others),
     )
 
 
@@ -131,16 +135,19 @@ def _load_row(data: StudyData, cell: Cell, std: Std, loads: dict[int, RunLoad]) 
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
     found = [loads[job] for job in done["job_id"] if job in loads]
+    of_layers = {job: float(loads[job].cv.mean()) for job in done["job_id"] if job in loads}
+    told = done[[LOAD.column, AUX_LOSS.column]].assign(layers=done["job_id"].map(of_layers).astype(float))
+    values = by_seed(told, done["seed"])
     return (
         *condition(cell),
         done_of_all(runs),
-        _shown(done, LOAD, std),
-        mean_spread([float(run.cv.mean()) for run in found], 4, std, len(done)),
+        _shown(values, LOAD, std),
+        mean_spread(values["layers"], 4, std, len(values)),
         mean([float(run.violation.mean()) for run in found], number),
         dead(found),
-        _shown(done, AUX_LOSS, std),
+        _shown(values, AUX_LOSS, std),
     )
 
 
-def _shown(done: pd.DataFrame, measure: Measure, std: Std) -> str:
-    return mean_spread(done[measure.column], measure.decimals, std, len(done))
+def _shown(values: pd.DataFrame, measure: Measure, std: Std) -> str:
+    return mean_spread(values[measure.column], measure.decimals, std, len(values))

@@ -15,9 +15,6 @@ from reports.sections.costs import CLOCKS
 from reports.statistics.analysis import Analysis
 from reports.tables import DASH, Fact, Section
 
-MOST_LOST = 0.01
-"""Share of the text's characters above which the report warns, as `enqueue` refuses."""
-
 _SHORT = {
     "bundled": "bundled: State of the Union addresses; no loss compares with Cosmopedia's",
     "smollm": "HuggingFaceTB/smollm-corpus, cosmopedia-v2",
@@ -50,10 +47,11 @@ def warnings(analysis: Analysis) -> tuple[str, ...]:
             f"Imported from {study.imported_from}: computed elsewhere, by the definitions of its authors, "
             "and shown as given."
         )
-    if (lost := study.grid.get("text", {}).get("lost", 0.0)) > MOST_LOST:
+    text = study.grid.get("text", {})
+    if text.get("lossy"):
         lines.append(
-            f"The tokenizer loses {percent(lost)} of the text's characters: bits per byte is too low, since "
-            "what is lost costs nothing and its bytes are counted."
+            f"The tokenizer loses {percent(text['lost'])} of the text's characters: bits per byte is too "
+            "low, since what is lost costs nothing and its bytes are counted."
         )
     if len(environment.mixed) == 1:
         lines.append(f"Mixed: {environment.mixed[0]}.")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.measures import LOSS
+from reports.reading.rows import by_seed
 from reports.reading.series import SCORES
 from reports.reading.study import Cell
 from reports.statistics.analysis import Analysis
@@ -57,13 +58,14 @@ def held_out(analysis: Analysis) -> Section | None:
 def _row(data: StudyData, cell: Cell, scores: pd.DataFrame, std: Std) -> tuple[str, ...]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
-    found = scores.reindex(done["job_id"])
-    loss, *others = (mean_spread(found[name], _DECIMALS[name], std, len(done)) for name in SCORES)
+    found = by_seed(scores.reindex(done["job_id"]), done["seed"])
+    validation = by_seed(done[[LOSS.column]], done["seed"])[LOSS.column]
+    loss, *others = (mean_spread(found[name], _DECIMALS[name], std, len(found)) for name in SCORES)
     return (
         *condition(cell),
         done_of_all(runs),
         loss,
         interval(*mean_interval(found["loss"]), _DECIMALS["loss"]),
         *others,
-        mean_spread(done[LOSS.column], LOSS.decimals, std, len(done)),
+        mean_spread(validation, LOSS.decimals, std, len(validation)),
     )

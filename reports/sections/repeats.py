@@ -38,7 +38,8 @@ def noise_floor(analysis: Analysis) -> Section | None:
         notes=(
             "A value is the greatest minus the least over the runs of one configuration and one seed; "
             "nothing was changed between them. Times, speeds and memory are not compared.",
-            "In the tables below each repeat counts as a run: n and ± are then of runs, not of seeds.",
+            "Elsewhere the repeats of a seed are one observation, their mean; counts of runs and the load by "
+            "layer take each.",
         ),
     )
 

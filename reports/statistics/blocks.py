@@ -136,7 +136,7 @@ def _values(done: pd.DataFrame, metric: str) -> Iterable[tuple[int, Cell, float]
     for _, runs in done[again].groupby(["cell", "seed"], sort=False):
         # Two runs of one seed in one condition that are told different things make no pair: which would it
         # be?
-        if len({_kind(config) for config in runs["config"]}) == 1:
+        if len({kind(config) for config in runs["config"]}) == 1:
             yield runs["seed"].iloc[0], runs["cell"].iloc[0], float(runs[metric].astype(float).mean())
 
 
@@ -149,6 +149,6 @@ def _diverged(data: StudyData) -> pd.DataFrame:
     return lost
 
 
-def _kind(config: Mapping[str, Any]) -> str:
+def kind(config: Mapping[str, Any]) -> str:
     """The configuration without its repeat: equal for runs that should be equal."""
     return repr(sorted((key, value) for key, value in config.items() if key != "repeat"))

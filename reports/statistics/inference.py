@@ -8,6 +8,7 @@ Shapes: S seeds, M tests of one family.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -69,6 +70,23 @@ def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tupl
     if numbers.size < 2 or not varies(numbers, numbers):
         return math.nan, math.nan
     return _t_interval(float(numbers.mean()), spread(numbers, "sample"), numbers.size, confidence)
+
+
+def mean_intervals(values: npt.ArrayLike) -> tuple[Array, Array, Array]:
+    """`mean_interval` of each column, and the mean: low, mean, high. Shapes: (S, T) → three of (T,)."""
+    table: Array = np.asarray(values, dtype=float)
+    there = np.isfinite(table)
+    n, filled = there.sum(axis=0), np.where(there, table, 0.0)
+    mean = np.where(n > 0, filled.sum(axis=0) / np.maximum(n, 1), math.nan)
+    apart = np.where(there, table - mean, 0.0)
+    error = np.sqrt((apart**2).sum(axis=0) / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    greatest = filled.max(axis=0, where=there, initial=-math.inf)
+    least = filled.min(axis=0, where=there, initial=math.inf)
+    known = (n > 1) & (greatest - least > ROUNDING * np.abs(filled).max(axis=0, initial=0.0))
+    quantiles = {df: _t_quantile((1 + CONFIDENCE) / 2, df) for df in set((n[known] - 1).tolist())}
+    t = np.array([quantiles.get(df, math.nan) for df in (n - 1).tolist()])
+    reach = np.where(known, t * error, math.nan)
+    return mean - reach, mean, mean + reach
 
 
 @dataclass(frozen=True)
@@ -174,7 +192,9 @@ def unpaired(first: npt.ArrayLike, second: npt.ArrayLike, tests: int = 1) -> Con
     mean = unrounded(float(one.mean() - two.mean()), both) if n else math.nan
     if n < 2 or not (varies(one, both) or varies(two, both)):
         return replace(NOTHING, n=n, difference=mean)
-    test = stats.ttest_ind(one, two, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one side may be one value again and again
+        test = stats.ttest_ind(one, two, equal_var=False)
     reach = test.confidence_interval(1 - ALPHA / tests)
     p = min(1.0, tests * float(test.pvalue))
     return replace(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell
+from reports.statistics.blocks import kind
 
 _OF_THE_MACHINE = ("seconds", "tokens_per_second", "peak_memory")
 """Parts of the names of what may differ between two equal runs: times, speeds, memory."""
@@ -36,18 +37,15 @@ class Floor:
 def floors(data: StudyData) -> list[Floor]:
     """One for each condition and seed that has several finished runs of one configuration."""
     found: list[Floor] = []
-    done = data.done.assign(kind=[_kind(config) for config in data.done["config"]])
-    for cell in data.cells:
-        of_cell = done[pd.Series([each == cell for each in done["cell"]], index=done.index, dtype=bool)]
-        for _, runs in of_cell.groupby(["seed", "kind"], sort=True):
+    for cell, of_cell in data.by_cell.items():
+        done = of_cell[of_cell["status"] == "done"]
+        again = done[done["seed"].duplicated(keep=False)]
+        if again.empty:
+            continue
+        for _, runs in again.assign(kind=list(map(kind, again["config"]))).groupby(["seed", "kind"]):
             if len(runs) > 1:
                 found.append(Floor(cell, int(runs["seed"].iloc[0]), runs, _equal(data, runs)))
     return found
-
-
-def _kind(config: dict[str, object]) -> str:
-    """The configuration without its repeat: equal for runs that should be equal."""
-    return repr(sorted((key, value) for key, value in config.items() if key != "repeat"))
 
 
 def _equal(data: StudyData, runs: pd.DataFrame) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from matplotlib.figure import Figure
 
-from reports.figures import panels, style
+from reports.figures import drawing, panels, style
 from reports.figures.comparison import pictures
 from reports.figures.layout import MAX_SEEDS, arrange, read_curves
 from reports.output.files import gather, produce, write
@@ -106,9 +107,12 @@ def test_learning_curves_have_a_line_a_seed_and_a_mean(curved: sa.Connection) ->
     axes = axes_of(drawn(curved)["learning"].draw())
     assert len(axes) == 4  # training and held-out loss, with and without balancing
     for one in axes:
-        assert len(one.lines) == 3 * (3 + 1)
+        assert len(one.lines) == 3 * (1 + 1)  # the seeds with gaps between them, and their mean
         assert len(one.collections) == 3  # a band a noise level
-    held_out = axes[2].lines[3]
+    seeds, held_out = axes[2].lines[:2]
+    gaps = np.isnan(seeds.get_ydata())
+    assert np.flatnonzero(gaps).tolist() == [4, 9, 14]
+    np.testing.assert_allclose(seeds.get_ydata()[[3, 8, 13]], [5.105, 5.11, 5.115])  # the last of each
     np.testing.assert_allclose(held_out.get_xdata(), [100, 200, 300, 400])
     jobs = np.array([1, 2, 3])  # of noise 0.0 with balancing
     np.testing.assert_allclose(held_out.get_ydata()[-1], 5.1 + (jobs / 200).mean())
@@ -126,6 +130,12 @@ def test_the_interval_in_the_interaction_plot_is_students(connection: sa.Connect
 def test_an_imported_study_has_no_curves_and_no_load(connection: sa.Connection) -> None:
     made.published_study(connection)
     assert list(drawn(connection)) == ["answer", "interaction", "paired", "differences"]
+
+
+def test_long_labels_leave_room_for_the_intervals(connection: sa.Connection) -> None:
+    made.unfinished_study(connection)  # its averages say which conditions they had to leave out
+    (axes,) = drawn(connection)["differences"].draw().axes
+    assert axes.get_position().width > 0.3
 
 
 def test_little_data_draws_little_and_fails_nowhere(connection: sa.Connection) -> None:
@@ -169,7 +179,7 @@ def test_large_studies_draw_the_first_seeds_and_say_so(connection: sa.Connection
     data = load(connection, choose_study(connection)[0])
     curves = read_curves(connection, data)
     assert curves.train["job_id"].nunique() == 2 * MAX_SEEDS
-    assert curves.counts["job_id"].nunique() == 2 * MAX_SEEDS
+    assert curves.layers["job_id"].nunique() == 2 * MAX_SEEDS
     assert f"the first {MAX_SEEDS} seeds" in drawn(connection)["learning"].caption
 
 
@@ -178,8 +188,10 @@ def test_more_levels_than_colours_are_left_out_and_said(connection: sa.Connectio
     for i in range(9):
         made.finish(connection, study, {"noise_std": i / 10, "load_balancing_weight": 0.0}, 42)
     layout = arrange(load(connection, choose_study(connection)[0]))
-    assert len(layout.panels[0][1]) == 8
-    assert "Only the first 8 conditions" in layout.remark
+    # The ends, the baseline's 0.1, and others between.
+    drawn_levels = [label for label, _ in layout.panels[0][1]]
+    assert drawn_levels == ["0.0", "0.1", "0.2", "0.3", "0.5", "0.6", "0.7", "0.8"]
+    assert "Only 8 of the grid's 9 conditions" in layout.remark
 
 
 def test_the_forest_draws_what_has_no_interval_as_a_point() -> None:
@@ -217,8 +229,8 @@ def test_the_router_and_each_layer_are_followed_over_steps(curved: sa.Connection
     pictures = drawn(curved)
     top = axes_of(pictures["routing-over-training"].draw())[0]
     line = top.get_lines()[0]  # the first seed of the first condition is job 1
-    assert line.get_xdata().tolist() == [200, 400]
-    assert line.get_ydata() == pytest.approx([0.401, 0.501])
+    assert line.get_xdata()[:2].tolist() == [200, 400]
+    assert line.get_ydata()[:2] == pytest.approx([0.401, 0.501])
     panel = axes_of(pictures["layer-load-over-training"].draw())[0]
     lines = panel.get_lines()
     assert [one.get_label() for one in lines] == ["layer 0", "layer 1"]
@@ -230,6 +242,30 @@ def test_the_router_and_each_layer_are_followed_over_steps(curved: sa.Connection
 def test_without_two_evaluations_nothing_is_followed_over_steps(connection: sa.Connection) -> None:
     made.finished_study(connection)
     assert not {"routing-over-training", "layer-load-over-training"} & set(drawn(connection))
+
+
+def test_figures_drawn_in_several_processes_are_the_same_and_each_loss_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = os.getpid()
+
+    def picture(number: int) -> Picture:
+        def draw() -> Figure:
+            if number == 3 and os.getpid() != here:
+                os._exit(9)  # as if the machine had ended that process
+            figure = Figure(figsize=(2, 1))
+            figure.text(0.1, 0.5, f"{number} 漢")
+            return figure
+
+        return Picture(f"p{number}", "", "", panels.styled(draw, settle=False))
+
+    monkeypatch.setattr(style, "lacking", {})
+    monkeypatch.setattr(style, "_told", set())
+    pictures = [picture(number) for number in range(8)]
+    alone = {p.name: style.save(p.draw(), "svg") for p in pictures}
+    for cores in ({0}, {0, 1}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        assert drawing.draw_all(pictures) == {(name, "svg"): file for name, file in alone.items()}
 
 
 def test_a_legend_of_long_names_stays_on_the_page(connection: sa.Connection) -> None:
@@ -259,8 +295,10 @@ def test_character_that_the_font_lacks_is_named_once(
     monkeypatch.setattr(style, "_told", set())
     figure = Figure()
     figure.text(0.5, 0.5, "漢 abc 漢")
+    monkeypatch.setattr(style, "lacking", {})
     for kind in ("png", "png"):
         style.save(figure, kind)
+        style.tell_lacking()
     (said,) = caplog.messages
     assert "lacks 漢 (U+6F22): a box in PNG, text in SVG" in said
 

@@ -33,8 +33,8 @@ def test_published_against_ours(connection: sa.Connection) -> None:
         ours = [made.loss_of(cell, seed) for seed in made.SEEDS]
         assert row["Val loss, published"] == f"{np.mean(theirs):.4f} ± {np.std(theirs, ddof=1):.4f}"
         assert row["Val loss, ours"] == f"{np.mean(ours):.4f} ± {np.std(ours, ddof=1):.4f}"
-        reference = stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval(0.95)
-        assert row["95 % interval"] == f"{reference.low:.4f} to {reference.high:.4f}"
+        reference = stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval(1 - 0.05 / 6)
+        assert row["95 % interval, together"] == f"{reference.low:.4f} to {reference.high:.4f}"
         assert row["Bits per byte, published"] == "–"
     effects = tables(section(text, "Effects side by side"))[0]
     assert len(effects) == 5
@@ -43,6 +43,57 @@ def test_published_against_ours(connection: sa.Connection) -> None:
         for s in made.SEEDS
     ]
     assert effects[0]["Difference, ours"] == f"{np.mean(first):+.4f}"
+
+
+def first_lines(text: str) -> str:
+    """What stands before the first section."""
+    return text.split("\n## ")[0]
+
+
+def two_noises(connection: sa.Connection, name: str, effect: float, level: float = 4.0) -> None:
+    """A study of five seeds in which the noise costs `effect`, and seeds differ a little about it."""
+    noise = {"factors": {"noise_std": [0.0, 0.5]}, "baseline": {"noise_std": 0.0}, "seeds": [1, 2, 3, 4, 5]}
+    study = made.add_study(connection, name, grid=noise)
+    for noise_std in (0.0, 0.5):
+        for seed in range(1, 6):
+            job = made.add_job(connection, study, {"noise_std": noise_std}, seed)
+            loss = level + (noise_std > 0) * (effect + 0.001 * (seed % 3))
+            made.add_result(connection, job, val_loss=loss + 0.0001 * seed)
+
+
+@pytest.mark.parametrize(
+    ("effect", "same", "opposite", "is_open", "differ"),
+    [
+        (0.0505, "1 has", "none has opposite signs", "none is", "none is shown to differ in size."),
+        (0.2, "1 has", "none has opposite signs", "none is", "1 is shown to differ in size (noise_std=0.5)."),
+        (-0.2, "none has", "1 has opposite signs (noise_std=0.5)", "none is", "1 is shown"),
+        (-0.001, "none has", "none has opposite signs", "1 is", "1 is shown to differ"),
+    ],
+)
+def test_the_first_lines_answer(
+    connection: sa.Connection, effect: float, same: str, opposite: str, is_open: str, differ: str
+) -> None:
+    two_noises(connection, "one", 0.05)
+    two_noises(connection, "two", effect, 4.5)
+    text = first_lines(compare_studies(connection, "one", "two"))
+    said = (
+        f"Of one effect against noise_std=0.0, {same} the same sign in both studies, {opposite} and {is_open}"
+    )
+    assert text.splitlines()[2].startswith(f"**Answer.** {said} open; {differ}")
+    assert "Of 2 conditions, one has the lower loss in 2; 0 are open." in text
+    assert "- **Missing:** Nothing: all runs are done." in text
+
+
+def test_the_first_lines_say_why_losses_do_not_compare(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    made.unfinished_study(connection)
+    text = first_lines(compare_studies(connection, "published", "factorial"))
+    assert (
+        "Their losses do not compare: the texts are not known to be the same and the protocols differ."
+        in text
+    )
+    assert "7 of 18 runs of factorial have no result." in text
+    assert "Of 5 effects against noise_std=0.0, load_balancing_weight=0.01, " in text
 
 
 def test_short_against_long_says_what_differs(connection: sa.Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -126,6 +127,23 @@ def test_counts_are_those_of_the_latest_evaluation(connection: sa.Connection) ->
     counts = series.expert_counts(connection, chosen(connection))
     assert list(counts[counts["job_id"] == job]["tokens"]) == [7, 3, 5, 5]
     assert set(counts[counts["job_id"] == other]["step"]) == {200}
+
+
+def test_variation_of_the_load_by_layer_and_evaluation(connection: sa.Connection) -> None:
+    study = made.add_study(connection)
+    job, other = (made.add_job(connection, study, CELL, seed) for seed in (42, 43))
+    for step, counts in ((100, [[7, 3, 2], [5, 5, 5]]), (200, [[0, 0, 0], [10**9, 1, 1]])):
+        made.add_counts(connection, job, counts, step=step)
+    made.add_counts(connection, job, [[1, 9]], step=200, split="test")
+    made.add_counts(connection, other, [[1, 9]], step=100)
+    found = series.layer_variation(connection, chosen(connection), [job])
+    assert found[["job_id", "step", "layer"]].values.tolist() == [
+        *([job, 100, 0], [job, 100, 1], [job, 200, 0], [job, 200, 1]),
+    ]
+    assert found["value"].tolist() == pytest.approx(
+        [np.std([7, 3, 2]) / 4, 0.0, math.nan, np.std([1e9, 1, 1]) / np.mean([1e9, 1, 1])], nan_ok=True
+    )
+    assert found["value"][1] == 0  # not rounding
 
 
 def test_the_test_split_is_sealed_until_it_is_revealed(connection: sa.Connection) -> None:

@@ -145,3 +145,15 @@ def test_spread_sample_and_population() -> None:
     assert s.spread([1.0, 3.0, 5.0], "population") == pytest.approx(math.sqrt(8 / 3))
     assert s.spread([1.0, math.nan, 3.0, 5.0], "sample") == pytest.approx(2.0)
     assert math.isnan(s.spread([1.0], "population"))
+
+
+def test_intervals_of_columns_are_those_of_each_column_alone() -> None:
+    nan, inf = math.nan, math.inf
+    table = np.array(
+        [[1.0, 2.0, nan, 5.0, nan, 0.1], [2.0, 2.0, nan, inf, 7.0, 0.3], [4.0, 2.0, nan, 6.0, nan, 0.2]]
+    )
+    low, mean, high = s.mean_intervals(table)
+    alone = np.array([s.mean_interval(column) for column in table.T])
+    np.testing.assert_allclose(np.column_stack([low, high]), alone, rtol=1e-12)
+    np.testing.assert_allclose(mean, [7 / 3, 2.0, nan, 5.5, 7.0, 0.2], rtol=1e-12)
+    assert [part.shape for part in s.mean_intervals(np.empty((0, 4)))] == [(4,)] * 3
