@@ -596,15 +596,24 @@ def power(
     study: Study = None,
     difference: Annotated[str | None, typer.Option("--difference", help="Such as 0.5ppl.")] = None,
     half_width: Annotated[str | None, typer.Option("--half-width", help="Such as 0.005nats.")] = None,
+    looks: Annotated[str | None, typer.Option("--looks", help=LOOKS)] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Default: the primary one.")] = None,
     db: Db = "jobs.db",
 ) -> None:
     """Say how many seeds it takes.   Example: python cli.py power --study factorial --difference 0.5ppl"""
-    from reports.output.seeds import plan
+    from reports.output.seeds import plan, plan_looks
     from reports.reading.plans import PLANNED
     from runner.queue.attempts import note
     from runner.queue.studies import named
 
+    if looks is not None:
+        from runner.design.looks import parse_looks
+
+        if half_width is not None:
+            raise typer.BadParameter("--looks goes with --difference; --half-width is Stein's rule")
+        with command.opened(db) as store, store.read() as connection:
+            print(plan_looks(connection, study, parse_looks(looks), difference, metric))
+        return
     with command.opened(db) as store, store.read() as connection:
         planned = plan(connection, study, difference, half_width, metric)
         ours = named(connection, planned.study).imported_from is None

@@ -6,6 +6,8 @@ queue.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,10 +16,17 @@ import sqlalchemy as sa
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
+from reports.sections.costs import seconds_a_seed
 from reports.sections.power import count
 from reports.statistics.analysis import Options, analyse, baseline_perplexity
+from reports.statistics.looks import worth
 from reports.statistics.power import MAX_SEEDS, Need, needs
-from reports.tables import number, plain
+from reports.statistics.sequential import Design
+from reports.tables import DASH, number, plain
+
+EFFECTS: tuple[float, ...] = (0.5, 1.0, 1.5)
+"""True differences that looks are planned for where none is stated, in sd of the seeds' differences."""
+_DECLARED = "Looks are declared before the first run: enqueue --looks, or [looks] in the grid file."
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ def plan(
         raise UnknownOption("power: give --difference 0.5ppl or --half-width 0.005nats, one of them")
     data = load(connection, choose_study(connection, study)[0])
     analysis = analyse(data, Options(metric=metric))
+    if data.study.looks:
+        raise UnknownOption(f"power: {data.study.name} has looks, which say how many seeds it gets")
     target = analysis.target
     perplexity = baseline_perplexity(data)
     option, written = ("--difference", difference) if difference else ("--half-width", half_width)
@@ -61,6 +72,51 @@ def plan(
         return planned
     rule = "difference" if difference else "half-width"
     return replace(planned, event=_event(data, target.metric, rule, value, planned.total))
+
+
+def plan_looks(
+    connection: sa.Connection,
+    study: str | None,
+    seeds: tuple[int, ...],
+    difference: str | None,
+    metric: str | None = None,
+) -> str:
+    """What looks at so many seeds would be worth for this study's claims, beside the fixed design.
+
+    Effects are in sd of the seeds' differences; a stated difference becomes one by the largest sd observed.
+
+    Raises:
+        NoSuchStudy: there is none of that name.
+        UnknownOption: a difference that cannot be read.
+    """
+    data = load(connection, choose_study(connection, study)[0])
+    tests = max(1, len(data.study.claims))
+    effects, stated = EFFECTS, ""
+    if difference is not None:
+        effect, described = _in_sd(data, difference, metric)
+        effects, stated = (effect,), f" {described} is {effect:.2f} sd, by the largest sd observed."
+    hours = seconds_a_seed(data) / 3600
+    rows: list[tuple[str, ...]] = [("difference", "power", "fixed design", "seeds", "of", "hours", "of")]
+    for each in (worth(Design(seeds), effect, tests) for effect in effects):
+        took = [f"{count * hours:.2g}" if hours else DASH for count in (each.seeds, seeds[-1])]
+        shares = (f"{each.power:.3f}", f"{each.fixed:.3f}", f"{each.seeds:.1f}", str(seeds[-1]))
+        rows.append((f"{each.effect:.2f} sd", *shares, *took))
+    shared = f", as one of {tests} claims that are open" if tests > 1 else ""
+    at = ", ".join(map(str, seeds))
+    head = f"{data.study.name}: looks at {at} seeds, for a claim of a direction{shared}.{stated}"
+    return f"{head}\n\n{aligned(rows)}\n\nHours are one device's. {_DECLARED}"
+
+
+def _in_sd(data: StudyData, difference: str, metric: str | None) -> tuple[float, str]:
+    """A stated difference in the largest sd of the seeds' differences, and in words."""
+    analysis = analyse(data, Options(metric=metric))
+    perplexity = baseline_perplexity(data)
+    value = parse_difference("--difference", difference, analysis.target.metric, perplexity)
+    found = needs(analysis.judged, analysis.families, analysis.target, value, None)
+    sd = max((need.sd for need in found if need.sd > 0), default=math.nan)
+    if math.isnan(sd):
+        raise UnknownOption(f"power: {data.study.name} has no sd yet; run seeds, or leave out --difference")
+    return value / sd, describe_difference(value, analysis.target, perplexity)
 
 
 def _event(data: StudyData, metric: str, rule: str, value: float, total: int) -> dict[str, Any]:
@@ -115,6 +171,11 @@ def _table(wanted: list[Need]) -> str:
         (plain(n.label), n.kind.replace("_", " "), str(n.n), number(n.sd, 5), str(n.tests), count(n.seeds))
         for n in wanted[:60]
     ]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as columns of text, the first to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))])

@@ -35,6 +35,13 @@ GB = 1e9
 """Bytes in a GB, here and in the exported CSV."""
 
 
+def seconds_a_seed(data: StudyData) -> float:
+    """Seconds of one device for all conditions with one seed; 0 where none was timed."""
+    done = data.done
+    seconds = sum(float(done[clock].sum()) for clock in CLOCKS if clock in done)
+    return len(data.cells) * seconds / max(1, len(done))
+
+
 def timings(analysis: Analysis) -> Section:
     """One row a condition: minutes a run by phase, speed, and what all its runs took together."""
     data = analysis.data

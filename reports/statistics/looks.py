@@ -12,14 +12,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy import special
 
 from reports.reading.looks import Outcome
 from reports.statistics.blocks import Weights
 from reports.statistics.failures import Failures
 from reports.statistics.inference import ALPHA, Contrast
-from reports.statistics.sequential import Design, adjusted, levels, t_reach
+from reports.statistics.power import power as fixed_power
+from reports.statistics.sequential import Design, adjusted, levels, t_p, t_reach, t_statistics
 from reports.statistics.words import Kind, verdict
+
+_STUDIES, _SEED = 40_000, 18
+"""Of the simulation that says what a design is worth: a power within half a point."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,36 @@ def _tested(design: Design, number: int, case: Case, tests: int) -> Outcome:
         look=0 if said == "OPEN" else number + 1,
         power=power,
         futile=design.futility is not None and power < design.futility,
+    )
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What looks are worth for a claim that is true by so many sd."""
+
+    effect: float
+    power: float
+    """The share of studies that support it."""
+    fixed: float
+    """The power of a study of as many seeds as the last look, without looks."""
+    seeds: float
+    """How many it takes on average until it is decided, or to the last look."""
+
+
+def worth(design: Design, effect: float, tests: int = 1) -> Worth:
+    """What a design is worth for a claim of a direction, one of `tests` that stay open; simulated."""
+    t = t_statistics(np.random.default_rng(_SEED), design.seeds, _STUDIES, effect)
+    p = np.stack([t_p(t[:, look], count - 1) for look, count in enumerate(design.seeds)], axis=1)
+    decides = p < np.array(levels(design, ALPHA / tests))
+    decides[:, -1] |= ~decides.any(axis=1)  # the end, decided or not
+    at = decides.argmax(axis=1)
+    rows = np.arange(_STUDIES)
+    right = (p[rows, at] < np.array(levels(design, ALPHA / tests))[at]) & (t[rows, at] > 0)
+    return Worth(
+        effect,
+        power=float(right.mean()),
+        fixed=fixed_power("greater", effect, math.nan, design.seeds[-1], tests),
+        seeds=float(np.array(design.seeds)[at].mean()),
     )
 
 

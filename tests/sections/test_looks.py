@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from reports.output import seeds as planning
 from reports.output.as_json import as_json
 from reports.output.looks import next_look
 from reports.output.report import compose
 from reports.reading.frames import choose_study, load
+from reports.reading.units import UnknownOption
 from reports.statistics.analysis import Options, analyse
 from reports.statistics.judgement import judge
 from runner.queue import looks
@@ -172,3 +174,17 @@ def test_the_paths_are_drawn(looked: sa.Connection) -> None:
         assert len(difference) == 3
         assert difference[1] == pytest.approx(judged.contrast.difference)
         assert high[1] == -low[1] == pytest.approx((judged.contrast.high - judged.contrast.low) / 2)
+
+
+def test_power_plans_looks_and_leaves_those_that_are_there_alone(looked: sa.Connection) -> None:
+    text = planning.plan_looks(looked, None, (3, 6, 10, 15), "0.2nats")
+    head, table, _ = text.split("\n\n")
+    assert head.startswith("factorial: looks at 3, 6, 10, 15 seeds")
+    assert "as one of 2 claims that are open. 0.2 nats (" in head
+    named, row = (line.split("  ") for line in table.splitlines())
+    assert [cell.strip() for cell in named if cell][:2] == ["difference", "power"]
+    assert "1.000" in [cell.strip() for cell in row]  # 0.2 nats is many sd
+    many = planning.plan_looks(looked, None, (3, 6), None).split("\n\n")[1].splitlines()
+    assert [line.split()[0] for line in many[1:]] == ["0.50", "1.00", "1.50"]
+    with pytest.raises(UnknownOption, match="has looks, which say how many seeds it gets"):
+        planning.plan(looked, None, "0.2nats", None)

@@ -14,7 +14,7 @@ from benchmarks.looks import study
 from reports.statistics import power, sequential
 from reports.statistics.failures import Failures
 from reports.statistics.inference import Contrast, weighted_contrast
-from reports.statistics.looks import Case, conditional_power, decide, ending
+from reports.statistics.looks import Case, conditional_power, decide, ending, worth
 from reports.statistics.sequential import Design, boundaries, crossing, levels
 
 EQUAL = {looks: tuple((i + 1) / looks for i in range(looks)) for looks in (2, 3, 4, 5, 10)}
@@ -233,6 +233,18 @@ def test_studies_without_a_difference_decide_something_in_a_twentieth(claims: in
         any(outcome.look for outcome in study(random, FOUR, np.zeros(claims))[0]) for _ in range(studies)
     )
     assert wrong / studies < 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_what_looks_are_worth_is_what_the_studies_come_to() -> None:
+    """Against studies that were put through the report's own decisions, one by one."""
+    random, studies = np.random.default_rng(2), 400
+    found = [study(random, FOUR, np.array([1.2])) for _ in range(studies)]
+    planned = worth(FOUR, 1.2)
+    right = sum(outcomes[0].verdict == "SUPPORTED" for outcomes, _ in found) / studies
+    assert planned.power == pytest.approx(right, abs=0.03)
+    assert planned.seeds == pytest.approx(sum(seeds for _, seeds in found) / studies, abs=0.6)
+    assert planned.power < planned.fixed < planned.power + 0.03
+    assert worth(FOUR, 1.2, tests=6).power < planned.power
 
 
 def test_power_is_that_of_the_fixed_design_and_seeds_are_fewer() -> None:
