@@ -69,11 +69,11 @@ def provenance(data: StudyData) -> Values:
 
 
 def configurations(data: StudyData) -> Values:
-    """What each run, finished or not, was told: the keys of its configuration, dotted, without the seed.
+    """What each run was told: the keys of its configuration, dotted, without seed and repeat.
 
     What varies on purpose is left out; so are names of a text that also has an identity.
     """
-    varied = {"seed", *data.study.varied}
+    varied = {"seed", "repeat", *data.study.varied}
     found: Values = {}
     for job, config in zip(data.runs["job_id"], data.runs["config"], strict=True):
         values = flatten(config)

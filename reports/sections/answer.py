@@ -199,20 +199,33 @@ def _sentences(analysis: Analysis) -> list[str]:
         if (sentence := _effect(analysis, family))
     ]
     best = _best(analysis)
-    return [*([best] if best else []), *told] or ["Nothing can be said yet: no two conditions have results."]
+    return [*([best] if best else []), *told] or [_nothing(analysis)]
+
+
+def _nothing(analysis: Analysis) -> str:
+    """Why nothing can be compared: that a condition has no result may be the result."""
+    lost = [t for family in analysis.families[:1] for t in family.tested if t.failures.balance]
+    if not lost:
+        return "Nothing can be said yet: no two conditions have results."
+    worst = max(lost, key=lambda tested: tested.failures.first + tested.failures.second)
+    failures = worst.failures
+    return (
+        f"{worst.comparison.label} diverged in {failures.first} of {failures.first_of} runs, the baseline in "
+        f"{failures.second} of {failures.second_of}: no two conditions have results to compare."
+    )
 
 
 def _effect(analysis: Analysis, family: TestedFamily) -> str:
     """`Compared with noise_std 0.0: 0.1 costs 0.9 % and 0.5 costs 10.7 % of the perplexity.`"""
     (factor,) = family.family.factors
-    standard = str(analysis.study.values(baseline_cell(analysis.data)[0])[factor])
+    standard = analysis.study.values(baseline_cell(analysis.data)[0])[factor]
     by_phrase: dict[str, list[str]] = {}
     for tested in family.tested:
-        level, _, against = tested.comparison.label.removeprefix(f"{factor} ").rpartition(" - ")
+        level, against = tested.comparison.levels or (None, None)
         sign = 1.0 if against == standard else -1.0
         if standard in (level, against):
             phrase = _phrase(analysis, tested, sign)
-            by_phrase.setdefault(phrase, []).append(level if sign > 0 else against)
+            by_phrase.setdefault(phrase, []).append(str(level if sign > 0 else against))
     if not by_phrase:
         return ""
     told = [f"{listed(levels)} {_plural(phrase, len(levels))}" for phrase, levels in by_phrase.items()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.reading.frames import StudyData
@@ -32,6 +32,8 @@ class Comparison:
     weights: Weights
     whole: Weights | None = None
     """The weights with the conditions that have no result, where those had to be left out of an average."""
+    levels: tuple[Any, Any] | None = None
+    """Of a factor: the level that is compared, and the one that it is against."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,12 @@ def _levels(study: Study, factor: str, pairs: list[tuple[Any, Any]], without: Se
     others = [name for name, levels in study.factors.items() if name != factor and len(levels) > 1]
     averaged = f", averaged over {', '.join(others)}" if others else ""
     comparisons = tuple(
-        _comparison(study, f"{factor} {later} - {earlier}", {factor: later}, {factor: earlier}, None, without)
+        replace(
+            _comparison(
+                study, f"{factor} {later} - {earlier}", {factor: later}, {factor: earlier}, None, without
+            ),
+            levels=(later, earlier),
+        )
         for later, earlier in pairs
     )
     return Family(f"Levels of {factor}{averaged}", comparisons, (factor,))

@@ -100,3 +100,39 @@ def test_bars_share_a_scale_and_keep_their_order(connection: sa.Connection) -> N
         assert 0 <= bar.low <= bar.point <= bar.high <= 100
         assert (bar.point > 50) == (line.contrast.difference > 0)
     assert len({bar.margin_width for bar in drawn}) == 1
+
+
+def test_an_effect_is_told_where_its_average_left_a_condition_out(connection: sa.Connection) -> None:
+    study = made.add_study(connection)
+    for number, cell in enumerate(made.cells(made.FACTORS)):
+        for seed in made.SEEDS:
+            if number == 5:
+                made.add_job(connection, study, cell, seed, "cancelled")
+            else:
+                made.finish(connection, study, cell, seed)
+    first = first_screen(connection, None).replace("\u00a0", " ")
+    assert "Compared with noise_std 0.1: 0.0 is open and 0.5 costs 8.5 % of the perplexity." in first
+
+
+def test_that_every_run_of_a_condition_diverged_is_the_answer(connection: sa.Connection) -> None:
+    factors = {"noise_std": [0.0, 0.5], "load_balancing_weight": [0.01]}
+    baseline = {"noise_std": 0.0, "load_balancing_weight": 0.01}
+    study = made.add_study(connection, grid={"factors": factors, "baseline": baseline})
+    for cell in made.cells(factors):
+        for seed in made.SEEDS:
+            if not cell["noise_std"]:
+                made.finish(connection, study, cell, seed)
+                continue
+            job = made.add_job(connection, study, cell, seed, "failed")
+            made.add_attempt(connection, job, outcome="failed", cause="diverged", message="loss is nan")
+    said = "noise_std=0.5, load_balancing_weight=0.01 diverged in 3 of 3 runs, the baseline in 0 of 3"
+    assert said in first_screen(connection, None)
+
+
+def test_repeats_of_a_seed_are_not_called_mixed(connection: sa.Connection) -> None:
+    study = made.add_study(connection, grid={"factors": {"noise_std": [0.1]}, "baseline": {}, "repeats": 2})
+    for repeat in range(2):
+        config = {**made.configuration({"noise_std": 0.1}, 42), "repeat": repeat}
+        job = made.add_job(connection, study, {"noise_std": 0.1}, 42, config=config)
+        made.add_result(connection, job)
+    assert "Mixed" not in render(connection)
