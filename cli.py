@@ -134,21 +134,23 @@ def enqueue(
     priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first; default 0.")] = None,
     where: Annotated[str | None, typer.Option("--where", help=CONDITIONS)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train what another study has, too.")] = False,
     cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
     from model.text.corpus import resolve
     from model.text.dataset import prepare
-    from runner.design import catalogue, grid_file
+    from runner.design import catalogue, grid_file, linking
     from runner.design import enqueue as queueing
     from runner.design.scales import adjust
     from runner.view import plan
+    from runner.work import provenance, source
 
     if grid is None:
         theirs = {"--set": assign, "--tokenizer": tokenizer, "--text-column": text_column}
         theirs |= {"--scale": scale is not Scale.full, "--corpus": corpus != "auto", "--dry-run": dry_run}
-        theirs |= {"--lossy-tokenizer": lossy_tokenizer}
+        theirs |= {"--lossy-tokenizer": lossy_tokenizer, "--fresh": fresh}
         _more_seeds(
             db,
             study,
@@ -178,16 +180,22 @@ def enqueue(
         plan.plan_screen(name, begun, catalogue.cost(begun, catalogue.measured(db)), data.unique_tokens)
         return
     with command.opened(db, create=True) as store:
-        said, added = store.write(
+        here = {} if fresh else provenance.of_this_machine() | source.take().provenance()
+        said, added, linked = store.write(
             lambda c: (
                 queueing.not_done(c, name, chosen, max_failures, priority),
                 queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, data.facts),
+                {} if fresh else linking.link(c, name, here),
             )
         )
     for line in said:
         command.say(line)
     there = chosen.begun.size - added
-    print(f"{name}: {added} queued" + (f", {there} already there" if there else ""))
+    added -= sum(linked.values())
+    taken = "".join(f", {count} taken over from study {other}" for other, count in linked.items())
+    print(f"{name}: {added} queued{taken}" + (f", {there} already there" if there else ""))
+    if linked:
+        command.say("what this machine trained with the same code is not trained twice; --fresh trains it")
     if chosen.looks:
         most = chosen.size
         print(f"looks at {', '.join(map(str, chosen.looks.seeds))} seeds; at most {most:,} runs in all")

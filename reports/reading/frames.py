@@ -55,6 +55,8 @@ class StudyData:
     """What joined the study after its first runs."""
     shared: tuple[tuple[str, int], ...] = ()
     """(Another study, runs of this one whose configuration, seed included, it has too)."""
+    linked: tuple[tuple[str, int], ...] = ()
+    """(Another study, runs that were taken over from it)."""
     looks: tuple[Look, ...] = ()
     """The looks that were made at it, where it stops when it knows;"""
     standing: Standing | None = None
@@ -126,6 +128,7 @@ def load(connection: sa.Connection, study: Study) -> StudyData:
         plans.plans(connection, study),
         plans.additions(connection, study),
         shared(connection, study),
+        plans.linked(connection, study),
         looks(connection, study.id),
         standing(connection, study.id, study.looks) if study.looks else None,
     )

@@ -7,6 +7,7 @@ interval may be computed (reports/statistics/inference.py).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from reports.reading.study import Study
+from runner.queue.attempts import LINKED
 from runner.queue.schema import events
 
 PLANNED = "seeds planned"
@@ -63,6 +65,14 @@ def additions(connection: sa.Connection, study: Study) -> tuple[Addition, ...]:
     """Every submission after the first."""
     found = [Addition(at, int(detail["jobs"])) for at, detail in _events(connection, study, "submitted")]
     return tuple(found[1:])
+
+
+def linked(connection: sa.Connection, study: Study) -> tuple[tuple[str, int], ...]:
+    """(Another study, runs that were taken over from it and not trained again), by name."""
+    counts: Counter[str] = Counter()
+    for _, detail in _events(connection, study, LINKED):
+        counts[str(detail["from"])] += int(detail["jobs"])
+    return tuple(sorted(counts.items()))
 
 
 def _events(connection: sa.Connection, study: Study, kind: str) -> Iterator[tuple[float, dict[str, Any]]]:

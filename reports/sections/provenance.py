@@ -171,7 +171,9 @@ def _shared(data: StudyData) -> tuple[Fact, ...]:
         f"{count} of its {len(data.runs)} runs have the configuration of runs in study {name}"
         for name, count in data.shared
     )
-    return (("Shared runs", f"{told}; same configuration, same seed: no independent evidence"),)
+    taken = comma(f"{count} from study {name}" for name, count in data.linked)
+    linked = f". Taken over and not trained again: {taken}" if taken else ""
+    return (("Shared runs", f"{told}; same configuration, same seed: no independent evidence{linked}"),)
 
 
 def protocol_line(study: Study) -> str:

@@ -23,6 +23,10 @@ SECOND_IS_FINAL = frozenset({"bug", "oom"})
 """Causes after which a job is tried once more: it may have been the machine's mood."""
 
 
+LINKED = "linked"
+"""The event of results that were taken over from another study."""
+
+
 class LeaseLost(Exception):
     """The job is another's now, or over: nothing of this attempt may be written any more."""
 
