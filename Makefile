@@ -42,7 +42,7 @@ chaos: .venv/ready  ## A seeded storm of faults over a real study, then ten time
 	$(BIN)/python -m pytest -q --hypothesis-profile=chaos --hypothesis-seed=$(SEED) $(PROPERTIES)
 
 results-gpu: MINUTES = 25
-results-gpu:  ## On one GPU: speed, determinism, factorial, factorial-long. In pieces: make results-gpu MINUTES=9
+results-gpu:  ## On one GPU: is it right, how fast, factorial, factorial-long. In pieces: make results-gpu MINUTES=9
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/results_gpu.py --minutes $(MINUTES) --output $(OUT) \
 		--device $(DEVICE) $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) || [ $$? -eq 75 ]
 

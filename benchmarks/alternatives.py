@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import RunConfig
-from model.engines.choice import settle, steps_at_once
+from model.engines.choice import settle, steps_at_once, usable
 from model.engines.device import choose_attention, make_deterministic
 from model.network.transformer import build
 from model.training.optimizer import Optimizers
@@ -25,8 +25,12 @@ PHASES = ("forward", "backward", "optimizer")
 def ours(
     config: RunConfig, device: torch.device, engine: str, precision: str, deterministic: bool = True
 ) -> Callable[..., Any]:
-    """An update of this project's model, as model/training/loop.py makes it."""
+    """An update of this project's model, as model/training/loop.py makes it; fp16 without a scaler."""
     train = config.with_values({"engine": engine}).train
+    engine, why_not = usable(engine, device, config.model)
+    if why_not:
+        raise RuntimeError(why_not)
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     choose_attention(config.model, train.seq_len, precision, device)
     if deterministic:
         make_deterministic()
@@ -39,7 +43,7 @@ def ours(
 
     def forward() -> tuple[Tensor, Tensor]:
         batch_BT = torch.cat([next(tokens) for _ in range(together)])
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, narrow, enabled=narrow is not None):
             loss, routing = model.loss(batch_BT[:, :-1], batch_BT[:, 1:], 0.1, noise, None, together)
         return (loss + 0.01 * routing.aux_loss.sum()) * together / train.accumulate, routing.counts_E
 

@@ -107,7 +107,8 @@ def configuration(options: argparse.Namespace) -> RunConfig:
     """A run of `factorial` with noise, short, on the bundled text."""
     from model.text.corpus import resolve
 
-    chosen = [*(["steps=40", "eval_every=20"] if not options.assignments else []), *options.assignments]
+    named = any(assignment.startswith(("steps=", "train.steps=")) for assignment in options.assignments)
+    chosen = [*options.assignments, *([] if named else ["steps=40", "eval_every=20"])]
     grid = adjust(load_grid("factorial"), options.scale, chosen, "42")
     small = options.scale == "smoke"
     data, vocabulary = resolve(

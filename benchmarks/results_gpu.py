@@ -1,13 +1,16 @@
-"""What the project still wants from a GPU, in pieces: speed, determinism, `factorial`, `factorial-long`.
+"""What the project still wants from a GPU, in pieces: is it right, how fast, `factorial`, `factorial-long`.
 
     python benchmarks/results_gpu.py [--minutes 25] [--output results-gpu] [--tokenizer FOLDER]
-        [--device cuda:0] [--scale full] [--seeds 42..44] [--set KEY=VALUE] [--stop-after factorial]
+        [--device cuda:0] [--scale full] [--seeds 42..44] [--set KEY=VALUE] [--updates N]
+        [--stop-after factorial]
 
-In this order, each once: a training step timed (train_step.json), the same run compared bit for bit
-(determinism.json), `factorial`, then as much of `factorial-long` as the time allows, both on the bundled text
-with SmolLM's vocabulary. The same line again goes on where the time ended; it exits 75 while anything is
-left. What is to be brought back lies in the output folder itself: a few small files and one archive. What it
-goes on from, databases and checkpoints, is in its folder `work`; where that is gone, the archive serves.
+In this order, each once: the kernels, the bits and the waits of an update (card_check.json), the same run
+compared bit for bit, fresh, reused and interrupted (determinism.json), a training step timed beside what
+people would use instead (train_step.json), `factorial`, then as much of `factorial-long` as the time allows,
+both on the bundled text with SmolLM's vocabulary. The same line again goes on where the time ended; it exits
+75 while anything is left. What is to be brought back lies in the output folder itself: a few small files and
+one archive. What it goes on from, databases and checkpoints, is in its folder `work`; where that is gone, the
+archive serves.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ STUDIES = ("factorial", "factorial-long")
 ARCHIVE = "results-gpu.tar.gz"
 TOKENIZERS = (Path("../shared/assets/smollm-tokenizer"), Path("shared/assets/smollm-tokenizer"))
 """Where SmolLM's tokenizer may lie beside a checkout; elsewhere it is named."""
+AGAINST = "loop,grouped,compiled,published,nondeterministic,transformers"
 PACKING_SECONDS = 75.0
 """Kept back at the end for the reports and the archive."""
 LEAST_SECONDS = 60.0
@@ -49,6 +53,8 @@ class Plan:
     seeds: str | None
     assignments: tuple[str, ...]
     threads: int
+    updates: int
+    """That a step is timed over; 0 for the script's own number."""
     ends_at: float
     """On the monotonic clock."""
 
@@ -76,7 +82,7 @@ def main() -> None:
     wanted = STUDIES[: STUDIES.index(options.stop_after) + 1]
     failed = []
     try:
-        for name, step in (("train_step.json", time_a_step), ("determinism.json", compare_bits)):
+        for name, step in MEASUREMENTS.items():
             if not (plan.output / name).exists():
                 failed += step(plan, plan.output / name)
         left = [grid for grid in wanted if not work(plan, grid)]
@@ -101,6 +107,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", help="of factorial; default: the grid's three")
     parser.add_argument("--set", action="append", default=[], dest="assignments")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--updates", type=int, default=0, help="that a step is timed over")
     parser.add_argument("--stop-after", choices=STUDIES, default=STUDIES[-1])
     return parser.parse_args()
 
@@ -124,6 +131,7 @@ def planned(options: argparse.Namespace) -> Plan:
         seeds=options.seeds,
         assignments=tuple(options.assignments),
         threads=options.threads,
+        updates=options.updates,
         ends_at=began + 60 * options.minutes,
     )
 
@@ -134,10 +142,17 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def check_card(plan: Plan, target: Path) -> list[str]:
+    """The kernels against the plain formulas, and an update without waits; findings are no failure."""
+    words = ["--device", plan.device, "--scale", plan.scale, "--threads", str(plan.threads)]
+    return script("card_check.py", [*words, "--json", str(target)], target)
+
+
 def time_a_step(plan: Plan, target: Path) -> list[str]:
     """A training step on the device, beside what people would use instead."""
     words = ["--device", plan.device, "--scale", plan.scale, "--rounds", "1"]
-    words += ["--against", "loop,compiled,nondeterministic,transformers" if plan.device != "cpu" else ""]
+    words += ["--updates", str(plan.updates)] if plan.updates else []
+    words += ["--against", AGAINST if plan.device != "cpu" else ""]
     words += ["--threads", str(plan.threads), "--json", str(target)]
     return script("train_step.py", words, target)
 
@@ -148,6 +163,14 @@ def compare_bits(plan: Plan, target: Path) -> list[str]:
     words += ["--tokenizer", plan.tokenizer, "--cache-dir", str(plan.output / "work/data_cache")]
     words += [word for assignment in plan.assignments for word in ("--set", assignment)]
     return script("determinism.py", [*words, "--json", str(target)], target)
+
+
+MEASUREMENTS = {
+    "card_check.json": check_card,
+    "determinism.json": compare_bits,
+    "train_step.json": time_a_step,
+}
+"""What is measured before the studies, by the file that it leaves."""
 
 
 def script(name: str, words: list[str], target: Path) -> list[str]:

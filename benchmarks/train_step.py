@@ -1,8 +1,8 @@
 """How long a training step takes, beside the plain loop over experts and transformers' Mixtral.
 
     python benchmarks/train_step.py [--device cpu] [--scale smoke|small|full]
-        [--against loop,compiled,nondeterministic,transformers] [--batch-size N] [--updates 8] [--rounds 3]
-        [--threads 2] [--json FILE]
+        [--against loop,grouped,compiled,published,nondeterministic,transformers] [--batch-size N]
+        [--updates 8] [--rounds 3] [--threads 2] [--json FILE]
 
 Each alternative runs in a process of its own, in turns (A B C A B C); what is printed is the median over the
 rounds of each process's median over its updates. CPU seconds are printed beside: they suffer less where other
@@ -39,9 +39,11 @@ from runner.design.scales import SCALES  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
 
 ENGINES = {
-    "fp32": "auto", "bf16": "auto", "nondeterministic": "auto", "compiled": "compiled", "loop": "plain",
+    "fp32": "auto", "bf16": "auto", "nondeterministic": "auto", "grouped": "grouped", "compiled": "compiled",
+    "loop": "plain", "published": "plain",
 }  # fmt: skip
-"""train.engine of each alternative; bf16 on a GPU and under that name, else fp32."""
+"""train.engine of each alternative; bf16 on a GPU and under that name, else fp32. Published: its formulas and
+its fp16, and determinism not asked for, as its code had it."""
 LOOP_ALLOCATORS = ("loop", "loop-malloc")
 EXPERTS = ("eager", "grouped_mm", "grouped_mm compiled")
 """How transformers can compute experts; the fastest is the alternative. Compiled on a GPU only. Not
@@ -57,7 +59,8 @@ def main() -> None:
         return
     names = ["fp32", "bf16"] if options.device == "cpu" else ["bf16"]
     names += LOOP_ALLOCATORS if "loop" in options.against else ()
-    names += [name for name in ("compiled", "nondeterministic") if name in options.against]
+    against = options.against.split(",")
+    names += [name for name in ("grouped", "compiled", "published", "nondeterministic") if name in against]
     if "transformers" in options.against:
         names += [f"transformers {way}" for way in EXPERTS if options.device != "cpu" or "comp" not in way]
     ceiling = spawn("ceiling", options)
@@ -82,7 +85,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scale", default="smoke", choices=["smoke", "small", "full"])
     parser.add_argument(
-        "--against", default="loop,transformers", help="of loop, compiled, nondeterministic, transformers"
+        "--against",
+        default="loop,transformers",
+        help="of loop, grouped, compiled, published, nondeterministic, transformers",
     )
     parser.add_argument("--batch-size", type=int, default=0, help="windows a step; 0: the scale's own")
     parser.add_argument("--updates", type=int, default=8)
@@ -123,14 +128,16 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     device = prepare(options.device)
     if options.child == "ceiling":
-        return measured_ceiling(device)
+        return measured_ceiling(device, times=2 * options.updates)
     config = configuration(options)
     if options.child.startswith("transformers"):
         update = mixtral(config, device, *options.child.split()[1:])
     else:
-        precision = "bf16" if options.child == "bf16" else precision_of("auto", device)
+        named = {"bf16": "bf16", "published": "fp16"}
+        precision = named.get(options.child) or precision_of("auto", device)
         engine = ENGINES[options.child.removesuffix("-malloc")]
-        update = ours(config, device, engine, precision, options.child != "nondeterministic")
+        deterministic = options.child not in ("nondeterministic", "published")
+        update = ours(config, device, engine, precision, deterministic)
     seconds: dict[str, list[float]] = {phase: [] for phase in (*PHASES, "step", "cpu")}
     for number in range(WARM_UP_UPDATES + options.updates):
         cpu, began = time.process_time(), time.perf_counter()
@@ -144,8 +151,8 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     return {**result, "peak_memory_gb": peak_memory_bytes(device) / 1e9}
 
 
-def measured_ceiling(device: torch.device) -> dict[str, Any]:
-    """The device's best on one large product, in GFLOP/s by precision and library, and on a copy, in GB/s."""
+def measured_ceiling(device: torch.device, times: int) -> dict[str, Any]:
+    """The device's best of so many times on one large product, in GFLOP/s, and on a copy, in GB/s."""
     size = 2_048 if device.type == "cpu" else 8_192
     found: dict[str, Any] = {}
     for name, dtype, fast in (
@@ -153,15 +160,15 @@ def measured_ceiling(device: torch.device) -> dict[str, Any]:
     ):  # fmt: skip
         library = choose(fast and device.type == "cpu")
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        found[f"{name} GFLOP/s"] = 2 * size**3 / best_of(lambda a=a, b=b: a @ b, device) / 1e9
+        found[f"{name} GFLOP/s"] = 2 * size**3 / best_of(lambda a=a, b=b: a @ b, device, times) / 1e9
         found["library"] = library if name == "fp32" else found["library"]
     x = torch.randn(2**26, device=device)
     y = torch.empty_like(x)
-    found["copy GB/s"] = 2 * x.nbytes / best_of(lambda: y.copy_(x), device) / 1e9  # read and written
+    found["copy GB/s"] = 2 * x.nbytes / best_of(lambda: y.copy_(x), device, times) / 1e9  # read and written
     return found
 
 
-def best_of(work: Callable[[], Any], device: torch.device, times: int = 15) -> float:
+def best_of(work: Callable[[], Any], device: torch.device, times: int) -> float:
     """Seconds of the fastest of several calls: a ceiling is what the device can do undisturbed.
 
     No further call after ten seconds: a processor without bf16 takes that for one.

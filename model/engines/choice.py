@@ -62,7 +62,7 @@ def cannot_triton(device: torch.device, model: ModelConfig) -> str:
 
         return self_check.wrong(device, model)
     except Exception as error:  # no triton, a kernel that does not compile, one that the driver refuses
-        return _in_a_line(error)
+        return in_a_line(error)
 
 
 def _takes_triton(device: torch.device) -> bool:
@@ -75,11 +75,12 @@ def _cannot_compile(device: torch.device) -> str:
     try:
         torch.compile(_little, fullgraph=True)(torch.ones(64, device=device))
     except Exception as error:  # whatever the toolchain lacks: a compiler, headers, triton
-        return _in_a_line(error)
+        return in_a_line(error)
     return ""
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
     line = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {line.strip()}"[:160]
 

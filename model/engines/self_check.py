@@ -38,8 +38,8 @@ class Sizes(NamedTuple):
     dropout: float = 0.1
 
 
-def wrong(device: torch.device, model: ModelConfig) -> str:
-    """The first comparison that fails, in a line; empty where none does.
+def wrong(device: torch.device, model: ModelConfig, only: str = "") -> str:
+    """The first comparison that fails, or that one alone, in a line; empty where none does.
 
     Raises:
         Exception: whatever Triton or the driver say of a kernel that they cannot build or start.
@@ -55,7 +55,8 @@ def wrong(device: torch.device, model: ModelConfig) -> str:
         vocabulary=model.vocab_size,
         dropout=model.dropout,
     )
-    for name, compare in COMPARISONS.items():
+    chosen = {only: COMPARISONS[only]} if only else COMPARISONS
+    for name, compare in chosen.items():
         for dtype in PRECISIONS:
             if found := furthest(compare(sizes, dtype, device), dtype):
                 return f"{name} in {str(dtype).removeprefix('torch.')} is off by {found}"

@@ -7,6 +7,7 @@ model/training/setting.py before a run on a GPU, and the trainer's check (runner
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,6 +39,13 @@ def twice(config: RunConfig, engine: str, precision: str, device: torch.device) 
 
 def update(config: RunConfig, engine: str, precision: str, device: torch.device) -> list[Tensor]:
     """The loss of one update from fixed weights and draws, and every weight after it."""
+    return prepared(config, engine, precision, device)()
+
+
+def prepared(
+    config: RunConfig, engine: str, precision: str, device: torch.device
+) -> Callable[[], list[Tensor]]:
+    """That update, to be made again and again, each time from where the last one led."""
     train, routing = config.train, config.routing
     model = build(config.model, train.seq_len, 0, device, engine, routing).train()
     optimizers = Optimizers(model, train, "sound")  # whose first update moves the weights
@@ -45,12 +53,16 @@ def update(config: RunConfig, engine: str, precision: str, device: torch.device)
     noise = torch.Generator(device).manual_seed(0)
     tokens_N = torch.arange(train.tokens_per_step, device=device) * 7 % VOCABULARY
     tokens_BT = tokens_N.view(train.batch_size, train.seq_len)
-    model.open_gradients()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        loss, layers = model.loss(tokens_BT, tokens_BT.roll(1, 1), 0.1, noise)
-    (loss + 0.01 * layers.aux_loss.sum()).backward()
-    optimizers.step(0, layers.counts_E)
-    return [loss.detach(), *(parameter.detach() for parameter in model.parameters())]
+
+    def step() -> list[Tensor]:
+        model.open_gradients()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss, layers = model.loss(tokens_BT, tokens_BT.roll(1, 1), 0.1, noise)
+        (loss + 0.01 * layers.aux_loss.sum()).backward()
+        optimizers.step(0, layers.counts_E)
+        return [loss.detach(), *(parameter.detach() for parameter in model.parameters())]
+
+    return step
 
 
 def _small(config: RunConfig) -> RunConfig:
