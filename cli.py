@@ -135,12 +135,11 @@ def enqueue(
     where: Annotated[str | None, typer.Option("--where", help=CONDITIONS)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train what another study has, too.")] = False,
+    runs_dir: Runs = None,
     cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
 ) -> None:
     """Queue a grid's runs.   Example: python cli.py enqueue --grid factorial --seeds 42..51"""
-    from model.text.corpus import resolve
-    from model.text.dataset import prepare
     from runner.design import catalogue, grid_file, linking
     from runner.design import enqueue as queueing
     from runner.design.scales import adjust
@@ -157,6 +156,7 @@ def enqueue(
             seeds,
             where,
             [option for option, given in theirs.items() if given],
+            runs_dir,
             cache_dir,
             max_failures or 3,
             priority or 0,
@@ -169,22 +169,20 @@ def enqueue(
     name = grid_file.checked_name(study) if study else chosen.study_name
     if chosen.notice:
         command.say(chosen.notice)
-    small = scale is Scale.smoke
-    chosen = chosen.with_data(*resolve(corpus, tokenizer, small, chosen.base.data, cache_dir, command.say))
-    data = prepare(next(chosen.runs())[1], cache_dir)  # too little text is said now, not in the night
-    command.say(data.summary(config for _, config in chosen.cells))
-    if not lossy_tokenizer:
-        data.require_round_trip(chosen.base.data.tokenizer)
+    given = (corpus, tokenizer, lossy_tokenizer, scale is Scale.smoke)
+    chosen, facts, summary = queueing.prepared(chosen, given, cache_dir, command.say)
     if dry_run:
         begun = chosen.begun
-        plan.plan_screen(name, begun, catalogue.cost(begun, catalogue.measured(db)), data.unique_tokens)
+        plan.plan_screen(name, begun, catalogue.cost(begun, catalogue.measured(db)), summary)
         return
     with command.opened(db, create=True) as store:
+        source.keep_program(chosen.program.files, command.run_folder(db, runs_dir) / store.database_id)
         here = {} if fresh else provenance.of_this_machine() | source.take().provenance()
+        here |= {"program_sha256": chosen.program.hash} if chosen.program.hash else {}
         said, added, linked = store.write(
             lambda c: (
                 queueing.not_done(c, name, chosen, max_failures, priority),
-                queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, data.facts),
+                queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, facts),
                 {} if fresh else linking.link(c, name, here),
             )
         )
@@ -207,12 +205,12 @@ def _more_seeds(
     seeds: str | None,
     where: str | None,
     theirs: list[str],
+    runs_dir: Path | None,
     cache_dir: Path,
     max_failures: int,
     priority: int,
 ) -> None:
     """`enqueue --study NAME --seeds 45..51`: what the study holds, with other seeds."""
-    from model.text.dataset import prepare
     from runner.design import more
     from runner.design.scales import parse_seeds
 
@@ -223,9 +221,13 @@ def _more_seeds(
     wanted = parse_seeds(seeds)
     with command.opened(db) as store:
         with store.read() as connection:
-            config = more.first_config(connection, study)
-        prepare(config, cache_dir)  # a text that is gone is said now, not in the night
-        added, meant = store.write(lambda c: more.more_seeds(c, study, wanted, where, max_failures, priority))
+            runs = command.run_folder(db, runs_dir) / store.database_id
+            program = more.program_of(connection, study, runs)
+            config = more.first_config(connection, study, program)
+        if prepare := getattr(program.module, "prepare", None):
+            prepare(config, cache_dir)  # a text that is gone is said now, not in the night
+        options = (where, max_failures, priority)
+        added, meant = store.write(lambda c: more.more_seeds(c, study, wanted, runs, *options))
     there = meant - added
     print(f"{study}: {added} queued" + (f", {there} already there" if there else ""))
 

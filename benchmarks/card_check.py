@@ -25,8 +25,8 @@ import torch  # noqa: E402
 from model.config import RunConfig  # noqa: E402
 from model.engines import choice  # noqa: E402
 from model.engines.device import prepare  # noqa: E402
+from model.program import SCALES  # noqa: E402
 from model.training import rehearsal, setting  # noqa: E402
-from runner.design.scales import SCALES  # noqa: E402
 from runner.work.provenance import of_this_machine  # noqa: E402
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     options = parsed()
     torch.set_num_threads(options.threads)
     device = prepare(options.device)
-    config = RunConfig().with_values({**SCALES[options.scale], "vocab_size": 49_152})
+    config = RunConfig().with_values({**{"full": {}, **SCALES}[options.scale], "vocab_size": 49_152})
     kernels = kernels_off(config, device) if device.type == "cuda" else None
     found = setting.settle(config, device)
     report = {

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ def configuration(options: argparse.Namespace) -> RunConfig:
     data, vocabulary = resolve(
         "bundled", options.tokenizer, small, grid.base.data, options.cache_dir, lambda text: None
     )
-    return grid.with_data(data, vocabulary).base.with_values({"noise_std": 0.1, "seed": 42})
+    model = replace(grid.base.model, vocab_size=vocabulary)
+    chosen: RunConfig = replace(grid.base, data=data, model=model)
+    return chosen.with_values({"noise_std": 0.1, "seed": 42})
 
 
 def run(config: RunConfig, workdir: Path, options: argparse.Namespace, **more: Any) -> list[Event]:

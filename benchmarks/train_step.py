@@ -34,8 +34,8 @@ from benchmarks.alternatives import PHASES, Clock, mixtral, ours  # noqa: E402
 from model.config import RunConfig  # noqa: E402
 from model.engines.cpu_experts import choose  # noqa: E402
 from model.engines.device import precision_of, prepare  # noqa: E402
+from model.program import SCALES  # noqa: E402
 from model.training.memory import peak_memory_bytes  # noqa: E402
-from runner.design.scales import SCALES  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
 
 ENGINES = {
@@ -100,7 +100,7 @@ def parsed() -> argparse.Namespace:
 
 def configuration(options: argparse.Namespace) -> RunConfig:
     """The scale's run, with the vocabulary of the bundled corpus at that scale."""
-    values = dict(SCALES[options.scale])
+    values = dict({"full": {}, **SCALES}[options.scale])
     values |= {"vocab_size": {"smoke": 4_096, "small": 8_192, "full": 49_152}[options.scale]}
     values |= {"batch_size": options.batch_size} if options.batch_size else {}
     return RunConfig().with_values(values)

@@ -8,18 +8,17 @@ model/training/loop.py.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
-from model.fields import Annotated, ConfigError, Interval, check_fields
+from model import fields
+from model.fields import Annotated, ConfigError, Interval, canonical_json, check_fields, flatten
 from model.parts import DataConfig, ModelConfig, RoutingConfig, TrainConfig
 
 __all__ = [
-    "PARTS", "ConfigError", "DataConfig", "ModelConfig", "RoutingConfig", "RunConfig", "TrainConfig",
+    "ConfigError", "DataConfig", "ModelConfig", "RoutingConfig", "RunConfig", "TrainConfig",
     "all_keys", "canonical_json", "flatten", "full_key",
 ]  # fmt: skip
 
@@ -107,9 +106,7 @@ class RunConfig:
         return CPU_PROCESS_BYTES + self.estimated_bytes(max(train.windows_at_once, together), 4, 256, True)
 
     def to_dict(self) -> dict[str, Any]:
-        # vars, not asdict: fields are plain values, and a study of 100,000 runs asks several times for each.
-        values = dict(vars(self))
-        return values | {name: dict(vars(values[name])) for name in PARTS}
+        return fields.as_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -126,19 +123,12 @@ class RunConfig:
         Raises:
             ConfigError: a key is unknown or ambiguous, or a value is refused.
         """
-        nested = self.to_dict()
-        for key, value in values.items():
-            *part, name = full_key(key).split(".")
-            (nested[part[0]] if part else nested)[name] = value
-        parts = {name: cls(**nested[name]) for name, cls in PARTS.items()}
-        return RunConfig(**{**nested, **parts})
+        dotted = {full_key(key): value for key, value in values.items()}
+        return cast("RunConfig", fields.with_values(self, dotted))
 
     def value(self, key: str) -> Any:
         """The value under a dotted or short key."""
-        found: Any = self
-        for name in full_key(key).split("."):
-            found = getattr(found, name)
-        return found
+        return fields.value_of(self, full_key(key))
 
     def identity(self) -> dict[str, Any]:
         """All that defines the result, and nothing else: the content of the hash."""
@@ -170,15 +160,7 @@ class RunConfig:
         return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()
 
 
-PARTS: dict[str, type] = {
-    "model": ModelConfig,
-    "routing": RoutingConfig,
-    "train": TrainConfig,
-    "data": DataConfig,
-}
-
-
-_CALLED_ELSEWHERE = {
+CALLED_ELSEWHERE = {
     **dict.fromkeys(("learning_rate", "lr", "max_lr"), "train.muon_lr"),
     **dict.fromkeys(("epochs", "num_epochs", "max_steps", "iterations"), "train.steps"),
     **dict.fromkeys(("context_length", "block_size", "max_seq_len"), "train.seq_len"),
@@ -187,23 +169,9 @@ _CALLED_ELSEWHERE = {
 """What other programs call a key, whose names would lead a comparison of letters astray."""
 
 
-def canonical_json(value: Any) -> str:
-    """Sorted keys, no white space, no NaN: one text for one value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def all_keys() -> list[str]:
     """Every dotted key of a RunConfig, in the order of the parts."""
-    inner = [f"{part}.{f.name}" for part, cls in PARTS.items() for f in fields(cls)]
-    return inner + [f.name for f in fields(RunConfig) if f.name not in PARTS]
+    return list(fields.kinds(RunConfig))
 
 
 def full_key(key: str) -> str:
@@ -212,16 +180,4 @@ def full_key(key: str) -> str:
     Raises:
         ConfigError: no field has that name, or several have.
     """
-    known = all_keys()
-    if key in known:
-        return key
-    matches = [name for name in known if name.rsplit(".", 1)[-1] == key]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise ConfigError(f"{key}: ambiguous; write {' or '.join(matches)}")
-    shorts = {name.rsplit(".", 1)[-1]: name for name in known}
-    close = [_CALLED_ELSEWHERE[last]] if (last := key.rsplit(".", 1)[-1]) in _CALLED_ELSEWHERE else []
-    close = close or difflib.get_close_matches(key, [*known, *shorts], n=1)
-    hint = f"did you mean {shorts.get(close[0], close[0])}?" if close else f"keys: {', '.join(known)}"
-    raise ConfigError(f"{key!r}: no such key; {hint}")
+    return fields.full_key(all_keys(), key, CALLED_ELSEWHERE)

@@ -41,6 +41,7 @@ class Asked:
 
     def __init__(self) -> None:
         self._request: Request | None = None
+        self._served: Request | None = None
         self._lock = threading.Lock()
 
     def ask(self, request: Request) -> None:
@@ -53,11 +54,28 @@ class Asked:
         """What is asked, which is then no longer asked."""
         with self._lock:
             request, self._request = self._request, None
+            self._served = request or self._served
         return request
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is asked for."""
+        return self._request is not None
+
+    def saved(self) -> None:
+        """A checkpoint is written: no more was asked for, unless the run is to end."""
+        with self._lock:
+            if self._request is Request.SAVE:
+                self._request = None
 
     @property
     def cancelled(self) -> bool:
         return self._request is Request.CANCEL
+
+    @property
+    def was_to_end(self) -> bool:
+        """As `to_end`, whether or not that is served."""
+        return self.to_end or self._served in (Request.STOP, Request.CANCEL)
 
     @property
     def to_end(self) -> bool:

@@ -5,11 +5,19 @@ Imports no torch before it trains. The configuration: model/config.py; the loop:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from model.config import CALLED_ELSEWHERE, RunConfig
 from model.config import RunConfig as Config
+from model.events import Finished
 
-__all__ = ["METRICS", "Config"]
+if TYPE_CHECKING:
+    from model.text.dataset import Dataset
+
+__all__ = ["CALLED_ELSEWHERE", "METRICS", "OPTIONS", "SCALES", "SHARED", "Config", "identity", "train"]
 
 _NATS = "nats per token"
 _SECONDS = {"better": "lower", "unit": "seconds", "decimals": 1}
@@ -46,3 +54,172 @@ METRICS: dict[str, Any] = {
     "parameters_active": {"better": "none", "unit": "parameters", "decimals": 0},
 }
 """What a run comes to, in the order of the tables; the first is primary. docs/schema.md says what each is."""
+
+SHARED = ("protocol", "data")
+"""Keys, or parts, that all runs of a study share."""
+OPTIONS = {
+    "data.corpus": "--corpus",
+    "data.corpus_id": "--corpus",
+    "data.tokenizer": "--tokenizer",
+    "data.tokenizer_id": "--tokenizer",
+    "model.vocab_size": "--tokenizer, whose vocabulary it follows",
+}
+"""Keys that have an option of their own, because more depends on them."""
+SCALES: dict[str, dict[str, Any]] = {
+    "small": {
+        "model.d_model": 192,
+        "model.n_layers": 4,
+        "model.n_heads": 6,
+        "model.d_ff": 512,
+        "train.batch_size": 8,
+        "train.seq_len": 256,
+        "train.steps": 200,
+        "train.eval_every": 100,
+        "data.held_out_tokens": 32_768,
+    },
+    "smoke": {
+        "model.d_model": 128,
+        "model.n_layers": 2,
+        "model.n_heads": 4,
+        "model.d_ff": 256,
+        "train.batch_size": 8,
+        "train.seq_len": 128,
+        "train.steps": 120,
+        "train.eval_every": 40,
+        "data.held_out_tokens": 16_384,
+    },
+}
+"""Values that each scale sets; the grid's factors, its [scales] and --set override them."""
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """All that defines the result, and nothing else."""
+    return config.identity()
+
+
+def facts(config: RunConfig) -> dict[str, str]:
+    """What a report says of every run of a study."""
+    return {
+        "protocol": config.protocol,
+        "corpus": config.data.corpus,
+        "corpus_id": config.data.corpus_id,
+    }
+
+
+def _varying(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def summary(data: Dataset, configs: Sequence[RunConfig], each: int) -> list[str]:
+    """What a grid's conditions come to, for whoever is about to queue each of them so many times."""
+    base, tokens = configs[0], [config.tokens_seen for config in configs]
+    steps, at_once, total, active = (
+        _varying(numbers)
+        for numbers in (
+            [config.train.steps for config in configs],
+            [config.train.tokens_per_step for config in configs],
+            [config.total_parameters for config in configs],
+            [config.active_parameters for config in configs],
+        )
+    )
+    epochs = [f"{seen / data.unique_tokens:.3g}" for seen in sorted({min(tokens), max(tokens)})]
+    return [
+        f"{total} parameters, {active} active a token; {steps} steps of {at_once} tokens; "
+        f"corpus {base.data.corpus}, vocabulary {base.model.vocab_size:,}; protocol {base.protocol}",
+        f"{_varying(tokens)} training tokens a run, {' to '.join(epochs)} epochs of {data.unique_tokens:,}; "
+        f"{each * sum(tokens):,} in all",
+    ]
+
+
+def settle(
+    config: RunConfig, given: tuple[str, str | None, bool, bool], cache: Path, say: Callable[[str], None]
+) -> RunConfig:
+    """The configuration on the corpus that is chosen at enqueue; the vocabulary follows the tokenizer.
+
+    Raises:
+        ConfigError: no such corpus or tokenizer.
+    """
+    from model.text.corpus import resolve
+
+    corpus, tokenizer, _, small = given
+    data, vocabulary = resolve(corpus, tokenizer, small, config.data, cache, say)
+    return replace(config, data=data, model=replace(config.model, vocab_size=vocabulary))
+
+
+def prepare(config: RunConfig, cache: Path) -> Dataset:
+    """Read or make the cached corpus: too little text is said at enqueue, not in the night.
+
+    Raises:
+        ConfigError: the corpus cannot be had, or does not fit.
+    """
+    from model.text import dataset
+
+    return dataset.prepare(config, cache)
+
+
+def told(
+    data: Dataset,
+    configs: Sequence[RunConfig],
+    given: tuple[str, str | None, bool, bool],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Say what text this is, and return what a report needs to know of it.
+
+    Raises:
+        ConfigError: the tokenizer loses text, and nobody said that it may.
+    """
+    say(data.summary(configs))
+    if not given[2]:
+        data.require_round_trip(configs[0].data.tokenizer)
+    return data.facts
+
+
+def open_device(name: str, threads: int) -> dict[str, Any]:
+    """Import torch, start the device and say what it is; the process then serves one run after another.
+
+    Raises:
+        RuntimeError: torch cannot use it.
+    """
+    from model.training import setting
+
+    return setting.open_device(name, threads)
+
+
+def check_device(name: str) -> str:
+    """The known answer: what is wrong with a device, by one tiny update, twice; empty where nothing is."""
+    from model.training.setting import check
+
+    return check(name)
+
+
+def train(config: RunConfig, run: Any) -> dict[str, float | int | None] | None:
+    """Train and evaluate one run; None if it was asked to stop. The loop tells its own events."""
+    from model.training import loop
+
+    for event in loop.train(
+        config,
+        run.workdir,
+        cache_dir=run.cache,
+        device=run.device,
+        resume_from=run.checkpoints,
+        asked=run.asked,
+        checkpoint_seconds=run.checkpoint_seconds,
+        keep_weights=run.keep_weights,
+        source=run.source,
+    ):
+        if isinstance(event, Finished):
+            return event.results
+        run.tell(event)
+    return None
+
+
+def advise(cause: str, device: str) -> str:
+    """What may help against a cause, in the words of this program; empty where it knows nothing."""
+    if cause != "oom":
+        return ""
+    from model.training.memory import peak_of
+
+    peak = peak_of(device) / 1e9
+    remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
+    return f"peak {peak:.2f} GB on {device}; {remedy}"

@@ -38,7 +38,7 @@ def install() -> None:
     loop, setting = types.ModuleType("model.training.loop"), types.ModuleType("model.training.setting")
     torch = types.ModuleType("torch")
     loop.train = train  # type: ignore[attr-defined]
-    setting.open_device = lambda name: {"device": "cpu", "device_name": "cpu", "driver": None}  # type: ignore[attr-defined]
+    setting.open_device = lambda name, threads: {"device": "cpu", "device_name": "cpu", "driver": None}  # type: ignore[attr-defined]
     setting.check = lambda device: ""  # type: ignore[attr-defined]
     torch.set_num_threads = lambda count: None  # type: ignore[attr-defined]
     sys.modules |= {module.__name__: module for module in (loop, setting, torch)}

@@ -30,6 +30,9 @@ NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 class CacheDamaged(Exception):
     """A cache entry is not what was written; it is rebuilt."""
 
+    cause = "infrastructure"
+    remedy = "they are prepared anew at the next attempt"
+
 
 class CacheUnwritable(OSError):
     """The cache's disk is full, or read-only; later it may not be."""

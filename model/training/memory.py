@@ -57,6 +57,11 @@ def reset_peak_memory(device: torch.device) -> None:
         return
 
 
+def peak_of(device_name: str) -> int:
+    """The peak of a device by its name."""
+    return peak_memory_bytes(torch.device(device_name))
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """CUDA: the most that tensors held at once (max_memory_allocated); CPU: the process's peak resident set.
 

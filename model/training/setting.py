@@ -39,12 +39,15 @@ class Setting:
     """What is otherwise than asked for, and why: a line each."""
 
 
-def open_device(name: str) -> dict[str, Any]:
+def open_device(name: str, threads: int) -> dict[str, Any]:
     """Start a device and say what it is; `auto` is the first CUDA device, or else the CPU.
+
+    `threads` are those of the processor.
 
     Raises:
         RuntimeError: torch cannot use it.
     """
+    torch.set_num_threads(threads)
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
     device = devices.prepare(name)

@@ -27,6 +27,8 @@ Events = Iterator[Event]
 class Diverged(Exception):
     """The loss ran away; the message says when, how far, and what to change. Trying again would not help."""
 
+    cause = "diverged"
+
 
 def update(run: State) -> Events:
     """One optimizer update: `accumulate` forward and backward passes, then a step of Muon and AdamW."""

@@ -8,6 +8,7 @@ reports/output/report.py. The tables: runner/queue/schema.py.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from reports.reading import plans, series
 from reports.reading.looks import Look, looks
+from reports.reading.measures import SOUGHT
 from reports.reading.plans import Addition, Plan
 from reports.reading.rows import frame, objects, with_infinities
 from reports.reading.study import Cell, Study
@@ -153,6 +155,7 @@ def shared(connection: sa.Connection, study: Study) -> tuple[tuple[str, int], ..
 def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
     """One row a job, in the order of submission: the job, its result (NaN until done), its factors.
 
+    What sections ask for (`SOUGHT`) is NaN if the program does not measure it, as in an import that lacks it.
     A measure of no decimals has whole numbers where every run has one.
     `cell` is the key of its condition and `config` the parsed RunConfig (partial for imported results).
     A factor that is named like a column of jobs or a measure has no column of its own.
@@ -171,6 +174,9 @@ def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
     for name, measure in study.measures.items():
         if measure["decimals"] == 0 and not (found[name] % 1).any() and not found[name].isna().any():
             found[name] = found[name].astype("int64")
+    for name in SOUGHT:
+        if name not in found:
+            found[name] = math.nan
     given = [json.loads(text) for text in found["cell"]]
     found["config"] = objects(json.loads(text) for text in found["config"])
     found["cell"] = objects(study.cell(values) for values in given)

@@ -53,6 +53,16 @@ LOAD = Measure("expert_usage_cv", "Expert Usage CV", 4, ratio=True)
 LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4, ratio=True)
 SPEED = Measure("tokens_per_second", "Tokens/s", 0, "tokens per second", higher_is_better=True)
 
+SOUGHT = (
+    *("val_loss", "val_perplexity", "val_accuracy", "val_bits_per_byte", "best_val_loss"),
+    *("best_val_perplexity", "expert_usage_cv", "expert_usage_cv_layer_mean", "expert_usage_cv_layer_sd"),
+    *("expert_usage_cv_layer_max", "train_loss_last_100", "aux_loss_last_100"),
+    *("unweighted_aux_loss_last_100", "clipped_share", "max_grad_norm", "loss_spikes", "steps_to_loss"),
+    *("train_loss_tail_sd", "training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds"),
+    *("tokens_per_second", "peak_memory_bytes", "tokens_seen", "unique_tokens", "parameters_total"),
+    "parameters_active",
+)
+"""Columns that sections look for, which only some programs measure."""
 _KNOWN = (LOSS, PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, AUX_LOSS, LOAD, LAYER_LOAD, SPEED)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.care import clean, leftovers
+from runner.design.program import DEFAULT
 from runner.queue import jobs as transitions
 from runner.queue import sqlite
 from runner.queue.backlog import is_dead, sign_off_dead
@@ -299,7 +300,7 @@ def known_answer(device: str, command: tuple[str, ...] | None = None) -> Finding
     """One step with a known answer on the device that `work` would take."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "trainer.log"
-        trainer = TrainerProcess(device, 1, log, command)
+        trainer = TrainerProcess(device, 1, log, command, warm=str(DEFAULT))
         try:
             ready = _await(trainer, "ready")
             trainer.send(command="check")

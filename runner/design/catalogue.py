@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from model.config import RunConfig
+from model.fields import as_dict
 from runner.design.grid import Grid
 from runner.design.grid_file import load_grid
-from runner.design.scales import SCALES, SHIPPED, adjust
+from runner.design.scales import SHIPPED, adjust
 from runner.queue.speed import Pace, Paces, Size, paces, size_of
 from runner.queue.store import StoreUnreachable, open_store
 
@@ -63,8 +63,8 @@ def describe(name: str, scale: str, measured: Paces) -> dict[str, Any]:
         "scale": scale,
         "question": grid.question,
         "runs": grid.size,
-        "steps": each * sum(config.train.steps for config in configs),
-        "training_tokens": each * sum(config.tokens_seen for config in configs),
+        "steps": each * sum(map(grid.program.steps, configs)),
+        "training_tokens": each * sum(getattr(config, "tokens_seen", 0) for config in configs),
         "cost_seconds": known.seconds if known else None,
         "cost_device": known.device if known else None,
     }
@@ -82,8 +82,8 @@ def design(name: str, scale: str, measured: Paces) -> dict[str, Any]:
         "levels": grid.levels,
         "margins": told["margins"],
         "claims": told["claims"],
-        "cells": [_cell(cell, config) for cell, config in grid.cells],
-        "scales": [describe(name, scale, measured) for scale in SCALES],
+        "cells": [_cell(grid, cell, config) for cell, config in grid.cells],
+        "scales": [describe(name, scale, measured) for scale in grid.program.scales],
     }
 
 
@@ -99,18 +99,21 @@ def comment(name: str) -> str:
     return " ".join(head)
 
 
-def _cell(cell: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+def _cell(grid: Grid, cell: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A condition; how many parameters it has, where the configuration says so."""
     return {
         "cell": dict(cell),
-        "steps": config.train.steps,
-        "parameters_total": config.total_parameters,
-        "parameters_active": config.active_parameters,
+        "steps": grid.program.steps(config),
+        "parameters_total": getattr(config, "total_parameters", None),
+        "parameters_active": getattr(config, "active_parameters", None),
     }
 
 
 def _seconds(grid: Grid, by_size: Mapping[Size, Pace]) -> float:
     runs = len(grid.seeds) * grid.repeats
     unknown = Pace(math.nan)
-    told = (config.to_dict() for _, config in grid.cells)
-    each = (by_size.get(size_of(c), unknown).run_seconds(c, c["train"]["steps"]) for c in told)
+    each = (
+        by_size.get(size_of(told := as_dict(config)), unknown).run_seconds(told, grid.program.steps(config))
+        for _, config in grid.cells
+    )
     return runs * sum(each)

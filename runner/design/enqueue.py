@@ -9,15 +9,17 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import ConfigError, canonical_json, flatten
+from model.fields import ConfigError, as_dict, canonical_json, flatten
 from runner.design.grid import Grid
 from runner.design.levels import keys_set
-from runner.design.program import load
+from runner.design.program import Program
 from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import OPEN, studies
@@ -51,11 +53,45 @@ def enqueue(
         held = json.loads(study.grid)
         if study.imported_from:
             raise ConfigError(f"study {name!r}: imported results; name another with --study")
-        _refuse_clash(name, held, wanted)
+        before, record = json.loads(study.program), grid.program.record()
+        if any(before.get(key) != record[key] for key in ("path", "measures")):
+            raise ConfigError(
+                f"study {name!r}: its runs are of {before.get('path')}, which measures something else; "
+                "start another study with --study NAME"
+            )
+        _refuse_clash(name, held, wanted, grid.program)
         _refuse_other_looks(study, grid, held, wanted)
         merged = json.dumps(held if study.looks else _extended(held, wanted))
-        connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=merged))
+        changed = {"grid": merged, "program": json.dumps(record)}
+        connection.execute(sa.update(studies).where(studies.c.id == study_id).values(**changed))
     return jobs.submit(connection, study_id, _rows(begun), max_failures, priority)
+
+
+def prepared(
+    grid: Grid, given: tuple[str, str | None, bool, bool], cache: Path, say: Callable[[str], None]
+) -> tuple[Grid, Mapping[str, Any] | None, list[str]]:
+    """The grid with what is settled at enqueue, once its data is prepared.
+
+    Returns with it what a study keeps of that data, and lines on what the runs come to.
+
+    Args:
+        given: the options --corpus, --tokenizer and --lossy-tokenizer, and whether it is a trial; for a
+            program that has `settle` (docs/programs.md).
+
+    Raises:
+        ConfigError: an option that the program does not have, or what the program refuses.
+    """
+    module = grid.program.module
+    settle, prepare = getattr(module, "settle", None), getattr(module, "prepare", None)
+    if settle is not None:
+        grid = replace(grid, base=settle(grid.base, given, cache, say))
+    elif given[:3] != ("auto", None, False):
+        raise ConfigError(f"--corpus, --tokenizer: {grid.program.path.name} takes none; leave them out")
+    found = prepare(next(grid.runs())[1], cache) if prepare else None
+    configs = [config for _, config in grid.cells]
+    told, summary = getattr(module, "told", None), getattr(module, "summary", None)
+    facts = told(found, configs, given, say) if told else None
+    return grid, facts, summary(found, configs, len(grid.seeds) * grid.repeats) if summary else []
 
 
 def not_done(
@@ -76,6 +112,12 @@ def not_done(
     held = json.loads(study.grid)
     here = f"study {name!r}"
     lines = _close(name, _extended(held, wanted)["factors"])
+    before, after = (told.get("hash", "")[:12] for told in (json.loads(study.program), grid.program.record()))
+    if before != after:
+        lines.append(
+            f"{here}: its program has changed ({before} → {after}); what runs from now on runs the new code, "
+            "and its report names the mixture; for this code alone, --study NAME"
+        )
     for key in ("question", "primary", "baseline", "margins", "claims"):
         if held.get(key) != wanted[key]:
             before, after = (_short(told.get(key)) for told in (held, wanted))
@@ -113,14 +155,8 @@ def _create(connection: sa.Connection, name: str, grid: Grid, wanted: dict[str, 
             **new_ids(connection, studies, 1)[0],
             name=name,
             grid=json.dumps(wanted),
-            program=json.dumps(load().record()),
-            facts=json.dumps(
-                {
-                    "protocol": grid.base.protocol,
-                    "corpus": grid.base.data.corpus,
-                    "corpus_id": grid.base.data.corpus_id,
-                }
-            ),
+            program=json.dumps(grid.program.record()),
+            facts=json.dumps(grid.program.facts(grid.base)),
             created_at=now(),
             looks=_plan(grid),
         )
@@ -138,11 +174,11 @@ def _rows(grid: Grid) -> list[dict[str, Any]]:
     """For each run, the columns of its job's row that the grid decides."""
     return [
         {
-            "config_hash": config.hash,
-            "config": canonical_json(config.to_dict()),
+            "config_hash": grid.program.digest(config),
+            "config": canonical_json(as_dict(config)),
             "cell": json.dumps(cell),
             "seed": config.seed,
-            "total_steps": config.train.steps,
+            "total_steps": grid.program.steps(config),
         }
         for cell, config in grid.runs()
     ]
@@ -196,7 +232,7 @@ def _refuse_other_looks(study: sa.Row[Any], grid: Grid, held: dict[str, Any], wa
         raise ConfigError(f"study {study.name!r}: it has looks, and its design is fixed; {another}")
 
 
-def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any], program: Program) -> None:
     another = "start another study with --study NAME"
     if list(held["factors"]) != list(wanted["factors"]):
         ours, theirs = ", ".join(held["factors"]), ", ".join(wanted["factors"])
@@ -209,7 +245,7 @@ def _refuse_clash(name: str, held: dict[str, Any], wanted: dict[str, Any]) -> No
             if levels[level] != again[factor][level]:
                 raise ConfigError(f"study {name!r}: its {factor} = {level} sets something else; {another}")
     had, has = flatten(held["base"]), flatten(wanted["base"])
-    free = {"seed", *keys_set(held["factors"], named)}
+    free = {"seed", *keys_set(held["factors"], named, program)}
     differing = [
         f"{key} = {before}, not {after}"
         for key in sorted((had.keys() | has.keys()) - free)

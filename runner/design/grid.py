@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from model.config import ConfigError, DataConfig, RunConfig
+from model.fields import ConfigError
 from runner.design.hypotheses import Hypothesis
 from runner.design.levels import Factors, Named, Swap, check_keys, check_level
 from runner.design.looks import Looks
+from runner.design.program import Program
 
 MAX_JOBS = 200_000
 """Runs of one grid, and seeds of one --seeds; more is refused as a slip, before it fills the disk."""
@@ -30,15 +31,17 @@ class Grid:
         ConfigError: a factor, level or combination is not valid, or two cells are the same run.
     """
 
+    program: Program
     name: str
     question: str
-    base: RunConfig
+    base: Any
+    """A Config of the program, with what all runs share."""
     factors: Factors
     """By the name that the file uses, in its order."""
     seeds: tuple[int, ...]
     repeats: int = 1
     """Runs of each cell and seed: above 1 they measure what differs though nothing was changed."""
-    primary: str = "val_loss"
+    primary: str = ""
     baseline: tuple[tuple[str, Any], ...] = ()
     margins: tuple[tuple[str, float], ...] = ()
     claims: tuple[Hypothesis, ...] = ()
@@ -58,7 +61,7 @@ class Grid:
     """A line for the user: values of the file's [base] that the scale has replaced."""
 
     def __post_init__(self) -> None:
-        check_keys(self.factors, self.levels)
+        check_keys(self.factors, self.levels, self.program)
         if self.looks and not self.claims:
             raise ConfigError("looks: a look decides [[claims]], and the grid declares none; add one")
         if self.looks and len(self.seeds) != self.looks.seeds[-1]:
@@ -66,14 +69,16 @@ class Grid:
             raise ConfigError(f"looks: {len(self.seeds)} seeds, and the last look is at {most}; give {most}")
         for factor, level in self.baseline:
             check_level(f"baseline.{factor}", factor, level, self.factors)
+        if self.repeats > 1 and "repeat" not in self.program.keys:
+            raise ConfigError(f"repeats = {self.repeats}: needs a field repeat: int in the program's Config")
         if self.size > MAX_JOBS:
             raise ConfigError(f"{self.name}: {self.size:,} runs, more than {MAX_JOBS:,}; take fewer levels")
         there: dict[str, dict[str, Any]] = {}
         for cell, config in self.cells:
             # Two named levels may set equal values, and a key need not be in the hash (train.engine); their
             # runs would then share a hash and become one job.
-            if there.setdefault(config.hash, cell) is not cell:
-                raise ConfigError(f"factors: {cell} is the same run as {there[config.hash]}; keep one")
+            if (first := there.setdefault(self.program.digest(config), cell)) is not cell:
+                raise ConfigError(f"factors: {cell} is the same run as {first}; keep one")
 
     @property
     def size(self) -> int:
@@ -94,7 +99,7 @@ class Grid:
         return replace(self, seeds=self.seeds[: self.looks.seeds[0]], looks=None)
 
     @cached_property
-    def cells(self) -> tuple[tuple[dict[str, Any], RunConfig], ...]:
+    def cells(self) -> tuple[tuple[dict[str, Any], Any], ...]:
         """(cell, config) of every condition, with the base's seed."""
         found = []
         for levels in itertools.product(*self.factors.values()):
@@ -102,22 +107,20 @@ class Grid:
             values: dict[str, Any] = {}
             for factor, level in named.items():
                 values |= self.levels[factor][str(level)] if factor in self.levels else {factor: level}
-            config = self.base.with_values(values)
+            config = self.program.with_values(self.base, values)
             # A number is kept as the configuration has it, so that 0 and 0.0 are one level.
-            cell = {name: named[name] if name in self.levels else config.value(name) for name in named}
+            cell = {
+                name: level if name in self.levels else self.program.value(config, name)
+                for name, level in named.items()
+            }
             found.append((cell, config))
         return tuple(found)
 
-    def runs(self) -> Iterator[tuple[dict[str, Any], RunConfig]]:
+    def runs(self) -> Iterator[tuple[dict[str, Any], Any]]:
         """(cell, config) of every run, whole blocks first: seed by seed, so that a part can be compared."""
         for seed, repeat in itertools.product(self.seeds, range(self.repeats)):
             for cell, config in self.cells:
-                yield dict(cell), replace(config, seed=seed, repeat=repeat)
-
-    def with_data(self, data: DataConfig, vocab_size: int) -> Grid:
-        """The grid on a resolved corpus; the model's vocabulary follows the tokenizer."""
-        model = replace(self.base.model, vocab_size=vocab_size)
-        return replace(self, base=replace(self.base, data=data, model=model))
+                yield dict(cell), self.program.with_seed(config, seed, repeat)
 
     def describe(self) -> dict[str, Any]:
         """The grid as the study's row keeps it, for the report and to refuse another design."""
@@ -127,7 +130,7 @@ class Grid:
             "question": self.question,
             "factors": levels,
             **({"levels": self.levels} if self.levels else {}),
-            "base": self.base.identity(),
+            "base": self.program.identity(self.base),
             "seeds": list(self.seeds),
             "repeats": self.repeats,
             "primary": self.primary,

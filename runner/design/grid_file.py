@@ -15,22 +15,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from model.config import ConfigError, RunConfig, full_key
+from model.fields import ConfigError
 from runner.design.checking import CLOSED, checked, told
 from runner.design.grid import Grid
 from runner.design.hypotheses import Hypothesis, Margin, check_metric, completed
 from runner.design.levels import Factors, Level, Named, Swap, Values
 from runner.design.looks import Looks
-from runner.design.scales import SCALES, SHIPPED, checked_seeds
+from runner.design.program import DEFAULT, load
+from runner.design.scales import SHIPPED, checked_seeds
 
 MAX_FILE_BYTES = 1_000_000
 MAX_REPEATS = 1_000
-
-
-def _known(scales: dict[str, Any]) -> dict[str, Any]:
-    for scale in scales.keys() - SCALES.keys():
-        raise ConfigError(f"scales.{scale}: no such scale; choose one of {', '.join(SCALES)}")
-    return scales
 
 
 def checked_name(value: Any) -> str:
@@ -52,9 +47,10 @@ class _File:
 
     __pydantic_config__ = CLOSED
     name: Annotated[Any, AfterValidator(checked_name)]
+    program: str = ""
     question: str = ""
-    protocol: Any = RunConfig.protocol
-    primary: str = "val_loss"
+    protocol: Any = None
+    primary: str = ""
     base: Values = field(default_factory=dict)
     factors: Factors = field(default_factory=dict)
     levels: Named = field(default_factory=dict)
@@ -69,7 +65,7 @@ class _File:
     claims: Annotated[list[Hypothesis], told("must be a list of tables, [[claims]]", within=1)] = field(
         default_factory=list
     )
-    scales: Annotated[dict[str, Swap], AfterValidator(_known)] = field(default_factory=dict)
+    scales: dict[str, Swap] = field(default_factory=dict)
     looks: Looks | None = None
 
 
@@ -92,13 +88,15 @@ def load_grid(name_or_path: str) -> Grid:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     try:
-        return parse_grid(content, path.stem, name_or_path)
+        return parse_grid(content, path.stem, name_or_path, path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def parse_grid(content: Mapping[str, Any], default_name: str = "grid", source: str = "") -> Grid:
-    """Build a grid from the file's content.
+def parse_grid(
+    content: Mapping[str, Any], default_name: str = "grid", source: str = "", folder: Path = Path()
+) -> Grid:
+    """Build a grid from the file's content; the path of its program begins at `folder`.
 
     Raises:
         ConfigError: names the key, the value and the remedy.
@@ -106,25 +104,31 @@ def parse_grid(content: Mapping[str, Any], default_name: str = "grid", source: s
     file = checked(
         _File, {"name": default_name, **content}, {"claims": Hypothesis, "scales": Swap, "looks": Looks}
     )
-    check_metric(f"primary = {file.primary!r}", file.primary)
+    program = load(folder / file.program if file.program else DEFAULT)
+    primary = file.primary or program.measures[0].name
+    check_metric(f"primary = {primary!r}", primary, program)
     for metric in file.margins:
-        check_metric(f"margins: {metric!r}", metric)
+        check_metric(f"margins: {metric!r}", metric, program)
+    for scale in file.scales.keys() - program.scales.keys():
+        raise ConfigError(f"scales.{scale}: no such scale; choose one of {', '.join(program.scales)}")
     looks, seeds = file.looks, file.seeds
-    base = RunConfig().with_values({**file.base, "protocol": file.protocol})
+    protocol = {} if file.protocol is None else {"protocol": file.protocol}
+    base = program.with_values(program.default, {**file.base, **protocol})
     return Grid(
+        program=program,
         name=file.name,
         question=file.question,
         base=base,
         factors=file.factors,
         seeds=looks.order(seeds or (base.seed,)) if looks else seeds or (base.seed,),
         repeats=file.repeats,
-        primary=file.primary,
+        primary=primary,
         baseline=tuple(file.baseline.items()),
         margins=tuple(file.margins.items()),
-        claims=completed(file.claims, file.factors, file.baseline, file.margins, file.primary),
+        claims=completed(file.claims, file.factors, file.baseline, file.margins, primary, program),
         looks=looks,
         levels=file.levels,
         scales=file.scales,
-        stated=tuple(map(full_key, file.base)),
+        stated=tuple(map(program.full_key, file.base)),
         source=source,
     )

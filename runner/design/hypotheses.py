@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints
 
-from model.config import ConfigError
+from model.fields import ConfigError
 from runner.design.checking import CLOSED, told
 from runner.design.levels import Level, check_level
-from runner.design.program import load
+from runner.design.program import Program
 
 Kind = Literal["less", "greater", "equivalent", "not_worse"]
 """compare - against is below 0, above 0, within ± the margin, or no worse than the margin."""
@@ -69,6 +69,7 @@ def completed(
     baseline: Mapping[str, Any],
     margins: Mapping[str, float],
     primary: str,
+    program: Program,
 ) -> tuple[Hypothesis, ...]:
     """The claims with the grid's baseline and primary metric where they name none, held to its factors.
 
@@ -83,9 +84,10 @@ def completed(
         where = f"claims {number}"
         standard = {factor: level for factor, level in baseline.items() if factor in claim.compare}
         whole = replace(claim, metric=claim.metric or primary, against=claim.against or standard)
-        _check(where, whole, factors)
-        # val_loss has a margin by default: ln 1.005 nats, half a percent of the perplexity.
-        held = whole.margin is not None or whole.metric in {*margins, "val_loss"}
+        _check(where, whole, factors, program)
+        # A primary loss has a margin by default: ln 1.005 nats, half a percent of the perplexity.
+        first = program.measures[0]
+        held = whole.margin is not None or whole.metric in {*margins, *([first.name] * first.exponential)}
         if whole.kind in ("equivalent", "not_worse") and not held:
             raise ConfigError(
                 f"{where}: {whole.kind} on {whole.metric} needs a margin; "
@@ -98,19 +100,19 @@ def completed(
     return tuple(found)
 
 
-def check_metric(said: str, metric: str) -> None:
+def check_metric(said: str, metric: str, program: Program) -> None:
     """Refuse a metric that the program does not measure.
 
     Raises:
         ConfigError: begins with `said`, and names the measures that there are.
     """
-    measures = [measure.name for measure in load().measures]
+    measures = [measure.name for measure in program.measures]
     if metric not in measures:
         raise ConfigError(f"{said}: choose one of {', '.join(measures)}")
 
 
-def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]]) -> None:
-    check_metric(f"{where}: metric = {claim.metric!r}", claim.metric)
+def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]], program: Program) -> None:
+    check_metric(f"{where}: metric = {claim.metric!r}", claim.metric, program)
     if not claim.against:
         raise ConfigError(f"{where}: against = {{}}: name a level, as in {{ noise_std = 0.5 }}")
     for key, levels in (("compare", claim.compare), ("against", claim.against)):

@@ -25,8 +25,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
 
-from model.config import ConfigError, all_keys, flatten, full_key
+from model.fields import ConfigError, flatten
 from runner.design.checking import CLOSED, told
+from runner.design.program import Program
 from runner.queue.where import columns
 
 _LEVEL = re.compile(r"[^\s()=!<>,'\"|\\]{1,40}")
@@ -45,9 +46,9 @@ _unsigned_zero = AfterValidator(lambda value: value + 0.0 if isinstance(value, f
 _A_TABLE_EACH = "must hold a table for each level, as in none = { noise_std = 0.0 }"
 
 Level = Annotated[
-    Annotated[int, Strict()] | Annotated[float, Strict()] | str,
+    Annotated[bool, Strict()] | Annotated[int, Strict()] | Annotated[float, Strict()] | str,
     _unsigned_zero,
-    told("must be a number or a text", within=1),
+    told("must be a number, a text, true or false", within=1),
 ]
 _Levels = Annotated[
     tuple[Level, ...], Field(min_length=1), told("must list at least one level"), AfterValidator(_different)
@@ -70,7 +71,9 @@ class Swap:
     base: Values = field(default_factory=dict)
 
 
-def keys_set(factors: Iterable[str], named: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def keys_set(
+    factors: Iterable[str], named: Mapping[str, Mapping[str, Mapping[str, Any]]], program: Program
+) -> list[str]:
     """Every dotted key that a factor sets, once per factor, so that a duplicate reveals a conflict.
 
     Raises:
@@ -80,22 +83,22 @@ def keys_set(factors: Iterable[str], named: Mapping[str, Mapping[str, Mapping[st
     for factor in factors:
         inner = named.get(factor)
         keys = [factor] if inner is None else [key for values in inner.values() for key in values]
-        found += dict.fromkeys(full_key(key) for key in keys)
+        found += dict.fromkeys(program.full_key(key) for key in keys)
     return found
 
 
-def check_keys(factors: Factors, named: Named) -> None:
+def check_keys(factors: Factors, named: Named, program: Program) -> None:
     """Hold that every factor sets keys that may vary within a study, and no key is another factor's too.
 
     Raises:
         ConfigError: names the factor or key and the remedy.
     """
     for factor, told_of in named.items():
-        _check_names(factor, factors.get(factor, ()), told_of)
+        _check_names(factor, factors.get(factor, ()), told_of, program)
     varied = []
     for factor in factors:
-        for key in keys_set([factor], named):
-            if key in ("seed", "repeat", "protocol") or key.startswith("data."):
+        for key in keys_set([factor], named, program):
+            if program.is_shared(key):
                 raise ConfigError(
                     f"factors.{factor}: {key} cannot vary within a study; make a study for each"
                 )
@@ -112,17 +115,20 @@ def check_level(where: str, factor: str, level: Any, factors: Mapping[str, Seque
     """
     if factor not in factors:
         raise ConfigError(f"{where}: not a factor of this grid; factors: {', '.join(factors) or 'none'}")
-    if level not in factors[factor]:
+    # True == 1, but they are two levels.
+    if not any(level == one and isinstance(level, bool) == isinstance(one, bool) for one in factors[factor]):
         levels = ", ".join(map(str, factors[factor]))
         raise ConfigError(f"{where} = {level!r}: not one of the factor's levels, {levels}")
 
 
-def _check_names(factor: str, levels: Sequence[Any], told_of: Mapping[str, Any]) -> None:
+def _check_names(factor: str, levels: Sequence[Any], told_of: Mapping[str, Any], program: Program) -> None:
     where = f"levels.{factor}"
     if not re.fullmatch(r"[A-Za-z_][\w-]{0,39}", factor):
         raise ConfigError(f"levels.{factor!r}: name it with up to 40 letters, digits, '-' and '_'")
-    if factor in {*columns(), *all_keys(), *(key.rsplit(".", 1)[-1] for key in all_keys())}:
+    if factor in {*columns(), *program.keys, *(key.rsplit(".", 1)[-1] for key in program.keys)}:
         raise ConfigError(f"{where}: a key of the configuration or of jobs has this name; take another")
+    if factor in {measure.name for measure in program.measures}:
+        raise ConfigError(f"{where}: a measure of the program has this name; take another")
     if not levels:
         raise ConfigError(f"{where}: not a factor of this grid; list its levels under [factors]")
     for level in levels:

@@ -70,7 +70,8 @@ def _candidates(connection: sa.Connection, study: str, here: Mapping[str, Any]) 
 
 
 def _alike(theirs: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    return all(theirs.get(name) is not None and theirs[name] == here.get(name) for name in SAME)
+    same = all(theirs.get(name) is not None and theirs[name] == here.get(name) for name in SAME)
+    return same and theirs.get("program_sha256") == here.get("program_sha256")  # of a user's own program
 
 
 def _newest_environment(candidates: list[tuple[int, Any]]) -> dict[int, Any]:

@@ -1,28 +1,44 @@
 """A training program: a Python file with Config, METRICS and train, loaded by its path; docs/programs.md.
 
 Nothing here knows which program it is. What `studies.program` holds is `record`: whoever reads a study reads
-that row, and never this file. What runs it: runner/work/trainer.py.
+that row, and never this file. Who runs it: runner/work/trainer.py, with what runner/work/run.py hands it.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib
 import importlib.util
+import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from model.config import ConfigError
-from model.fields import kinds
+from model import fields
+from model.fields import ConfigError, canonical_json
 from runner.design.checking import CLOSED, checked, told
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT = PROJECT / "model" / "program.py"
 """The program of a grid that names none."""
+COPIES = "program"
+"""Below the run folder: the programs that were queued, each in a folder named by its hash."""
+MAX_FILES_BYTES = 20_000_000
+"""Of a program and what it imports; more is refused: data belongs into the cache."""
+RESERVED = {
+    *("id", "job_id", "study", "cell", "config", "seed", "repeat", "status", "held", "attempt", "failures"),
+    *("priority", "progress_step", "total_steps", "config_hash", "hash", "cause", "created_at"),
+    *("finished_at", "result_attempt", "recorded_at", "exact", "wasted"),
+}
+"""Names of columns that a measure would be taken for."""
 Better = Literal["lower", "higher", "none"]
 
 
@@ -46,15 +62,205 @@ class Program:
     """A program that was loaded and holds to the contract."""
 
     path: Path
+    root: Path
+    """The folder that its imports start from: the first one above the file that is no package."""
     module: ModuleType
     measures: tuple[Measure, ...]
     """In the program's order; the first is primary."""
+    default: Any
+    """Config with every field at its default."""
+    keys: Mapping[str, str]
+    """Dotted key of Config → int, float, bool or str."""
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    # --- its configurations -------------------------------------------------------------------------------
+
+    def full_key(self, key: str) -> str:
+        """The dotted form of a dotted or short key.
+
+        Raises:
+            ConfigError: Config has no such field, or several.
+        """
+        return fields.full_key(self.keys, key, getattr(self.module, "CALLED_ELSEWHERE", None))
+
+    def with_values(self, config: Any, values: Mapping[str, Any]) -> Any:
+        """A copy with dotted or short keys replaced.
+
+        Raises:
+            ConfigError: a key is unknown or ambiguous, or a value is refused.
+        """
+        return fields.with_values(config, {self.full_key(key): value for key, value in values.items()})
+
+    def from_json(self, text: str) -> Any:
+        """The configuration of a job; missing keys take their defaults.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is refused.
+        """
+        return self.with_values(self.default, fields.flatten(json.loads(text)))
+
+    def value(self, config: Any, key: str) -> Any:
+        """The value under a dotted or short key."""
+        return fields.value_of(config, self.full_key(key))
+
+    def with_seed(self, config: Any, seed: int, repeat: int) -> Any:
+        """The configuration of a run."""
+        return replace(config, seed=seed, **({"repeat": repeat} if "repeat" in self.keys else {}))
+
+    def identity(self, config: Any) -> dict[str, Any]:
+        """All that defines the result: the content of the hash. The program may say; else every field.
+
+        A first repeat is the run itself: its hash is that of a grid without repeats.
+        """
+        own = getattr(self.module, "identity", None)
+        values = dict(own(config)) if own else fields.as_dict(config)
+        if values.get("repeat") == 0:
+            del values["repeat"]
+        return values
+
+    def digest(self, config: Any) -> str:
+        """SHA-256 of the canonical JSON of `identity`, in hex."""
+        return hashlib.sha256(canonical_json(self.identity(config)).encode()).hexdigest()
+
+    def steps(self, config: Any) -> int:
+        """The value of its key `steps`, by which progress is counted; 0 if it has none."""
+        named = [key for key in self.keys if key.rsplit(".", 1)[-1] == "steps"]
+        return int(fields.value_of(config, named[0])) if len(named) == 1 else 0
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Keys that --set refuses, and what sets them instead."""
+        instead = {"seed": "--seeds", "repeat": "the key repeats in the grid file"}
+        return {**instead, **getattr(self.module, "OPTIONS", {})}
+
+    def is_shared(self, key: str) -> bool:
+        """Whether all runs of a study have the same value of a dotted key, which is no factor then."""
+        shared = ("seed", "repeat", *getattr(self.module, "SHARED", ()))
+        return key in shared or key.partition(".")[0] in shared
+
+    def facts(self, config: Any) -> dict[str, str]:
+        """What a report says of all runs of a study: label → text."""
+        own = getattr(self.module, "facts", None)
+        return dict(own(config)) if own else {}
+
+    def checked_results(self, results: Any) -> dict[str, float | int | None]:
+        """What `train` returned, by measure; what it left out is not there.
+
+        Raises:
+            TypeError, ValueError: it is no mapping of numbers, or names what METRICS does not.
+        """
+        if not isinstance(results, Mapping):
+            raise TypeError(f"train returned {type(results).__name__}, not a dict of its results")
+        names = [measure.name for measure in self.measures]
+        if unknown := sorted(map(str, set(results) - set(names))):
+            raise ValueError(f"train returned {', '.join(unknown)}: not in METRICS")
+        given = {name: results[name] for name in names if results.get(name) is not None}
+        return {name: value if isinstance(value, int) else float(value) for name, value in given.items()}
+
+    # --- its source ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Path below `root` → content of the file and of the modules beside it that it imports, and they.
+
+        Empty for a program in model/, which every worker copies anyway.
+
+        Raises:
+            ConfigError: it is too much to be copied.
+        """
+        if self.path.is_relative_to(DEFAULT.parent):
+            return {}
+        found: dict[str, bytes] = {}
+        further = (self.path.with_name(name) for name in getattr(self.module, "FILES", ()))
+        wanted = [self.path, *further]
+        while wanted:
+            path = wanted.pop()
+            name = str(path.relative_to(self.root))
+            if name not in found:
+                try:
+                    found[name] = path.read_bytes()
+                except OSError as error:
+                    raise ConfigError(f"FILES: {path}: cannot be read ({error.strerror})") from error
+                if path.suffix == ".py":
+                    wanted += _beside(self.root, ast.parse(found[name]))
+        if sum(map(len, found.values())) > MAX_FILES_BYTES:
+            raise ConfigError(f"{self.path}: it and its modules hold more than {MAX_FILES_BYTES:,} bytes")
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def hash(self) -> str:
+        """Of every path and content; empty for a program in model/."""
+        return digest_of(self.files) if self.files else ""
 
     def record(self) -> dict[str, Any]:
         """What `studies.program` keeps of it."""
-        path = self.path.relative_to(PROJECT) if self.path.is_relative_to(PROJECT) else self.path
-        measures = [asdict(measure) for measure in self.measures]
-        return {"path": str(path), "hash": "", "measures": measures, "keys": kinds(self.module.Config)}
+        return {
+            "path": str(self.path.relative_to(self.root)),
+            "hash": self.hash,
+            "measures": [asdict(measure) for measure in self.measures],
+            "keys": dict(self.keys),
+            "identity": hasattr(self.module, "identity"),
+            "warm": hasattr(self.module, "open_device"),
+            "stalled_seconds": getattr(self.module, "STALLED_SECONDS", None),
+        }
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of paths and contents."""
+    each = [[name, hashlib.sha256(content).hexdigest()] for name, content in sorted(files.items())]
+    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
+
+
+class CopyDamaged(Exception):
+    """The copy of a program is not what was queued."""
+
+    cause = "infrastructure"
+    exit_code = 65
+
+
+def require_copy(path: Path, sha256: str) -> None:
+    """Hold that the folder of this hash, which holds a program, is what its name says.
+
+    Raises:
+        CopyDamaged: it is not, or not there.
+    """
+    folder = next((each for each in path.parents if each.name == sha256), path.parent)
+    files = {
+        str(each.relative_to(folder)): each.read_bytes()
+        for each in folder.rglob("*")
+        if each.is_file() and "__pycache__" not in each.relative_to(folder).parts
+    }
+    if digest_of(files) != sha256:
+        raise CopyDamaged(f"{folder}: not the program that was queued; enqueue its grid again to mend it")
+
+
+def load_copy(known: Mapping[str, Any], runs: Path) -> Program:
+    """The program of a study's row: its own copy below the database's run folder, or the project's.
+
+    Raises:
+        ConfigError: it cannot be imported.
+        CopyDamaged: the copy is not what was queued.
+    """
+    if not known["hash"]:
+        return load(PROJECT / known["path"])
+    path = runs / COPIES / known["hash"] / known["path"]
+    require_copy(path, known["hash"])
+    return load(path)
+
+
+def reseeding(runs: Path) -> Callable[[Mapping[str, Any], str, int], tuple[str, str]]:
+    """What gives a stored configuration another seed; only a program with `identity` is loaded for that."""
+
+    def reseed(known: Mapping[str, Any], config_json: str, seed: int) -> tuple[str, str]:
+        values = {**json.loads(config_json), "seed": seed}
+        if known.get("identity", True):
+            program = load_copy(known, runs)
+            config = program.from_json(json.dumps(values))
+            return program.digest(config), canonical_json(fields.as_dict(config))
+        hashed = {key: value for key, value in values.items() if (key, value) != ("repeat", 0)}
+        return hashlib.sha256(canonical_json(hashed).encode()).hexdigest(), canonical_json(values)
+
+    return reseed
 
 
 def load(path: Path = DEFAULT) -> Program:
@@ -64,9 +270,27 @@ def load(path: Path = DEFAULT) -> Program:
         ConfigError: there is no such file, it cannot be imported, or something in it is missing or wrong.
     """
     path = path.resolve()
-    module = _imported(path)
+    module, root = _imported(path)
     try:
-        return Program(path, module, read_measures(getattr(module, "METRICS", None)))
+        config = getattr(module, "Config", None)
+        if not isinstance(config, type) or not is_dataclass(config):
+            raise ConfigError("Config: missing; it is a dataclass of what a run is told")
+        keys = fields.kinds(config)
+        if keys.get("seed") != "int":
+            raise ConfigError("Config: needs a field seed: int")
+        if not callable(getattr(module, "train", None)):
+            raise ConfigError("train: missing; it is a function of config and run")
+        measures = read_measures(getattr(module, "METRICS", None))
+        if both := {measure.name for measure in measures} & keys.keys():
+            raise ConfigError(f"METRICS: {min(both)!r} is a key of Config too; rename one")
+        try:
+            default = config()
+        except Exception as error:
+            raise ConfigError(f"Config: every field needs a default ({error})") from error
+        scales = {"full": {}, **getattr(module, "SCALES", {})}
+        program = Program(path, root, module, measures, default, keys, scales)
+        program.files  # noqa: B018  as they are now: an edit may follow
+        return program
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -83,6 +307,8 @@ def read_measures(metrics: Any) -> tuple[Measure, ...]:
     for name, content in metrics.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,59}", name):
             raise ConfigError(f"METRICS: {name!r}: name a measure in up to 60 letters, digits and '_'")
+        if name in RESERVED:
+            raise ConfigError(f"METRICS: {name!r} is a column of the queue's own; take another name")
         values = content if isinstance(content, dict) else {"better": content}
         try:
             found.append(checked(Measure, {**values, "name": name}, {}))
@@ -91,8 +317,8 @@ def read_measures(metrics: Any) -> tuple[Measure, ...]:
     return tuple(found)
 
 
-def _imported(path: Path) -> ModuleType:
-    """The module of a file, under the dotted name that it has below the first folder that is no package.
+def _imported(path: Path) -> tuple[ModuleType, Path]:
+    """The module of a file, by the dotted name that it has below its root, and that root.
 
     Raises:
         ConfigError: there is none, or it cannot be imported.
@@ -103,20 +329,45 @@ def _imported(path: Path) -> ModuleType:
     while (root / "__init__.py").exists():
         root = root.parent
     name = ".".join(path.relative_to(root).with_suffix("").parts)
-    known = sys.modules.get(name)
-    if known is not None and Path(known.__file__ or "").resolve() == path:
-        return known
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"program = {str(path)!r}: name the file with letters, digits and '_'")
+    if path.is_relative_to(DEFAULT.parent):
+        return importlib.import_module(name), root
+    for other in _LOADED:
+        sys.modules.pop(other, None)  # of another program, or of this one before an edit
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module, before = importlib.util.module_from_spec(spec), {*sys.modules}
     sys.modules[name] = module
-    sys.path.insert(0, str(root))
+    if str(root) not in sys.path:  # it may import a neighbour later, too
+        sys.path.insert(0, str(root))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise ConfigError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
-    finally:
-        sys.path.remove(str(root))
-    return module
+    new = {each: getattr(sys.modules[each], "__file__", None) for each in {*sys.modules} - before}
+    _LOADED[:] = [each for each, file in new.items() if file and Path(file).is_relative_to(root)]
+    return module, root
+
+
+_LOADED: list[str] = []
+"""Names in sys.modules of the program that was loaded last, and of its neighbours."""
+
+
+def _beside(root: Path, tree: ast.AST) -> Iterable[Path]:
+    """The files below a root that a module imports, anywhere in it: modules, and packages whole."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+        for name in names:
+            first = name.partition(".")[0]
+            if (module := root / f"{first}.py").is_file():
+                yield module
+            elif (root / first / "__init__.py").is_file():
+                inner = (path for path in (root / first).rglob("*") if path.is_file())
+                yield from (path for path in inner if "__pycache__" not in path.parts)

@@ -9,49 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, RunConfig, full_key
+from model.fields import ConfigError
 from runner.design.grid import MAX_JOBS, Grid
 from runner.design.hypotheses import Hypothesis
 from runner.design.levels import Factors, Named, Swap, keys_set
 from runner.design.looks import Looks, parse_looks
+from runner.design.program import Program
 
 SHIPPED = Path(__file__).parent / "grids"
-SCALES: dict[str, dict[str, Any]] = {
-    "full": {},
-    "small": {
-        "model.d_model": 192,
-        "model.n_layers": 4,
-        "model.n_heads": 6,
-        "model.d_ff": 512,
-        "train.batch_size": 8,
-        "train.seq_len": 256,
-        "train.steps": 200,
-        "train.eval_every": 100,
-        "data.held_out_tokens": 32_768,
-    },
-    "smoke": {
-        "model.d_model": 128,
-        "model.n_layers": 2,
-        "model.n_heads": 4,
-        "model.d_ff": 256,
-        "train.batch_size": 8,
-        "train.seq_len": 128,
-        "train.steps": 120,
-        "train.eval_every": 40,
-        "data.held_out_tokens": 16_384,
-    },
-}
-"""Values that each scale sets; the grid's factors, its [scales] and --set override them."""
-_OPTIONS = {
-    "seed": "--seeds",
-    "repeat": "the key repeats in the grid file",
-    "data.corpus": "--corpus",
-    "data.corpus_id": "--corpus",
-    "data.tokenizer": "--tokenizer",
-    "data.tokenizer_id": "--tokenizer",
-    "model.vocab_size": "--tokenizer, whose vocabulary it follows",
-}
-"""Keys that have an option of their own, because more depends on them."""
 
 
 def adjust(
@@ -66,19 +31,23 @@ def adjust(
     Raises:
         ConfigError: an unknown scale, key or value; a `--set` on a factor.
     """
-    if scale not in SCALES:
-        raise ConfigError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
+    program = grid.program
+    if scale not in program.scales:
+        raise ConfigError(f"--scale {scale}: choose one of {', '.join(program.scales)}")
     swap = grid.scales.get(scale, Swap())
     factors = _swapped_factors(grid.factors, swap.factors, f"scales.{scale}.factors")
     levels = _swapped_levels(grid.levels, swap.levels, f"scales.{scale}.levels")
-    varied = set(keys_set(factors, levels))
-    sizes = {key: value for key, value in SCALES[scale].items() if key not in varied}
-    if grid.base.train.eval_every == 0:  # evaluation at the end only is the design, not a size
-        sizes.pop("train.eval_every", None)
-    swapped = {full_key(key): value for key, value in swap.base.items()}
-    assigned = _assigned(assignments, varied)
+    varied = set(keys_set(factors, levels, program))
+    # What the base sets to 0 is switched off: that is the design, not a size.
+    sizes = {
+        key: value
+        for name, value in program.scales[scale].items()
+        if (key := program.full_key(name)) not in varied and program.value(grid.base, key) != 0
+    }
+    swapped = {program.full_key(key): value for key, value in swap.base.items()}
+    assigned = _assigned(assignments, varied, program)
     chosen = swapped | assigned
-    base = grid.base.with_values(sizes | chosen)
+    base = program.with_values(grid.base, sizes | chosen)
     return replace(
         grid,
         base=base,
@@ -90,7 +59,7 @@ def adjust(
         claims=tuple(_followed(claim, grid.factors, factors) for claim in grid.claims),
         **_seeded(grid, seeds, looks),
         replaced={
-            key: (by, grid.base.value(key))
+            key: (by, grid.program.value(grid.base, key))
             for by, values in (
                 (f"--scale {scale}", sizes),
                 (f"[scales.{scale}.base]", swapped),
@@ -142,25 +111,28 @@ def checked_seeds(values: Any) -> tuple[int, ...]:
         )
     seen: set[int] = set()
     for seed in values:
-        RunConfig(seed=seed)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ConfigError(f"seed = {seed!r}: must be a whole number")
+        if not 0 <= seed < 2**31:
+            raise ConfigError(f"seed = {seed!r}: must lie between 0 and {2**31 - 1}")
         if seed in seen:
             raise ConfigError(f"seeds: {seed} is listed twice; remove one")
         seen.add(seed)
     return tuple(values)
 
 
-def _assigned(assignments: Sequence[str], varied: set[str]) -> dict[str, Any]:
+def _assigned(assignments: Sequence[str], varied: set[str], program: Program) -> dict[str, Any]:
     """Dotted key → value of each `--set`."""
     values = {}
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         if not found:
             raise ConfigError(f"--set {assignment}: write key=value, as in train.steps=4000")
-        dotted = full_key(key)
+        dotted = program.full_key(key)
         if dotted in varied:
             raise ConfigError(f"--set {key}: a factor of this grid; edit a copy of the file instead")
-        if dotted in _OPTIONS:
-            raise ConfigError(f"--set {assignment}: use {_OPTIONS[dotted]}")
+        if dotted in program.options:
+            raise ConfigError(f"--set {assignment}: use {program.options[dotted]}")
         try:
             values[dotted] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -168,12 +140,13 @@ def _assigned(assignments: Sequence[str], varied: set[str]) -> dict[str, Any]:
     return values
 
 
-def _notice(grid: Grid, scale: str, sizes: Sequence[str], base: RunConfig) -> str:
+def _notice(grid: Grid, scale: str, sizes: Sequence[str], base: Any) -> str:
     """Names the values of a user's [base] that the scale has replaced; empty if there are none."""
     changed = [
-        f"{key} {grid.base.value(key)} → {base.value(key)}"
+        f"{key} {before} → {after}"
         for key in grid.stated
-        if key in sizes and grid.base.value(key) != base.value(key)
+        if key in sizes
+        and (before := grid.program.value(grid.base, key)) != (after := grid.program.value(base, key))
     ]
     if not changed or (SHIPPED / f"{grid.source}.toml").exists():  # the shipped grids are made for it
         return ""

@@ -58,8 +58,8 @@ class Lease:
     total_steps: int
     config_json: str
     """As it was submitted; parsed by the trainer, where a bad one fails this job alone."""
-    checkpoints: tuple[tuple[str, str], ...]
-    """(path, SHA-256), newest first."""
+    checkpoints: tuple[tuple[str, str, int, Mapping[str, Any]], ...]
+    """(path, SHA-256, step, numeric environment of the attempt that wrote it), newest first."""
     program: Mapping[str, Any] = field(default_factory=dict)
     """`studies.program`: path, hash, measures."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -64,6 +66,21 @@ def waiting_configs(connection: sa.Connection, most: int) -> list[str]:
     """The configurations, as JSON, of the jobs that are claimed next, up to so many."""
     queued = sa.select(jobs.c.config).where(jobs.c.status == JobStatus.QUEUED)
     return list(connection.scalars(queued.order_by(jobs.c.priority.desc(), jobs.c.id).limit(most)))
+
+
+def next_program(connection: sa.Connection) -> dict[str, Any]:
+    """The program of the job that a claim would bring now; empty where there is none."""
+    expired = sa.and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_expires_at < now())
+    on_time = sa.or_(jobs.c.run_after.is_(None), jobs.c.run_after <= now())
+    queued = sa.and_(jobs.c.status == JobStatus.QUEUED, jobs.c.held == 0, studies.c.held == 0, on_time)
+    found = connection.scalar(
+        sa.select(studies.c.program)
+        .join(jobs, jobs.c.study_id == studies.c.id)
+        .where(sa.or_(queued, expired))
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(1)
+    )
+    return dict(json.loads(found or "{}"))
 
 
 def beat(connection: sa.Connection, owners: Sequence[str]) -> None:

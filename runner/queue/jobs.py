@@ -140,7 +140,11 @@ def claim(connection: sa.Connection, worker: Worker) -> Lease | None:
 def _held(connection: sa.Connection, job: sa.Row[Any]) -> Lease:
     """The lease of a row of `jobs` that is running."""
     files = connection.execute(
-        sa.select(checkpoints.c.path, checkpoints.c.sha256)
+        sa.select(checkpoints.c.path, checkpoints.c.sha256, checkpoints.c.step, attempts.c.provenance)
+        .join(
+            attempts,
+            sa.and_(attempts.c.job_id == checkpoints.c.job_id, attempts.c.number == checkpoints.c.attempt),
+        )
         .where(checkpoints.c.job_id == job.id)
         .order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc())
     )
@@ -156,9 +160,14 @@ def _held(connection: sa.Connection, job: sa.Row[Any]) -> Lease:
         seed=job.seed,
         total_steps=job.total_steps,
         config_json=job.config,
-        checkpoints=tuple((row.path, row.sha256) for row in files),
+        checkpoints=tuple((row.path, row.sha256, row.step, _environment(row.provenance)) for row in files),
         program=json.loads(study.program),
     )
+
+
+def _environment(provenance: str | None) -> dict[str, Any]:
+    """The numeric environment of an attempt."""
+    return dict(json.loads(provenance or "{}").get("numeric_environment") or {})
 
 
 # --- heartbeat: running, and ours -------------------------------------------------------------------------

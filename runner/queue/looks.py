@@ -16,7 +16,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from model.config import RunConfig, canonical_json
 from runner.queue import attempts as attempt_log
 from runner.queue import jobs
 from runner.queue.dialects import now, one_at_a_time
@@ -44,6 +43,8 @@ class Decided:
 
 Decide = Callable[[sa.Connection, str], Decided]
 """Study's name → what the next look at it says; reads only."""
+Reseed = Callable[[Mapping[str, Any], str, int], tuple[str, str]]
+"""(`studies.program`, a configuration's JSON, a seed) → hash and JSON with that seed."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def due(connection: sa.Connection) -> list[Due]:
     return [found for row in rows if (found := _due(connection, row)) is not None]
 
 
-def make(connection: sa.Connection, study: Due, decided: Decided, owner: str) -> int | None:
+def make(connection: sa.Connection, study: Due, decided: Decided, owner: str, reseed: Reseed) -> int | None:
     """Store a look and queue the next block in one transaction; returns the jobs queued.
 
     None where the look is made already, or the runs have changed since it was decided: nothing is written.
@@ -136,7 +137,7 @@ def make(connection: sa.Connection, study: Due, decided: Decided, owner: str) ->
     new = [] if decided.reason else following[len(there) :]
     queued = 0
     if new:
-        queued = _queue(connection, row, [dict(cell) for cell in decided.cells], new)
+        queued = _queue(connection, row, [dict(cell) for cell in decided.cells], new, reseed)
         grid = json.loads(row.grid) | {"seeds": following}
         connection.execute(sa.update(studies).where(studies.c.id == row.id).values(grid=json.dumps(grid)))
     connection.execute(
@@ -156,14 +157,14 @@ def make(connection: sa.Connection, study: Due, decided: Decided, owner: str) ->
     return queued
 
 
-def make_due(store: Store, decide: Decide, owner: str) -> list[tuple[str, Decided, int]]:
+def make_due(store: Store, decide: Decide, owner: str, reseed: Reseed) -> list[tuple[str, Decided, int]]:
     """Make every look that is due; returns study, decision and jobs queued of those that were made here."""
     made = []
     with store.read() as connection:
         waiting = due(connection)
         decisions = [(study, decide(connection, study.study)) for study in waiting]
     for study, decided in decisions:
-        queued = store.write(partial(make, study=study, decided=decided, owner=owner))
+        queued = store.write(partial(make, study=study, decided=decided, owner=owner, reseed=reseed))
         if queued is not None:
             made.append((study.study, decided, queued))
     return made
@@ -205,7 +206,11 @@ def _due(connection: sa.Connection, study: sa.Row[Any]) -> Due | None:
 
 
 def _queue(
-    connection: sa.Connection, study: sa.Row[Any], cells: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+    connection: sa.Connection,
+    study: sa.Row[Any],
+    cells: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int],
+    reseed: Reseed,
 ) -> int:
     """Queue new seeds of some conditions, each as the condition's first runs were queued."""
     own = jobs_table.c.study_id == study.id
@@ -218,18 +223,19 @@ def _queue(
         .order_by(jobs_table.c.id)
     ).all()
     wanted = [model for model in models if json.loads(model.cell) in cells]
-    rows = [again(model, seed) for seed in seeds for model in wanted]
+    program = json.loads(study.program)
+    rows = [again(model, seed, program, reseed) for seed in seeds for model in wanted]
     failures = max((model.max_failures for model in wanted), default=3)
     priority = max((model.priority for model in wanted), default=0)
     return jobs.submit(connection, study.id, rows, failures, priority)
 
 
-def again(model: Any, seed: int) -> dict[str, Any]:
+def again(model: Any, seed: int, program: Mapping[str, Any], reseed: Reseed) -> dict[str, Any]:
     """The columns of a new job's row: a run like another, with another seed."""
-    config = RunConfig.from_dict({**json.loads(model.config), "seed": seed})
+    config_hash, config = reseed(program, model.config, seed)
     return {
-        "config_hash": config.hash,
-        "config": canonical_json(config.to_dict()),
+        "config_hash": config_hash,
+        "config": config,
         "cell": model.cell,
         "seed": seed,
         "total_steps": model.total_steps,

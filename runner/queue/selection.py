@@ -54,7 +54,7 @@ def find_job(connection: sa.Connection, name: str) -> int:
             return int(found)
     if "=" in name:
         parts = " and ".join(part for part in name.split(",") if part.strip())
-        matching = condition(parts, named_factors(connection))
+        matching = condition(parts, *known_names(connection))
     elif re.fullmatch(rf"[0-9a-f]{{{FEWEST_HEX},64}}", name):
         matching = sa.and_(jobs.c.config_hash >= name, jobs.c.config_hash < name + "g")
     elif not name.isdigit():
@@ -106,16 +106,18 @@ def jobs_meant(
     if study is not None:
         conditions.append(jobs.c.study_id == named(connection, study).id)
     if where is not None:
-        conditions.append(condition(where, named_factors(connection)))
+        conditions.append(condition(where, *known_names(connection)))
     if len(conditions) == 1:
         raise ConfigError("which jobs? Name one, or select them with --study NAME or --where CONDITION")
     return _select(connection, sa.and_(*conditions))
 
 
-def named_factors(connection: sa.Connection) -> list[str]:
-    """The factors of the studies here whose levels are names, not values of a key."""
+def known_names(connection: sa.Connection) -> tuple[list[str], list[dict[str, str]]]:
+    """The factors of the studies here whose levels are names, not values of a key; each program's keys."""
     grids = connection.scalars(sa.select(studies.c.grid))
-    return sorted({factor for text in grids for factor in json.loads(text).get("levels", {})})
+    factors = sorted({factor for text in grids for factor in json.loads(text).get("levels", {})})
+    programs = connection.scalars(sa.select(studies.c.program).distinct())
+    return factors, [json.loads(text).get("keys", {}) for text in programs]
 
 
 def _named(connection: sa.Connection, names: Sequence[str], statuses: Sequence[str]) -> list[Meant]:

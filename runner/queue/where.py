@@ -12,12 +12,12 @@ runner/queue/selection.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from model.config import ConfigError, RunConfig, full_key
+from model.fields import ConfigError, full_key
 from runner.queue.dialects import document
 from runner.queue.schema import CAUSES, STATUSES, attempts, jobs, studies
 
@@ -41,7 +41,7 @@ class Name(NamedTuple):
 
     column: Any
     kind: type
-    """int, float or str."""
+    """int, float, bool or str."""
     options: tuple[str, ...] = ()
 
 
@@ -85,8 +85,21 @@ def columns() -> dict[str, Name]:
     }
 
 
-def named(name: str, factors: Sequence[str] = ()) -> Name:
+_KINDS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+_READ: dict[str, Callable[[Any], Any]] = {
+    "str": lambda inside: inside.as_string(),
+    "int": lambda inside: inside.as_float(),
+    "float": lambda inside: inside.as_float(),
+    "bool": lambda inside: inside.as_boolean(),
+}
+
+
+def named(name: str, factors: Sequence[str] = (), programs: Sequence[Mapping[str, str]] = ()) -> Name:
     """The column, the key of the configuration, or the factor of named levels, that a name stands for.
+
+    Args:
+        programs: the keys of each program in the database, and what they hold; `steps` may be another's
+            `train.steps`.
 
     Raises:
         ConfigError: there is none.
@@ -98,16 +111,26 @@ def named(name: str, factors: Sequence[str] = ()) -> Name:
         return Name(jobs.c.seed, int)
     if name in factors:
         return Name(sa.type_coerce(jobs.c.cell, sa.JSON)[name].as_string(), str)
-    try:
-        key = full_key(name)
-    except ConfigError as error:
-        raise WhereError(f"{error}; or one of {', '.join(known)}") from error
-    inside = document(jobs.c.config)[tuple(key.split("."))]
-    kind = type(RunConfig().value(key))
-    return Name(inside.as_string() if kind is str else inside.as_float(), kind)
+    found: dict[str, str] = {}
+    errors: list[ConfigError] = []
+    for keys in programs:
+        try:
+            key = full_key(keys, name)
+            found.setdefault(key, keys[key])
+        except ConfigError as error:
+            errors.append(error)
+    if not found:
+        said = errors[0] if errors else f"{name!r}: no such key"
+        raise WhereError(f"{said}; or one of {', '.join(known)}")
+    kind = "str" if "str" in found.values() else min(found.values())
+    inside = [document(jobs.c.config)[tuple(key.split("."))] for key in found]
+    values = [_READ[kind](each) for each in inside]
+    return Name(values[0] if len(values) == 1 else sa.func.coalesce(*values), _KINDS[kind])
 
 
-def condition(text: str, factors: Sequence[str] = ()) -> sa.ColumnElement[bool]:
+def condition(
+    text: str, factors: Sequence[str] = (), programs: Sequence[Mapping[str, str]] = ()
+) -> sa.ColumnElement[bool]:
     """The condition as an expression over `jobs`; true or false for every job, never unknown.
 
     `factors` are those of named levels, which are found in a job's cell alone.
@@ -117,14 +140,14 @@ def condition(text: str, factors: Sequence[str] = ()) -> sa.ColumnElement[bool]:
     """
     if len(text) > MAX_CHARACTERS:
         raise WhereError(f"--where: {len(text)} characters, more than {MAX_CHARACTERS}; ask for less at once")
-    return _Parser(text, factors).whole()
+    return _Parser(text, factors, programs).whole()
 
 
 class _Parser:
     """Recursive descent over the tokens; one method a line of the grammar."""
 
-    def __init__(self, text: str, factors: Sequence[str]) -> None:
-        self._tokens, self._factors = _tokens(text), factors
+    def __init__(self, text: str, factors: Sequence[str], programs: Sequence[Mapping[str, str]]) -> None:
+        self._tokens, self._factors, self._programs = _tokens(text), factors, programs
         self._next = 0
 
     def whole(self) -> sa.ColumnElement[bool]:
@@ -160,7 +183,7 @@ class _Parser:
         token = self._take()
         if token.kind != "word":
             raise WhereError(f"--where: {token.text!r} at {token.at}: expected a name, as in noise_std=0.5")
-        name = named(token.text, self._factors)
+        name = named(token.text, self._factors, self._programs)
         if self._accept("in"):
             self._expect("(")
             values = [self._value(token.text, name)]
@@ -219,6 +242,10 @@ def _typed(name: str, meant: Name, text: str) -> int | float | str:
         if meant.options and text not in meant.options:
             raise WhereError(f"--where: {name} = {text!r}: one of {', '.join(meant.options)}")
         return text
+    if meant.kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise WhereError(f"--where: {name} = {text!r}: must be true or false")
+        return text.lower() == "true"
     try:
         return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else float(text)
     except ValueError:

@@ -5,27 +5,23 @@ A value that nobody set trains as well: `noise_std` left out is 0.1. So every ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-from model.config import all_keys, full_key
 from runner.design.catalogue import Cost
 from runner.design.grid import Grid
 from runner.design.levels import keys_set
 from runner.view.console import ROWS, console, show, table
-from runner.view.text import duration, label, plain, varying
-
-_TOLD_ELSEWHERE = ("seed", "repeat", "protocol", "model.vocab_size", "data.corpus", "data.tokenizer")
-"""Keys, or their beginnings, that other lines have."""
+from runner.view.text import duration, label, plain
 
 
-def plan_screen(name: str, grid: Grid, cost: Cost | None, unique_tokens: int) -> None:
-    """The jobs that an enqueue would add; `unique_tokens` is the training text."""
+def plan_screen(name: str, grid: Grid, cost: Cost | None, summary: Sequence[str]) -> None:
+    """The jobs that an enqueue would add; `summary` is what their program says of them."""
     out = console()
     made = table(f"{name}: {grid.size} jobs", "seed", "cell", "hash", folds="cell")
     for number, (cell, config) in enumerate(grid.runs()):
         if number == ROWS:
             break
-        made.add_row(str(config.seed), label(cell), config.hash[:12])
+        made.add_row(str(config.seed), label(cell), grid.program.digest(config)[:12])
     show(out, made, grid.size)
     told = table("Values that all of them share", "set by", "value", folds="value")
     for by, values in origins(grid).items():
@@ -33,42 +29,24 @@ def plan_screen(name: str, grid: Grid, cost: Cost | None, unique_tokens: int) ->
     out.print()
     out.print(told)
     out.print()
-    for line in _size(grid, cost, unique_tokens):
-        out.print(line)
+    for line in summary:
+        out.print(plain(line))
+    if cost is None:
+        remedy = "`python cli.py work --jobs 1`, then look again"
+        out.print(f"cost not known: no run of that size has finished on this machine; {remedy}")
+    else:
+        out.print(f"about {duration(cost.seconds)} on one {plain(cost.device)}, by what finished here")
 
 
 def origins(grid: Grid) -> dict[str, list[str]]:
     """Who set what: the grid file, --scale, --set, nobody: `train.steps 120 (not 400)` if replaced."""
-    varied = set(map(full_key, keys_set(grid.factors, grid.levels)))
+    # What has an option of its own is told in other lines.
+    others = {*keys_set(grid.factors, grid.levels, grid.program), *grid.program.options, "protocol"}
     found: dict[str, list[str]] = {}
-    for key in all_keys():
-        if key in varied or key.startswith(_TOLD_ELSEWHERE):
+    for key in grid.program.keys:
+        if key in others:
             continue
-        value = grid.base.value(key)
+        value = grid.program.value(grid.base, key)
         by, before = grid.replaced.get(key, ("the grid" if key in grid.stated else "default", value))
         found.setdefault(by, []).append(f"{key} {value}" + (f" (not {before})" if before != value else ""))
     return dict(sorted(found.items(), key=lambda entry: entry[0] == "default"))
-
-
-def _size(grid: Grid, cost: Cost | None, unique_tokens: int) -> Iterator[str]:
-    configs = [config for _, config in grid.cells]
-    trains = [config.train for config in configs]
-    yield (
-        f"{varying(c.total_parameters for c in configs)} parameters, "
-        f"{varying(c.active_parameters for c in configs)} active a token; {varying(t.steps for t in trains)} "
-        f"steps of {varying(t.tokens_per_step for t in trains)} tokens; "
-        f"corpus {plain(grid.base.data.corpus)}, vocabulary {grid.base.model.vocab_size:,}; "
-        f"protocol {grid.base.protocol}"
-    )
-    tokens = [config.tokens_seen for config in configs]
-    epochs = [f"{seen / unique_tokens:.3g}" for seen in sorted({min(tokens), max(tokens)})]
-    total = len(grid.seeds) * grid.repeats * sum(tokens)
-    yield (
-        f"{varying(tokens)} training tokens a run, {' to '.join(epochs)} epochs of {unique_tokens:,}; "
-        f"{total:,} in all"
-    )
-    if cost is None:
-        remedy = "`python cli.py work --jobs 1`, then look again"
-        yield f"cost not known: no run of that size has finished on this machine; {remedy}"
-    else:
-        yield f"about {duration(cost.seconds)} on one {plain(cost.device)}, by what finished here"

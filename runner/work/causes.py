@@ -1,15 +1,12 @@
 """What ended a job, sorted into the causes that decide whether it is tried again (runner/queue/attempts.py).
 
-Runs in the trainer process, and imports torch there.
+Runs in the trainer process.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import re
-
-from model.config import ConfigError
 
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|out of memory|OUT_OF_MEMORY|ALLOC_FAILED|cudaErrorMemoryAllocation"
@@ -17,25 +14,25 @@ OUT_OF_MEMORY = re.compile(
 """torch's allocator has an exception of its own; the driver and the libraries (cuBLAS, cuDNN) only say so."""
 
 
-def cause_of(error: BaseException, device: str) -> tuple[str, str]:
-    """(cause, one line) of what ended a job; the causes are runner.queue.schema.CAUSES."""
-    import torch
+OWN = ("bad_config", "bug", "diverged", "oom", "device", "infrastructure")
+"""Causes that an exception may say of itself."""
 
-    from model.text.cache import CacheDamaged
-    from model.training.memory import peak_memory_bytes
-    from model.training.update import Diverged
 
+def cause_of(error: BaseException) -> tuple[str, str]:
+    """(cause, one line) of what ended a job; the causes are runner.queue.schema.CAUSES.
+
+    An exception of the program's own may say its `cause`, and in `remedy` what follows from it.
+    """
     line = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, (ConfigError, json.JSONDecodeError)):
-        return "bad_config", str(error)
-    if isinstance(error, Diverged):
-        return "diverged", str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or OUT_OF_MEMORY.search(str(error)):
-        peak = peak_memory_bytes(torch.device(device)) / 1e9
-        remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
-        return "oom", f"{line}; peak {peak:.2f} GB on {device}; {remedy}"
-    if isinstance(error, CacheDamaged):
-        return "infrastructure", f"{error}; they are prepared anew at the next attempt"
+    own = getattr(error, "cause", None)
+    if own in OWN:
+        remedy = getattr(error, "remedy", "")
+        return own, f"{error}; {remedy}" if remedy else str(error) or line
+    # Frameworks are known by their words alone: none is imported here.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom", line
+    if OUT_OF_MEMORY.search(str(error)):
+        return "oom", line
     if "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError":
         return "device", line
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):

@@ -15,6 +15,7 @@ from typing import Any
 
 from model.config import ConfigError, RunConfig
 from model.events import Phase
+from runner.design.program import COPIES
 from runner.queue.store import Store
 from runner.work.process import modules_from
 from runner.work.progress import Display
@@ -74,6 +75,15 @@ class Night:
     """The code that every trainer runs."""
     machine: Mapping[str, Any]
     """The part of every attempt's provenance that does not depend on its device."""
+
+    def program(self, known: Mapping[str, Any]) -> Path:
+        """The file of a study's program: in its own copy, or in that of the project's source."""
+        copies = self.runs / COPIES / known["hash"] if known.get("hash") else self.source.folder(self.runs)
+        return copies / str(known.get("path", ""))
+
+    def warm(self, known: Mapping[str, Any]) -> str:
+        """That file, of a program whose process is made ready before a job and serves many; else empty."""
+        return str(self.program(known)) if known.get("warm") else ""
 
 
 class TooFewDescriptors(Exception):

@@ -59,6 +59,7 @@ class TrainerProcess:
         log_path: Path,
         command: Sequence[str] | None = None,
         source: Path = PROJECT,
+        warm: str = "",
     ) -> None:
         """Spawn it from the code in `source`; it says `ready` first. `command` is for tests of faults.
 
@@ -81,7 +82,7 @@ class TrainerProcess:
             failed = opened.enter_context(contextlib.ExitStack())
             failed.callback(os.close, events_in)
             self._process = subprocess.Popen(
-                [*program, str(events_out), device, str(threads)],
+                [*program, str(events_out), device, str(threads), warm],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

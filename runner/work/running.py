@@ -44,7 +44,8 @@ class RunningJob:
         self.step = 0
         self.advanced = False  # it has left a checkpoint behind
         self.longest_update_seconds = 0.0
-        self._outbox = Outbox(night, lease, {**night.machine, **device}, trainer.pid)
+        program = {"program_sha256": lease.program["hash"]} if lease.program.get("hash") else {}
+        self._outbox = Outbox(night, lease, {**night.machine, **device, **program}, trainer.pid)
         self._boundary_at: float | None = None
         self._accumulate = int(lease.setting("train.accumulate", 1))
         self._phase, self._phase_at = Phase.START, time.monotonic()
@@ -65,7 +66,9 @@ class RunningJob:
             config_json=self.lease.config_json,
             workdir=str(workdir),
             cache_dir=str(self.options.cache.resolve()),
-            resume_from=[[str(self.night.runs / path), sha256] for path, sha256 in self.lease.checkpoints],
+            program=str(self.night.program(self.lease.program)),
+            program_hash=self.lease.program.get("hash", ""),
+            resume_from=[[str(self.night.runs / path), *rest] for path, *rest in self.lease.checkpoints],
             checkpoint_seconds=self.options.checkpoint_seconds,
             keep_weights=self.options.keep_weights,
             source=self.night.machine["source_sha256"],
@@ -85,6 +88,8 @@ class RunningJob:
     def _take(self, message: dict[str, Any]) -> None:
         self._phase_at = time.monotonic()
         kind = message["event"]
+        if kind == "ready":  # it was started for this job
+            return
         if kind == "stopped":
             outcome = "cancelled" if self._asked is Request.CANCEL else "preempted"
             self.ending = Ending(outcome, message="asked to stop")
@@ -129,7 +134,8 @@ class RunningJob:
     def watch(self) -> None:
         """End an attempt whose phase has been silent past its limit; its heartbeat does not excuse it."""
         silent = self._silent_seconds
-        if self.ending is None and silent > self.options.phase_limits[self._phase]:
+        limit = self.lease.program.get("stalled_seconds") or self.options.phase_limits[self._phase]
+        if self.ending is None and silent > limit:
             code = self.trainer.kill()
             message = f"no sign of life for {silent:.0f} s in phase {self._phase} after step {self.step}"
             self.ending = Ending("failed", "stalled", message, None, code)

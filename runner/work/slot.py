@@ -11,8 +11,10 @@ import contextlib
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -105,9 +107,9 @@ class Slot:
 
     # --- a job --------------------------------------------------------------------------------------------
 
-    def prepare(self) -> bool:
-        """Whether a trainer is ready for a job; see `Upkeep.prepare`."""
-        return self._upkeep.prepare()
+    def prepare(self, program: Mapping[str, Any]) -> bool:
+        """Whether a trainer is ready for a job of this program; see `Upkeep.prepare`."""
+        return self._upkeep.prepare(program)
 
     def claim(self, connection: sa.Connection) -> jobs.Lease | None:
         """Take the next job for this slot, which is on the list of workers from then on."""
@@ -121,6 +123,8 @@ class Slot:
 
     def take(self, lease: jobs.Lease) -> None:
         """Start on a job that `claim` has brought."""
+        if not self._upkeep.serves(lease.program):  # another worker was quicker with the job it is ready for
+            self._upkeep.exchange(lease.program)
         trainer = self._upkeep.trainer
         assert trainer is not None
         self._began_at = awake_seconds()

@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
+from runner.design.program import COPIES
 from runner.work.provenance import PROJECT, code
 
 FOLDER = "source"
@@ -27,7 +28,8 @@ TREE = "model"
 """Copied whole, with the bundled corpus and its tokenizers: 3 MB."""
 FILES = (
     "runner/__init__.py",
-    *(f"runner/work/{name}.py" for name in ("__init__", "trainer", "attempt_log", "output", "causes")),
+    *(f"runner/design/{name}.py" for name in ("__init__", "program", "checking")),
+    *(f"runner/work/{name}.py" for name in ("__init__", "trainer", "run", "attempt_log", "output", "causes")),
 )
 """Copied besides: what the trainer process imports of runner/."""
 COMPILED = "__pycache__"
@@ -61,7 +63,7 @@ class Source:
         Raises:
             OSError: it cannot be written.
         """
-        folder = runs / FOLDER / self.sha256
+        folder = self.folder(runs)
         try:
             if not folder.exists():
                 self._make(folder)
@@ -74,6 +76,10 @@ class Source:
             raise OSError(error.errno, error.strerror, str(folder)) from error  # a full disk names no file
         return folder
 
+    def folder(self, runs: Path) -> Path:
+        """Where `keep` puts it."""
+        return runs / FOLDER / self.sha256
+
     def _make(self, folder: Path) -> None:
         beside = _beside(folder)
         try:
@@ -83,6 +89,18 @@ class Source:
             shutil.rmtree(beside, ignore_errors=True)
             if not folder.is_dir():  # else another worker was quicker
                 raise
+
+
+def keep_program(files: Mapping[str, bytes], runs: Path) -> None:
+    """Copy a program below the run folder, named by its hash, or mend the copy; nothing for no files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if files:
+        folder = runs / COPIES / _sha256(files)
+        folder.mkdir(parents=True, exist_ok=True)
+        _mend(folder, files)
 
 
 def take(project: Path = PROJECT) -> Source:

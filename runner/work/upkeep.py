@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Upkeep:
         self._awaited: tuple[str, float] | None = None  # (event, until when)
         self._start_at: float | None = None  # not before: the last one died
         self._deaths = 0
+        self._warm = ""
 
     @property
     def device(self) -> str:
@@ -61,25 +63,44 @@ class Upkeep:
         """Whether an answer is awaited, or the pause after a death."""
         return self.hears or self._start_at is not None
 
-    def prepare(self) -> bool:
-        """Whether a trainer is ready; starts one if there is none, or if the one there is worn.
+    def prepare(self, program: Mapping[str, Any] | None = None) -> bool:
+        """Whether a trainer is ready for a job of the program; starts one if none is, or another is due.
 
-        A trainer has imported torch and named its device before a job is claimed, so that a crash while
-        importing costs no job anything.
+        One for a program that opens the device itself has done so before a job is claimed, so that a crash
+        while importing costs no job anything; it serves many jobs. Any other serves one: what a program does
+        to its process reaches no other run. None asks for the one that there was.
 
         Raises:
             OSError: it cannot be started; one of `NOT_NOW` if log, source or process have no place now.
         """
         source = self.night.source.keep(self.night.runs)  # whole before each job: a trainer imports late, too
-        if self.trainer is not None and not self.hears and _worn(self.trainer):
+        warm = self._warm if program is None else self.night.warm(program)
+        if self.trainer is not None and (
+            warm != self._warm or (not self.hears and _worn(self.trainer, warm))
+        ):
             self.end()
+        self._warm = warm
         if self.trainer is None:
             options = self.night.options
             self.trainer = TrainerProcess(
-                self.device, options.threads, self._log_path(), options.trainer_command, source
+                self.device, options.threads, self._log_path(), options.trainer_command, source, warm
             )
             self._await("ready")
         return not self.hears
+
+    def serves(self, program: Mapping[str, Any]) -> bool:
+        """Whether the trainer that is ready may run a job of the program."""
+        return self.night.warm(program) == self._warm
+
+    def exchange(self, program: Mapping[str, Any]) -> None:
+        """Another trainer at once, for a job that is in hand already: its commands wait until it has started.
+
+        Raises:
+            OSError: as `prepare`.
+        """
+        self.end()
+        self.prepare(program)
+        self._awaited = None
 
     def check(self) -> None:
         """Ask for the known-answer check as soon as a trainer is ready for it.
@@ -159,8 +180,9 @@ class Upkeep:
         return path
 
 
-def _worn(trainer: TrainerProcess) -> bool:
+def _worn(trainer: TrainerProcess, warm: str) -> bool:
     if trainer.jobs_run == 1:
         trainer.first_memory_bytes = trainer.memory_bytes()
     grown = trainer.memory_bytes() > MEMORY_GROWTH * trainer.first_memory_bytes > 0
-    return trainer.ended or trainer.exit_code is not None or trainer.jobs_run >= JOBS_PER_TRAINER or grown
+    served = trainer.jobs_run >= (JOBS_PER_TRAINER if warm else 1)
+    return trainer.ended or trainer.exit_code is not None or served or grown

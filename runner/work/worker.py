@@ -11,8 +11,9 @@ import select
 import signal
 from dataclasses import replace
 
+from runner.design.program import reseeding
 from runner.queue import attempts, looks
-from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat
+from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat, next_program
 from runner.queue.store import Store, StoreRefused, StoreUnavailable
 from runner.work import provenance, source
 from runner.work.options import Night, Options
@@ -160,8 +161,10 @@ class Worker:
         """Give the due jobs to the free slots, those with a trainer first."""
         room = due if self.options.jobs is None else min(due, self.options.jobs - self._handed_out)
         # Trainers that are starting are not counted on: one that hangs must not hold up the last job.
+        with self.store.read() as connection:
+            program = next_program(connection)
         for slot in free[:room]:
-            if slot.prepare():
+            if slot.prepare(program):
                 self._claim(slot)
 
     def _claim(self, slot: Slot) -> None:
@@ -225,7 +228,7 @@ class Worker:
         """Look at the studies whose blocks are complete; whether there may be jobs again."""
         assert self._decide is not None
         try:
-            made = looks.make_due(self.store, self._decide, self.slots[0].owner)
+            made = looks.make_due(self.store, self._decide, self.slots[0].owner, reseeding(self.runs))
         except StoreUnavailable:
             raise
         except Exception as error:  # the jobs of other studies go on, and another worker may look

@@ -179,8 +179,8 @@ def test_more_seeds_are_what_the_study_holds_with_other_seeds(store: Store) -> N
     grid = made(base={"train.steps": 8}, repeats=2)
     store.write(lambda c: enqueue(c, "mine", grid))
     store.write(lambda c: enqueue(c, "whole", made(base={"train.steps": 8}, repeats=2, seeds=[1, 2, 3])))
-    assert store.write(lambda c: more_seeds(c, "mine", (2, 3))) == (24, 24)
-    assert store.write(lambda c: more_seeds(c, "mine", (3,))) == (0, 12)
+    assert store.write(lambda c: more_seeds(c, "mine", (2, 3), Path())) == (24, 24)
+    assert store.write(lambda c: more_seeds(c, "mine", (3,), Path())) == (0, 12)
 
     def runs(study: int) -> list[tuple[Any, ...]]:
         names = ("config_hash", "config", "cell", "seed", "total_steps")
@@ -192,14 +192,16 @@ def test_more_seeds_are_what_the_study_holds_with_other_seeds(store: Store) -> N
 
 
 def test_more_seeds_of_some_conditions(mine: Store) -> None:
-    added = mine.write(lambda c: more_seeds(c, "mine", range(2, 9), "noise_std in (0.0, 0.1) and top_k=1"))
+    added = mine.write(
+        lambda c: more_seeds(c, "mine", range(2, 9), Path(), "noise_std in (0.0, 0.1) and top_k=1")
+    )
     assert added == (14, 14)
     new = [json.loads(job["cell"]) for job in rows(mine, "jobs") if job["seed"] > 1]
     assert {(cell["noise_std"], cell["top_k"]) for cell in new} == {(0.0, 1), (0.1, 1)}
     with pytest.raises(ConfigError, match="no run of it is meant by --where"):
-        mine.write(lambda c: more_seeds(c, "mine", (9,), "noise_std=7"))
+        mine.write(lambda c: more_seeds(c, "mine", (9,), Path(), "noise_std=7"))
     with pytest.raises(ConfigError, match="'other': not in this database"):
-        mine.write(lambda c: more_seeds(c, "other", (9,)))
+        mine.write(lambda c: more_seeds(c, "other", (9,), Path()))
 
 
 def test_another_design_names_everything_that_differs(mine: Store) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from model.config import ConfigError
-from runner.design import scales
 from runner.design.grid_file import load_grid, parse_grid
+from runner.design.program import load
 from runner.design.scales import SHIPPED, adjust, parse_seeds
 from tests.conftest import PROJECT
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
-@pytest.mark.parametrize("scale", scales.SCALES)
+@pytest.mark.parametrize("scale", load().scales)
 def test_every_shipped_grid_expands_at_every_scale(name: str, scale: str) -> None:
     grid = adjust(load_grid(name), scale)
     runs = list(grid.runs())
@@ -156,14 +156,14 @@ GOOD = {"name": "mine", "factors": {"noise_std": [0.0, 0.1]}, "seeds": [1]}
         ({"factors": {"seed": [1]}}, "cannot vary within a study"),
         ({"factors": {"data.tokens": [1]}}, "cannot vary within a study"),
         ({"factors": [1]}, r"factors = \[1\]: must be a table"),
-        ({"factors": {"top_k": [True]}}, "factors.top_k 1 = True: must be a number or a text"),
+        ({"factors": {"top_k": [True]}}, "model.top_k = True: must be a whole number"),
         ({"base": 3}, "base = 3: must be a table"),
         ({"question": 3}, "question = 3: must be a text"),
         ({"primary": "ppl"}, "primary = 'ppl': choose one of val_loss"),
         ({"margins": {"ppl\n": 0.1}}, r"margins: 'ppl\\n': choose one of val_loss"),
         ({"repeats": True}, "repeats = True: must be a whole number between 1 and 1,000"),
         ({"a\nb": 1}, r"'a\\nb': no such key"),
-        ({"baseline": {"noise_std": [0] * 500}}, "0,…: must be a number or a text"),
+        ({"baseline": {"noise_std": [0] * 500}}, "0,…: must be a number, a text, true or false"),
         ({"seeds": []}, "at least one seed"),
         ({"seeds": [1, 1]}, "seeds: 1 is listed twice"),
         ({"seeds": [-1]}, "seed = -1"),
@@ -177,7 +177,7 @@ GOOD = {"name": "mine", "factors": {"noise_std": [0.0, 0.1]}, "seeds": [1]}
         ({"name": "a\n"}, "letters, digits"),
         ({"baseline": {"noise_std": 0.7}}, "baseline.noise_std = 0.7: not one of the factor's levels"),
         ({"protocol": "mine"}, "choose one of sound, published"),
-        ({"bases": {}}, "bases: no such key; keys: name, question"),
+        ({"bases": {}}, "bases: no such key; keys: name, program, question"),
         ({"base": {"train": {"step": 4}}}, "did you mean train.steps"),
         (
             {"factors": {"noise_std": [i / 1e6 for i in range(60_000)]}, "seeds": list(range(200))},
@@ -224,9 +224,12 @@ INTERACTION = "name one factor and two levels"
         ),
         (
             [{**CLAIM, "compare": {"noise_std": [0.1]}}],
-            r"compare.noise_std = \[0.1\]: must be a number or a text",
+            r"compare.noise_std = \[0.1\]: must be a number, a text, true or false",
         ),
-        ([{**CLAIM, "compare": {"noise_std": True}}], "compare.noise_std = True: must be a number or a text"),
+        (
+            [{**CLAIM, "compare": {"noise_std": True}}],
+            "compare.noise_std = True: not one of the factor's levels",
+        ),
         ([{"name": "a", "compare": {"noise_std": 0.1}}], "claims 1: kind: missing; add it"),
         ([{**CLAIM, "compare": {"noise_std": 0.0}}], "compare and against are the same"),
         ([{**CLAIM, "compare": {"top_k": 2}}], "compare names top_k, against noise_std; name the same"),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from model.config import ConfigError
-from runner.design import scales
 from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid, parse_grid
+from runner.design.program import load
 from runner.design.scales import adjust
 from runner.queue.selection import find_job, jobs_meant
 from runner.queue.store import Store
@@ -167,14 +167,14 @@ def test_the_long_factorial_repeats_no_text_more_than_four_times() -> None:
     assert {k: v for k, v in grid.factors.items() if k != "steps"} == short.factors
     assert (grid.factors["steps"], grid.base.train.eval_every) == ((400, 4000), 100)
     assert grid.base.model == short.base.model
-    for scale in scales.SCALES:
+    for scale in load().scales:
         at = adjust(grid, scale)
         longest = max(config.tokens_seen for _, config in at.runs())
         assert longest <= 4 * at.base.data.tokens
         assert {f.interaction["steps"] for f in at.claims if f.interaction} == {at.factors["steps"][::-1]}
 
 
-@pytest.mark.parametrize("scale", scales.SCALES)
+@pytest.mark.parametrize("scale", load().scales)
 def test_the_sizes_of_scale_have_the_same_active_parameters(scale: str) -> None:
     grid = adjust(load_grid("scale"), scale)
     active: dict[str, set[int]] = {}

@@ -479,7 +479,7 @@ def test_two_newest_checkpoints_are_kept_and_offered_newest_first(queued: Store,
     queued.write(lambda c: jobs.release(c, first, "signal"))
     second = claim(queued, worker)
     assert second is not None
-    assert [path for path, _ in second.checkpoints] == [
+    assert [path for path, *_ in second.checkpoints] == [
         "1/a1/step-30.safetensors",
         "1/a1/step-20.safetensors",
     ]

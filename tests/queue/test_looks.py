@@ -18,6 +18,7 @@ from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.design.grid import Grid
 from runner.design.more import more_seeds
+from runner.design.program import reseeding
 from runner.queue import jobs, looks, studies
 from runner.queue.looks import Decided
 from runner.queue.store import Store, open_store
@@ -33,6 +34,8 @@ compare = { noise_std = 0.5 }
 seeds = [3, 5, 8]
 """
 BOTH = ({"noise_std": 0.0}, {"noise_std": 0.5})
+
+RESEED = reseeding(Path())
 
 
 def grid_of(folder: Path, text: str = LOOKED) -> Grid:
@@ -92,7 +95,7 @@ def test_seeds_levels_and_looks_cannot_be_added(looked: Store, tmp_path: Path) -
     with pytest.raises(ConfigError, match="fixed when it was made"):
         looked.write(lambda c: enqueue(c, "tiny", more))
     with pytest.raises(ConfigError, match="its looks say which seeds it gets"):
-        looked.write(lambda c: more_seeds(c, "tiny", [50]))
+        looked.write(lambda c: more_seeds(c, "tiny", [50], Path()))
     wider = (TINY_GRID + LOOKED).replace("[0.0, 0.5]", "[0.0, 0.5, 0.7]")
     (tmp_path / "wider.toml").write_text(wider)
     with pytest.raises(ConfigError, match="its design is fixed"):
@@ -131,7 +134,7 @@ def test_the_option_says_the_same_as_the_file(tmp_path: Path) -> None:
 
 @both_engines
 def test_a_look_is_due_when_no_job_of_the_block_is_open(looked: Store) -> None:
-    assert not looks.make_due(looked, saying(1), "me")
+    assert not looks.make_due(looked, saying(1), "me", RESEED)
     worker = jobs.Worker(owner="worker-1", host="here", pid=1, device="cpu")
     lease = looked.write(lambda c: jobs.claim(c, worker))
     assert lease is not None
@@ -140,15 +143,15 @@ def test_a_look_is_due_when_no_job_of_the_block_is_open(looked: Store) -> None:
     looked.write(lambda c: jobs.release(c, lease, "a signal"))
     work(looked, failing=[43])
     looked.write(lambda c: studies.hold(c, "tiny", True))
-    assert not looks.make_due(looked, saying(1), "me")
+    assert not looks.make_due(looked, saying(1), "me", RESEED)
     looked.write(lambda c: studies.hold(c, "tiny", False))
-    assert looks.make_due(looked, saying(1), "me")  # what diverged is no gap
+    assert looks.make_due(looked, saying(1), "me", RESEED)  # what diverged is no gap
 
 
 @both_engines
 def test_a_look_queues_the_runs_that_the_grid_would_have(looked: Store, tmp_path: Path) -> None:
     work(looked)
-    ((study, decided, queued),) = looks.make_due(looked, saying(1), "me")
+    ((study, decided, queued),) = looks.make_due(looked, saying(1), "me", RESEED)
     assert (study, decided.number, queued) == ("tiny", 1, 4)
     assert seeds(looked) == [45, 45, 46, 46]
     new = rows(looked, "jobs", status="queued")
@@ -163,7 +166,7 @@ def test_a_look_queues_the_runs_that_the_grid_would_have(looked: Store, tmp_path
 
 def test_conditions_that_nobody_needs_get_no_further_seeds(looked: Store) -> None:
     work(looked)
-    looks.make_due(looked, saying(1, cells=BOTH[1:]), "me")
+    looks.make_due(looked, saying(1, cells=BOTH[1:]), "me", RESEED)
     assert [(j["seed"], json.loads(j["cell"])) for j in rows(looked, "jobs", status="queued")] == [
         (45, BOTH[1]),
         (46, BOTH[1]),
@@ -173,18 +176,18 @@ def test_conditions_that_nobody_needs_get_no_further_seeds(looked: Store) -> Non
 def test_the_last_look_is_the_last(looked: Store) -> None:
     for number in (1, 2, 3):
         work(looked)
-        assert looks.make_due(looked, saying(number, "" if number < 3 else "the last look"), "me")
+        assert looks.make_due(looked, saying(number, "" if number < 3 else "the last look"), "me", RESEED)
     assert len(seeds(looked, "done")) == 16
-    assert not looks.make_due(looked, saying(4), "me")
+    assert not looks.make_due(looked, saying(4), "me", RESEED)
     assert [look["seeds"] for look in rows(looked, "looks")] == [3, 5, 8]
 
 
 def test_a_study_that_knows_stops(looked: Store) -> None:
     work(looked)
-    ((_, _, queued),) = looks.make_due(looked, saying(1, "every claim is decided"), "me")
+    ((_, _, queued),) = looks.make_due(looked, saying(1, "every claim is decided"), "me", RESEED)
     assert queued == 0
     assert not seeds(looked)
-    assert not looks.make_due(looked, saying(2), "me")
+    assert not looks.make_due(looked, saying(2), "me", RESEED)
 
 
 @both_engines
@@ -194,7 +197,7 @@ def test_of_two_that_decided_at_once_one_makes_the_look(looked: Store) -> None:
         (study,) = looks.due(connection)
     decided = saying(1)(None, "tiny")  # type: ignore[arg-type]
     first, second = (
-        looked.write(lambda c, o=owner: looks.make(c, study, decided, o)) for owner in ("one", "two")
+        looked.write(lambda c, o=owner: looks.make(c, study, decided, o, RESEED)) for owner in ("one", "two")
     )
     assert (first, second) == (4, None)
     assert row(looked, "looks")["owner"] == "one"
@@ -208,16 +211,16 @@ def test_a_decision_about_other_runs_is_thrown_away(looked: Store) -> None:
     failed = [job["id"] for job in rows(looked, "jobs", status="failed")]
     looked.write(lambda c: jobs.retry_all(c, failed))
     decided = saying(1)(None, "tiny")  # type: ignore[arg-type]
-    assert looked.write(lambda c: looks.make(c, study, decided, "me")) is None
+    assert looked.write(lambda c: looks.make(c, study, decided, "me", RESEED)) is None
     work(looked)
-    assert looked.write(lambda c: looks.make(c, study, decided, "me")) is None
+    assert looked.write(lambda c: looks.make(c, study, decided, "me", RESEED)) is None
     assert rows(looked, "looks") == []
-    assert looks.make_due(looked, saying(1), "me")
+    assert looks.make_due(looked, saying(1), "me", RESEED)
 
 
 def test_a_study_goes_with_its_looks(looked: Store) -> None:
     work(looked)
-    looks.make_due(looked, saying(1, "every claim is decided"), "me")
+    looks.make_due(looked, saying(1, "every claim is decided"), "me", RESEED)
     ids = [job["id"] for job in rows(looked, "jobs")]
     assert looked.write(lambda c: studies.delete(c, ids, "tiny")) == ["tiny"]
     assert rows(looked, "looks") == []
@@ -262,6 +265,6 @@ def _look_and_die(path: str, strike: int) -> None:
 
         sa.event.listen(store.engine, "before_cursor_execute", struck)
         sa.event.listen(store.engine, "commit", struck)
-        code = int(len(looks.make_due(store, saying(1), "me")) != 1)
+        code = int(len(looks.make_due(store, saying(1), "me", RESEED)) != 1)
     finally:
         os._exit(code)

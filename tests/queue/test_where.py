@@ -16,9 +16,10 @@ import cli as program
 from model.config import ConfigError, RunConfig, all_keys
 from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
+from runner.design.program import load
 from runner.queue import jobs, schema
 from runner.queue.jobs import UnknownJob
-from runner.queue.selection import find_job, jobs_meant
+from runner.queue.selection import find_job, jobs_meant, known_names
 from runner.queue.store import Store
 from runner.queue.where import MAX_CHARACTERS, WhereError, columns, condition
 from tests.conftest import both_engines, row, rows
@@ -37,7 +38,8 @@ NUMBERS = {"noise_std": (0.0, 0.1, 0.5), "seed": (42, 43, 44), "id": (1, 3, 7), 
 
 def matching(store: Store, text: str) -> list[int]:
     with store.read() as connection:
-        return list(connection.scalars(sa.select(schema.jobs.c.id).where(condition(text)).order_by("id")))
+        meant = condition(text, *known_names(connection))
+        return list(connection.scalars(sa.select(schema.jobs.c.id).where(meant).order_by("id")))
 
 
 @pytest.fixture
@@ -200,7 +202,7 @@ def test_configuration_keys_are_known_short_and_dotted(mixed: Store) -> None:
 )
 def test_what_does_not_follow_the_grammar_is_refused_in_a_line(text: str, said: str) -> None:
     with pytest.raises(WhereError, match=said) as caught:
-        condition(text)
+        condition(text, (), [load().keys])
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 65
 
@@ -219,7 +221,7 @@ def test_values_are_bound_and_never_sql(mixed: Store, value: str) -> None:
 def refusal(text: str) -> str:
     """What is said against a text; nothing where it is a condition."""
     try:
-        condition(text)
+        condition(text, (), [load().keys])
     except ConfigError as error:
         return str(error)
     return ""

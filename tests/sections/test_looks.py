@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from reports.reading.frames import choose_study, load
 from reports.reading.units import UnknownOption
 from reports.statistics.analysis import Options, analyse
 from reports.statistics.judgement import judge
+from runner.design.program import reseeding
 from runner.queue import looks
 from tests import report_fixtures as made
 from tests.report_reading import fact, render, section, tables
@@ -63,7 +65,7 @@ def make_look(connection: sa.Connection) -> looks.Decided:
     kept = looks._queue
     try:
         looks._queue = lambda *_: 0  # type: ignore[assignment]
-        assert looks.make(connection, study, decided, "w") == 0
+        assert looks.make(connection, study, decided, "w", reseeding(Path())) == 0
     finally:
         looks._queue = kept
     return decided

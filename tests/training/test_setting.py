@@ -21,12 +21,11 @@ from model.network.moe import MoE
 from model.network.transformer import LanguageModel
 from model.training import memory, rehearsal, setting, state
 from model.training.checkpoint import numeric_environment
-from runner.design.scales import SCALES
 from tests.conftest import PROJECT
 from tests.training_runs import TINY, Numbers, checkpoints, run
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
-FULL = RunConfig().with_values({**SCALES["full"], "vocab_size": 49_152})
+FULL = RunConfig().with_values({"vocab_size": 49_152})
 GB = 1e9
 
 

@@ -115,7 +115,8 @@ def _studies() -> None:
         for name, better, unit, decimals in MEASURES
     ]
     keys = {key: kind for kind, names in KEYS.items() for key in names}
-    program = json.dumps({"path": "model/program.py", "hash": "", "measures": measures, "keys": keys})
+    told = {"path": "model/program.py", "hash": "", "measures": measures, "keys": keys, "warm": True}
+    program = json.dumps(told)
     rows = op.get_bind().execute(sa.text(f"SELECT id, {', '.join(OF_STUDY)} FROM studies")).mappings().all()
     for row in rows:
         facts = json.dumps({name: row[name] for name in OF_STUDY})

@@ -1,0 +1,109 @@
+"""The examples as they ship, through the command line: killed in mid-run and resumed, the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.queue.store import open_store
+from tests.conftest import PROJECT, environment, results_bits, rows
+
+STRUCK = """
+import os, signal, sqlite3, time
+from pathlib import Path
+import NAME as example
+
+Config, METRICS, FILES = example.Config, example.METRICS, (*getattr(example, "FILES", ()), "NAME.py")
+
+def train(config, run):
+    log = run.log
+    def struck(step, **values):
+        log(step, **values)
+        for at in map(int, os.environ["STRIKES"].split()):
+            mark = Path(os.environ["MARKS"]) / str(at)
+            if step == at and not mark.exists():
+                mark.touch()
+                saved = "SELECT count(*) FROM checkpoints"
+                with sqlite3.connect(os.environ["DATABASE"]) as database:
+                    while RESUMES and not database.execute(saved).fetchone()[0]:
+                        time.sleep(0.01)
+                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+    run.log = struck
+    return example.train(config, run)
+"""
+"""The example, but worker and trainer are killed at some steps, once each, after a checkpoint is known."""
+
+
+def night(folder: Path, name: str, size: list[str], strikes: str, resumes: bool) -> str:
+    """Queue an example and work until it is done, whatever strikes; returns the results' bits."""
+    folder.mkdir()
+    for path in (PROJECT / "examples").glob("*.py"):
+        shutil.copy(path, folder)
+    grid = (PROJECT / "examples" / f"{name}.toml").read_text()
+    program = STRUCK.replace("NAME", name).replace("RESUMES", str(resumes))
+    (folder / "struck.py").write_text(program)
+    (folder / f"{name}.toml").write_text(grid.replace(f'"{name}.py"', '"struck.py"'))
+    where = {"MARKS": str(folder), "DATABASE": str(folder / "jobs.db"), "STRIKES": strikes}
+
+    def command(*words: str) -> int:
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / "cli.py"), *words],
+            cwd=folder,
+            env={**environment(), **where, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode in (0, -9), done.stderr
+        return done.returncode
+
+    assert command("enqueue", "--grid", f"{name}.toml", "--seeds", "0", *size) == 0
+    work = ("work", "--threads", "1", "--checkpoint-seconds", "0", "--lease-seconds", "1")
+    kills = 0
+    while command(*work) != 0:
+        kills += 1
+    assert kills == len(strikes.split())
+    store = open_store(str(folder / "jobs.db"))
+    bits = results_bits(store)
+    assert {job["status"] for job in rows(store, "jobs")} == {"done"}
+    assert {result["exact"] for result in rows(store, "results")} == {1}
+    resumed = [each["resumed_from_step"] for each in rows(store, "attempts") if each["resumed_from_step"]]
+    assert bool(resumed) == bool(resumes and kills)
+    store.close()
+    return bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "strikes", "resumes"),
+    [
+        ("ridge", ["--set", "steps=40"], "9 25", True),
+        ("digits", ["--set", "steps=30"], "20", True),
+        ("wrapped", ["--set", "steps=40"], "21", False),
+    ],
+)
+def test_example_killed_in_mid_run_gives_the_bits_of_an_undisturbed_one(
+    tmp_path: Path, name: str, size: list[str], strikes: str, resumes: bool
+) -> None:
+    calm = night(tmp_path / "calm", name, size, "", resumes)
+    assert json.loads(calm)[0]
+    assert night(tmp_path / "struck", name, size, strikes, resumes) == calm
+
+
+def test_numpy_example_never_imports_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from runner.work import trainer; "
+        "from runner.design.program import load; load(Path('examples/ridge.py')); "
+        "assert not {'torch', 'pandas', 'sqlalchemy'} & {*sys.modules}"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, check=True, env={**os.environ, "PYTHONPATH": ""}
+    )
