@@ -51,12 +51,12 @@ class Night:
     # --- processes ----------------------------------------------------------------------------------------
 
     def inject(self, fault: str = "", name: str = "fault", **parts: str) -> dict[str, str]:
-        """The environment that makes processes run a fault, and the toy where this night is one of it."""
-        return inject(self.folder / name, (TOY + NO_SUMMARY if self.toy else "") + fault, **parts)
+        """The environment that makes processes run a fault, without a summary, and the toy in its night."""
+        return inject(self.folder / name, (TOY if self.toy else "") + NO_SUMMARY + fault, **parts)
 
     def start(self, *arguments: str, **env: Any) -> subprocess.Popen[str]:
-        if self.toy and arguments[0] == "work" and "PYTHONPATH" not in env:
-            env |= self.inject(name="toy")
+        if arguments[0] == "work" and "PYTHONPATH" not in env:
+            env |= self.inject(name="usual")
         options = {"preexec_fn": env.pop("preexec_fn")} if "preexec_fn" in env else {}
         process = subprocess.Popen(
             command(*arguments, cache_dir=self.cache_dir),
