@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.engines import plain
+from model.engines.gradients import add_product
 from model.engines.kernels import activation, cross_entropy, grouped, residual_norm, rotary, rows, sorting
 from model.engines.kernels.masks import INTERPRETED, Drop
 
@@ -186,6 +187,15 @@ def products(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Pairs:
     yield into, due
 
 
+def weight_gradient(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Pairs:
+    """The head's, which cuBLAS hands on in float32; a CPU rounds each product to the dtype first."""
+    dlogits = _normal((sizes.tokens, sizes.vocabulary), device, 1, dtype)
+    x = _normal((sizes.tokens, sizes.width), device, 2, dtype)
+    into = torch.zeros(sizes.vocabulary, sizes.width, device=device)
+    add_product(into, dlogits.mT, x)
+    yield into if device.type == "cuda" else into.to(dtype), dlogits.float().mT @ x.float()
+
+
 COMPARISONS: dict[str, Callable[[Sizes, torch.dtype, torch.device], Pairs]] = {
     "the residual sum's norm": add_norm,
     "silu with dropout": silu_dropout,
@@ -194,6 +204,7 @@ COMPARISONS: dict[str, Callable[[Sizes, torch.dtype, torch.device], Pairs]] = {
     "the sorting of assignments": by_expert,
     "the combination of answers": combine,
     "the experts' product": products,
+    "the head's weight gradient": weight_gradient,
 }
 
 

@@ -5,6 +5,7 @@ Interpreting is decided when triton is imported: each kind has a process of its 
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -27,6 +28,8 @@ needs_triton = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "way"), [("kernels_interpreted.py", "1"), ("kernels_compiled.py", "0")])
 def test_kernels(file: str, way: str) -> None:
+    if way == "1" and importlib.metadata.version("triton").startswith("3.6"):
+        pytest.skip("Triton 3.6's interpreter takes no array of numpy 2.4 as a loop's bound")
     words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", f"tests/engines/{file}"]
     done = subprocess.run(
         [sys.executable, *words],
