@@ -21,9 +21,8 @@ from model.network.moe import MoE
 from model.network.transformer import LanguageModel
 from model.training.memory import USABLE, estimated_bytes
 from model.training.optimizer import Muon, muon_matrices
-from runner.design.scales import SCALES
 
-FULL = RunConfig().with_values({**SCALES["full"], "vocab_size": 49_152})
+FULL = RunConfig().with_values({"vocab_size": 49_152})
 WINDOWS = 12
 FREE = {"detach", "empty", "empty_like", "empty_strided", "new_empty", "alias", "_unsafe_view"}
 """Operations that launch nothing and are not views."""
