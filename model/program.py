@@ -223,3 +223,8 @@ def advise(cause: str, device: str) -> str:
     peak = peak_of(device) / 1e9
     remedy = "set train.micro_batch (windows at a time) below train.batch_size, or use another device"
     return f"peak {peak:.2f} GB on {device}; {remedy}"
+
+
+def estimated_bytes(config: RunConfig) -> float:
+    """What a run takes on a CPU, by estimate."""
+    return config.estimated_cpu_bytes

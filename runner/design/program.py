@@ -199,6 +199,7 @@ class Program:
             "hash": self.hash,
             "measures": [asdict(measure) for measure in self.measures],
             "keys": dict(self.keys),
+            "sized": hasattr(self.module, "estimated_bytes"),
             "identity": hasattr(self.module, "identity"),
             "warm": hasattr(self.module, "open_device"),
             "stalled_seconds": getattr(self.module, "STALLED_SECONDS", None),

@@ -62,10 +62,11 @@ def backlog(connection: sa.Connection) -> Backlog:
     return Backlog(row[0], row[1], row[2], row[3], max(1, row[4]))
 
 
-def waiting_configs(connection: sa.Connection, most: int) -> list[str]:
-    """The configurations, as JSON, of the jobs that are claimed next, up to so many."""
-    queued = sa.select(jobs.c.config).where(jobs.c.status == JobStatus.QUEUED)
-    return list(connection.scalars(queued.order_by(jobs.c.priority.desc(), jobs.c.id).limit(most)))
+def waiting_configs(connection: sa.Connection, most: int) -> list[tuple[dict[str, Any], str]]:
+    """The programs of the jobs that are claimed next, up to so many, and their configurations as JSON."""
+    queued = sa.select(studies.c.program, jobs.c.config).join(studies, studies.c.id == jobs.c.study_id)
+    queued = queued.where(jobs.c.status == JobStatus.QUEUED).order_by(jobs.c.priority.desc(), jobs.c.id)
+    return [(json.loads(row.program), row.config) for row in connection.execute(queued.limit(most))]
 
 
 def next_program(connection: sa.Connection) -> dict[str, Any]:

@@ -54,21 +54,24 @@ def rewind(connection: sa.Connection, lease: Lease, event: Resumed) -> None:
         attempt_log.note(connection, kind, lease.job_id, lease.attempt, lease.owner, why)
 
 
-def record(connection: sa.Connection, lease: Lease, event: Measured) -> None:
-    """Insert the values and counts of one step and split; what is there already is passed over.
+def record(connection: sa.Connection, lease: Lease, *measured: Measured) -> None:
+    """Insert the values and counts of some steps and splits; what is there already is passed over.
 
-    It is there when the connection broke during COMMIT: the event is sent again, and is the same event.
+    It is there when the connection broke during COMMIT: the events are sent again, and are the same events.
     """
-    fence(connection, lease, progress_step=event.step)
-    where = {"job_id": lease.job_id, "step": event.step, "split": event.split}
-    rows = [{**where, "name": name, **storable(value)} for name, value in event.values.items()]
+    fence(connection, lease, progress_step=measured[-1].step)
+    rows: list[dict[str, Any]] = []
+    counts: list[dict[str, Any]] = []
+    for event in measured:
+        where = {"job_id": lease.job_id, "step": event.step, "split": event.split}
+        rows += [{**where, "name": name, **storable(value)} for name, value in event.values.items()]
+        counts += [
+            {**where, "layer": layer, "expert": expert, "tokens": tokens}
+            for layer, experts in enumerate(event.expert_counts or [])
+            for expert, tokens in enumerate(experts)
+        ]
     if rows:
         insert_new(connection, metrics, rows)
-    counts = [
-        {**where, "layer": layer, "expert": expert, "tokens": tokens}
-        for layer, experts in enumerate(event.expert_counts or [])
-        for expert, tokens in enumerate(experts)
-    ]
     if counts:
         insert_new(connection, expert_counts, counts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -13,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, RunConfig
 from model.events import Phase
-from runner.design.program import COPIES
+from model.fields import ConfigError
+from runner.design.program import COPIES, load_copy
 from runner.queue.store import Store
 from runner.work.process import modules_from
 from runner.work.progress import Display
@@ -151,13 +150,13 @@ def _cuda_devices(devices: str, count: str) -> int:
 
 
 def shared_out(
-    devices: str, slots_each: int | None, threads: int | None, configs: Sequence[str]
+    devices: str, slots_each: int | None, threads: int | None, jobs: Sequence[tuple[Mapping[str, Any], str]]
 ) -> tuple[tuple[str, ...], int, str]:
     """The device of each slot, the threads of each trainer, and a line where memory decides; else none.
 
     On a CPU, unless told otherwise, a trainer a core with one thread each: then a result's bits do not depend
-    on how many cores there are. As many as memory holds, by the estimate of the largest of `configs`, the
-    JSON of jobs that wait. On other devices one trainer each, which share the cores.
+    on how many cores there are. As many as memory holds, by the estimate of the largest of `jobs` that
+    wait: program and configuration. On other devices one trainer each, which share the cores.
 
     Raises:
         DevicesUnknown: as in `slots`.
@@ -169,7 +168,7 @@ def shared_out(
     threads, said = threads or 1, ""
     if slots_each is None:
         slots_each = max(1, cores // threads) if len(named) == 1 else 1
-        needed = max(map(_needed_bytes, configs), default=0.0)
+        needed = max(map(_needed_bytes, jobs), default=0.0)
         fitting = max(1, int(free_bytes() / needed)) if needed else slots_each
         if fitting < slots_each:
             said = (
@@ -180,10 +179,14 @@ def shared_out(
     return tuple(name for name in named for _ in range(slots_each)), threads, said
 
 
-def _needed_bytes(config_json: str) -> float:
-    """By estimate; 0 of what no configuration can be made of, which its trainer will say."""
+def _needed_bytes(job: tuple[Mapping[str, Any], str]) -> float:
+    """By the program's estimate; 0 if it has none, or no configuration can be made: its trainer will say."""
+    known, config_json = job
+    if not known.get("sized") or known.get("hash"):  # no code of a user's runs in the supervisor
+        return 0.0
     try:
-        return RunConfig.from_dict(json.loads(config_json)).estimated_cpu_bytes
+        program = load_copy(known, Path())
+        return float(program.module.estimated_bytes(program.from_json(config_json)))
     except ConfigError:
         return 0.0
 

@@ -150,11 +150,16 @@ class Outbox:
             log_path = str(self.workdir.relative_to(self.runs) / "trainer.log")
             records.describe(connection, lease, provenance, log_path, pid)
         superfluous: list[str] = []
+        measured: list[Measured] = []
         for event in self._events:
+            if isinstance(event, Measured):  # together: a program may log thousands of steps a second
+                measured.append(event)
+                continue
+            if measured:
+                records.record(connection, lease, *measured)
+                measured.clear()
             if isinstance(event, Resumed):
                 records.rewind(connection, lease, event)
-            elif isinstance(event, Measured):
-                records.record(connection, lease, event)
             elif isinstance(event, Waiting):
                 records.waits(connection, lease, event)
             elif isinstance(event, NotSaved):
@@ -162,6 +167,8 @@ class Outbox:
             elif isinstance(event, Checkpointed):
                 path = str(Path(event.path).relative_to(self.runs))
                 superfluous += records.checkpointed(connection, lease, event, path)
+        if measured:
+            records.record(connection, lease, *measured)
         return superfluous, cancel
 
     def _end(self, connection: sa.Connection, ending: Ending) -> tuple[str, list[str]]:

@@ -66,9 +66,9 @@ def test_another_design_in_the_same_study_is_refused(queued: Store, tiny_grid, c
 def test_another_corpus_or_protocol_is_refused(queued: Store, tiny_grid) -> None:
     grid = grid_file.load_grid(str(tiny_grid))
     data = replace(grid.base.data, corpus_id="another")
-    for other in (grid.with_data(data, 49_152), replace(grid, base=replace(grid.base, protocol="published"))):
+    for base in (replace(grid.base, data=data), replace(grid.base, protocol="published")):
         with pytest.raises(ConfigError, match="--study NAME"):
-            queued.write(lambda c, other=other: enqueue(c, "tiny", other))
+            queued.write(lambda c, base=base: enqueue(c, "tiny", replace(grid, base=base)))
 
 
 # --- claim ------------------------------------------------------------------------------------------------

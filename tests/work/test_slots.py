@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from model.config import RunConfig, canonical_json
+from runner.design.program import load
 from runner.queue.store import Store
 from runner.work import options
 from runner.work.options import DevicesUnknown, own_cores, shared_out, slots
@@ -256,7 +257,8 @@ def test_no_more_trainers_than_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(options, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable:   30000000 kB\n")
     small, full = RunConfig().with_values({"d_model": 16, "batch_size": 1}), RunConfig()
-    waiting = [canonical_json(config.to_dict()) for config in (small, full, small)]
+    known = load().record()
+    waiting = [(known, canonical_json(config.to_dict())) for config in (small, full, small)]
     names, threads, said = shared_out("cpu", None, None, waiting)
     assert (len(names), threads) == (int(30.72e9 / full.estimated_cpu_bytes), 1)
     assert said.startswith("2 of 8 trainers: a run takes about 13.9 GB by estimate, and 30.7 are free;")
@@ -264,7 +266,8 @@ def test_no_more_trainers_than_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "memory.max").write_text("20000000000\n")
     (tmp_path / "memory.current").write_text("1000000000\n")
     assert len(shared_out("cpu", None, None, waiting)[0]) == 1
-    assert len(shared_out("cpu", None, None, [waiting[0], '{"model": {"no": 1}}'])[0]) == 8
+    assert len(shared_out("cpu", None, None, [waiting[0], (known, '{"model": {"no": 1}}')])[0]) == 8
+    assert len(shared_out("cpu", None, None, [({**known, "hash": "of its own"}, waiting[1][1])])[0]) == 8
 
 
 def test_torch_that_does_not_start_is_said_in_one_line() -> None:

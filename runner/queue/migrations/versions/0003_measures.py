@@ -115,7 +115,8 @@ def _studies() -> None:
         for name, better, unit, decimals in MEASURES
     ]
     keys = {key: kind for kind, names in KEYS.items() for key in names}
-    told = {"path": "model/program.py", "hash": "", "measures": measures, "keys": keys, "warm": True}
+    told: dict[str, object] = {"path": "model/program.py", "hash": "", "measures": measures, "keys": keys}
+    told |= {"sized": True, "identity": True, "warm": True, "stalled_seconds": None}
     program = json.dumps(told)
     rows = op.get_bind().execute(sa.text(f"SELECT id, {', '.join(OF_STUDY)} FROM studies")).mappings().all()
     for row in rows:
