@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from runner.queue.store import Store
 
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
+AGAIN = "Finished jobs: train them once more, for their weights."
 CONDITIONS = 'With --study alone: "noise_std in (0.0, 0.1)".'
 LOOKS = "Seeds at each look, such as 3,6,10,15."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
@@ -431,13 +432,30 @@ def launch_stop(db: Db = "jobs.db") -> None:
 
 @app.command(rich_help_panel=CHANGING)
 def retry(
-    job: Jobs = None, study: OfStudy = None, where: Where = None, yes: Yes = False, db: Db = "jobs.db"
+    job: Jobs = None,
+    study: OfStudy = None,
+    where: Where = None,
+    keep_weights: Annotated[bool, typer.Option("--keep-weights", help=AGAIN)] = False,
+    yes: Yes = False,
+    runs_dir: Runs = None,
+    cache_dir: Cache = CACHE,
+    db: Db = "jobs.db",
 ) -> None:
     """Queue failed or cancelled jobs again.   Example: python cli.py retry --where "cause=oom" """
     from runner.queue import jobs
 
-    again = lambda c, ids: {"queued": jobs.retry_all(c, ids)}  # noqa: E731
-    command.change(db, again, job, study, where, yes, jobs.RETRIABLE)
+    if not keep_weights:
+        again = lambda c, ids: {"queued": jobs.retry_all(c, ids)}  # noqa: E731
+        command.change(db, again, job, study, where, yes, jobs.RETRIABLE)
+        return
+    from runner.care.again import train_again
+
+    with command.opened(db) as store:
+        meant = command.meant(store, job, study, where, ("done",))
+        if len(meant) > 1 and not yes:
+            command.ask(f"Train these {len(meant)} jobs again, one after another?", meant)
+        for each in meant:
+            print(train_again(store, command.run_folder(db, runs_dir), cache_dir, each.id, command.say))
 
 
 @app.command(rich_help_panel=CHANGING)
@@ -673,6 +691,29 @@ def test_(
 
 
 @app.command(rich_help_panel=MORNING)
+def generate(
+    job: Job,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model goes on from.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="At most so many more.")] = 60,
+    temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest each time.")] = 0.8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another text.")] = 0,
+    runs_dir: Runs = None,
+    db: Db = "jobs.db",
+) -> None:
+    """Let a kept model go on with a text.   Example: python cli.py generate 7 "Once upon" --tokens 60"""
+    from runner.care.again import weights_folder
+    from runner.queue import selection
+
+    with command.opened(db) as store:
+        with store.read() as connection:
+            job_id = selection.find_job(connection, job)
+        folder = weights_folder(store, command.run_folder(db, runs_dir), job_id, kept=True)
+    from model.training.generating import continue_text
+
+    print(text + continue_text(folder, text, tokens, temperature, seed))
+
+
+@app.command(rich_help_panel=MORNING)
 def export(
     where: Annotated[str | None, typer.Argument(metavar="[WHERE]", help="With --to: a folder.")] = None,
     study: Study = None,
@@ -726,6 +767,7 @@ def clean(
     older_than: Annotated[str, typer.Option("--older-than", help="Such as 12h or 30d.")] = "0s",
     larger_than: Annotated[str, typer.Option("--larger-than", help="Files of at least, say, 10MB.")] = "0B",
     study: OfStudy = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Those that were kept, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
     runs_dir: Runs = None,
     cache_dir: Cache = CACHE,
@@ -737,7 +779,7 @@ def clean(
     age, least = seconds(older_than, "--older-than"), size_bytes(larger_than, "--larger-than")
     runs = command.run_folder(db, runs_dir)
     with command.opened(db) as store:
-        found = clean.removable(store, runs, age, least, study, cache_dir)
+        found = clean.removable(store, runs, age, least, study, cache_dir, weights)
         if not yes:
             clean.clean_screen(found)
             return

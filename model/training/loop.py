@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from model.config import RunConfig
+from model.config import ConfigError, RunConfig
 from model.events import (
     Asked,
     Checkpointed,
@@ -26,12 +26,13 @@ from model.events import (
     Waiting,
 )
 from model.text.cache import CacheUnwritable
+from model.text.corpus import open_tokenizer
 from model.training import state
 from model.training.evaluation import Evaluation, Tally, batches, perplexity
 from model.training.results import load, mean_of_last_steps, stability
 from model.training.state import State
 from model.training.update import Diverged, Events, read_series, update
-from model.training.weights import save_weights
+from model.training.weights import save_tokenizer, save_weights
 
 WAIT_SECONDS, WAIT_LOOKS = 5.0, 50
 """Pause between two tries to store the prepared data; in it a request is looked for this many times."""
@@ -65,7 +66,7 @@ def train(
         resume_from: (path, SHA-256) of checkpoints, newest first; the first that verifies is used.
         asked: what the caller, or another thread of it, wants of the run.
         checkpoint_seconds: between automatic checkpoints; 0 writes one after every update.
-        keep_weights: leave the final weights in `workdir`, with the configuration beside them.
+        keep_weights: leave the final weights in `workdir`, with configuration and tokenizer beside them.
         source: SHA-256 of the code that runs; a checkpoint of other code is gone on from, not exactly.
 
     Raises:
@@ -87,14 +88,14 @@ def train(
     yield resumed
     run.clock.lap("waiting")
     try:
-        yield from _run(run, Path(workdir), checkpoint_seconds, keep_weights)
+        yield from _run(run, Path(workdir), checkpoint_seconds, Path(cache_dir) if keep_weights else None)
     except Exception:
         run.data.require_unchanged()  # altered tokens may end a run in any way: they are to blame first
         raise
 
 
-def _run(run: State, workdir: Path, checkpoint_seconds: float, keep_weights: bool) -> Events:
-    """The steps that are left, and the end."""
+def _run(run: State, workdir: Path, checkpoint_seconds: float, keep_from: Path | None) -> Events:
+    """The steps that are left, and the end; weights are kept if a cache is named, for its tokenizer."""
     while run.step < run.config.train.steps:
         ends = yield from _serve(run, workdir, checkpoint_seconds)
         if ends:
@@ -105,8 +106,8 @@ def _run(run: State, workdir: Path, checkpoint_seconds: float, keep_weights: boo
     yield from read_series(run)
     validation = yield from _evaluate(run, "val")
     yield from _evaluate(run, "test")
-    if keep_weights:
-        yield from _keep_weights(run, workdir)
+    if keep_from is not None:
+        yield from _keep_weights(run, workdir, keep_from)
     if not run.asked.cancelled:
         run.data.require_unchanged()
         yield Finished(run.step, _results(run, validation))
@@ -140,12 +141,14 @@ def _save(run: State, workdir: Path) -> Events:
     yield Checkpointed(run.step, str(written.path), written.sha256, written.size_bytes, seconds)
 
 
-def _keep_weights(run: State, workdir: Path) -> Events:
-    """Write the final weights; a full disk costs them, not the result."""
+def _keep_weights(run: State, workdir: Path, cache_dir: Path) -> Events:
+    """Write the final weights and the tokenizer; a full disk costs them, not the result."""
     yield Progressed(Phase.SAVE, run.step)
     try:
+        if run.config.data.tokenizer_id:  # else its tokens are of no text
+            save_tokenizer(open_tokenizer(run.config.data, cache_dir), workdir)
         save_weights(run.model, run.config, workdir)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         yield NotSaved(run.step, f"{error}")
 
 

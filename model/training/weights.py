@@ -1,6 +1,6 @@
-"""A finished run's weights, kept on request: safetensors, with the configuration beside them.
+"""A finished run's weights, kept on request: safetensors, with configuration and tokenizer beside them.
 
-    from model.weights import load_weights
+    from model.training.weights import load_weights
     model, config = load_weights("runs/<database id>/7/a1")
 
 Written beside and renamed, the configuration first: where the weights are, everything is. Optimizers and
@@ -19,8 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from model.config import ConfigError, RunConfig, canonical_json
 from model.network.transformer import LanguageModel, build
+from model.text.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+TOKENIZER = "tokenizer"
+"""A folder as transformers reads it: tokenizer.json, and which token ends a document."""
 
 
 def save_weights(model: LanguageModel, config: RunConfig, folder: Path) -> Path:
@@ -36,6 +39,20 @@ def save_weights(model: LanguageModel, config: RunConfig, folder: Path) -> Path:
     header = {"config_hash": config.hash, "config": canonical_json(config.to_dict())}
     _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata=header))
     return folder / WEIGHTS
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer so that `AutoTokenizer.from_pretrained(folder / TOKENIZER)` reads it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    place = folder / TOKENIZER
+    place.mkdir(parents=True, exist_ok=True)
+    ends = tokenizer.backend.id_to_token(tokenizer.end_id)
+    told = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": ends}, indent=1)
+    _replace(place / "tokenizer_config.json", lambda path: path.write_text(told + "\n", encoding="utf-8"))
+    _replace(place / "tokenizer.json", lambda path: tokenizer.backend.save(str(path)))
 
 
 def load_weights(folder: str | Path, device: str = "cpu") -> tuple[LanguageModel, RunConfig]:

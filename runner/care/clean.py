@@ -1,8 +1,8 @@
 """`clean`: what finished jobs left, by age or size. Results, attempts, events and the source they ran stay.
 
 First everything that would go is listed; nothing is removed without being asked for. Weights that were kept
-on purpose (`work --keep-weights`) are not touched, unless their job was deleted. Rows go before their files,
-as in runner/queue/records.py.
+on purpose (`work --keep-weights`) go only with `--weights`, or if their job was deleted. Rows go before their
+files, as in runner/queue/records.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from runner.care import leftovers
+from runner.care.again import KEPT
 from runner.queue.attempts import of_source
 from runner.queue.schema import OVER, checkpoints, jobs
 from runner.queue.store import Store, now
@@ -35,8 +36,8 @@ class File:
     """A file that may be removed."""
 
     kind: str
-    """checkpoint or log; source, a copy that no attempt ran; cache, half a preparation; other, for what else
-    a deleted job left."""
+    """checkpoint or log; weight, with configuration and tokenizer; source, a copy that no attempt ran; cache,
+    half a preparation; other, for what else a deleted job left."""
     path: Path
     job_id: int | None
     """None for what belongs to no job."""
@@ -54,6 +55,7 @@ def removable(
     at_least_bytes: int = 0,
     study: str | None = None,
     cache: Path | None = None,
+    weights: bool = False,
 ) -> list[File]:
     """The files of finished jobs, and what kills left, that are old and large enough, the oldest first.
 
@@ -65,7 +67,10 @@ def removable(
     folder = runs / store.database_id
     left = [] if study else left_by_deleted(store, runs)
     with store.read() as connection:
-        found = [*_of_jobs(connection, folder, study), *([] if study else _of_nobody(connection, folder))]
+        found = [
+            *_of_jobs(connection, folder, study, weights),
+            *([] if study else _of_nobody(connection, folder)),
+        ]
     found += left + (list(_halves(cache)) if cache and not study else [])
     chosen = [
         file for file in found if file.age_seconds >= older_than_seconds and file.size_bytes >= at_least_bytes
@@ -119,14 +124,16 @@ def _forget(connection: sa.Connection, paths: list[str]) -> set[int]:
     return set(connection.scalars(over))
 
 
-def _of_jobs(connection: sa.Connection, folder: Path, study: str | None) -> Iterator[File]:
+def _of_jobs(connection: sa.Connection, folder: Path, study: str | None, weights: bool) -> Iterator[File]:
     age = (now() - jobs.c.finished_at).label("age_seconds")
     finished = sa.select(jobs.c.id, jobs.c.status, age).where(jobs.c.status.in_(OVER))
     if study is not None:
         finished = finished.where(jobs.c.study_id == named(connection, study).id)
     for job in connection.execute(finished):
-        for path in sorted((folder / str(job.id)).glob("a*/*")):
-            kind = _kind(path)
+        kept = KEPT if weights else ()
+        for path in sorted((folder / str(job.id)).glob("a*/**/*")):
+            own = path.relative_to(folder / str(job.id)).parts[1]
+            kind = "weight" if own in kept else _kind(path)
             if kind and path.is_file() and not path.is_symlink():
                 size_bytes = path.stat().st_size
                 yield File(kind, path, job.id, job.status, size_bytes, job.age_seconds)

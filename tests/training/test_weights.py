@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import torch
 import torch.nn.functional as F
 
 from model.config import ConfigError
 from model.events import Finished, NotSaved
+from model.text.dataset import prepare
+from model.text.tokenizer import load_tokenizer
 from model.training import state
 from model.training.loop import train
 from model.training.weights import load_weights, save_weights
 from runner.queue.store import open_store
-from tests.conftest import PROJECT, rows
+from tests.conftest import PROJECT, results_bits, row, rows
 from tests.training_runs import TINY, Numbers, measured, run, timeless
 
 
@@ -93,16 +96,58 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
         load_weights(tmp_path)
 
 
-def test_the_documented_lines_load_what_work_kept(
+def test_a_finished_job_is_trained_again_for_its_weights_and_goes_on_with_a_text(
     cli: Callable[..., subprocess.CompletedProcess[str]],
     tiny_grid: Path,
     tmp_path: Path,
+    cache_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled")
-    assert cli("work", "--jobs", "1", "--keep-weights").returncode == 0
+    cli("enqueue", "--grid", str(tiny_grid), "--corpus", "bundled", "--seeds", "42")
+    assert cli("work", "--jobs", "2").returncode == 0
     store = open_store(str(tmp_path / "jobs.db"))
+    bits = results_bits(store)
+    none = cli("generate", "1", "The state of")
+    assert (none.returncode, "`python cli.py retry --keep-weights 1`" in none.stderr) == (65, True)
+
+    done = cli("retry", "--keep-weights", "1", "--cache-dir", str(cache_dir), timeout=90)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / store.database_id / "1" / "a1"
+    assert done.stdout == f"{folder}\n"
+    assert "by the code that it ran" in done.stderr
+    assert results_bits(store) == bits  # and each number came out again, or the weights were not kept
+    assert [job["status"] for job in rows(store, "jobs")] == ["done", "done"]
     assert rows(store, "checkpoints") == []  # they are another thing
+    assert not (folder / "again").exists()
+    model, config = load_weights(folder)
+    held_out = prepare(config, cache_dir).held_out("val")
+    with torch.inference_mode():
+        logits, _ = model(torch.from_numpy(held_out.inputs).long(), 0.0, torch.Generator())
+        targets = torch.from_numpy(held_out.targets).long().flatten()
+        loss = F.cross_entropy(logits.flatten(0, 1).double(), targets).item()
+    assert loss == pytest.approx(row(store, "measures", job_id=1, name="val_loss")["value"], rel=1e-5)
+
+    # Another result than the one that is recorded: nothing is kept.
+    wrong = sa.text("UPDATE measures SET value = 9 WHERE job_id = 2 AND name = 'val_loss'")
+    store.write(lambda c: c.execute(wrong))
+    other = cli("retry", "--keep-weights", "2", "--cache-dir", str(cache_dir), timeout=90)
+    assert other.returncode == 65
+    assert "trained again, and not the same: val_loss 9.0 then, " in other.stderr
+    assert not list((tmp_path / "runs" / store.database_id / "2").rglob("*.safetensors"))
+
+    first = cli("generate", "1", "The state of the", "--tokens", "9", "--temperature", "0")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("The state of the")
+    assert len(first.stdout) > len("The state of the ")
+    with torch.inference_mode():  # the likeliest token each time, as plain torch has it
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        [(ids, _)] = tokenizer.encode(["The state of the"])
+        going = ids.tolist()
+        for _ in range(9):
+            logits, _ = model(torch.tensor([going[-32:]]), 0.0, torch.Generator())
+            going.append(int(logits[0, -1].argmax()))
+    assert first.stdout.rstrip("\n") == tokenizer.backend.decode(going)
+
     lines = re.search(
         r"```python\n(import torch\nfrom model\.training\.weights.*?)```",
         (PROJECT / "docs/commands.md").read_text(),
@@ -110,10 +155,16 @@ def test_the_documented_lines_load_what_work_kept(
     )
     assert lines
     code = lines[1].replace("<database id>/7", f"{store.database_id}/1")
-    assert len([line for line in code.splitlines() if line]) == 4
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(code, "docs/commands.md", "exec"), names)
-    assert names["logits"].shape == (1, 32, 8192)
-    listed = cli("clean").stdout
-    assert "weights" not in listed  # what was kept on purpose stays
+    assert names["logits"].shape == (1, len(names["ids"]), 8192)
+    assert names["again"] == names["text"]
+    assert (tmp_path / "model.pt").stat().st_size > 100_000
+    assert "weight" not in cli("clean").stdout  # what was kept on purpose stays
+    listed = cli("clean", "--weights").stdout
+    assert "weights.safetensors" in " ".join(listed.split())
+    assert "4 weights" in listed
+    cli("clean", "--weights", "--yes")
+    assert not (folder / "weights.safetensors").exists()
+    assert not (folder / "tokenizer").exists()
