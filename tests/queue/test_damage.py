@@ -48,6 +48,8 @@ COMMANDS = {
     "status": [],
     "watch": [],
     "digest": [],
+    "page": ["pages"],
+    "generate": ["1", "Once upon"],
     "show": ["1"],
     "logs": ["1"],
     "retry": ["1"],
