@@ -119,6 +119,38 @@ def grids_show(name: str, scale: Size = Scale.full, as_json: AsJson = False, db:
     )
 
 
+@app.command(rich_help_panel=CHOOSING)
+def new(name: str) -> None:
+    """Write a training program and its grid, to begin with.   Example: python cli.py new my_study"""
+    from runner.care import trial
+
+    program, grid = trial.begin(name)
+    print(f"{program}, {grid}: python cli.py try {grid}")
+
+
+@app.command(name="try", rich_help_panel=CHOOSING)
+def try_(
+    grid: str,
+    scale: Size = Scale.full,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Such as train.steps=4000.")] = None,
+    limit: Annotated[str, typer.Option("--time-limit", help="Such as 30s or 5m.")] = "60s",
+    devices: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
+    cache_dir: Cache = CACHE,
+) -> None:
+    """Run one cell here, and say what the night costs.   Example: python cli.py try my_study.toml"""
+    from runner.care import trial
+    from runner.design import enqueue as queueing
+    from runner.design import grid_file
+    from runner.design.scales import adjust
+
+    chosen = adjust(grid_file.load_grid(grid), scale, assign or [])
+    given = ("auto", None, False, scale is Scale.smoke)
+    chosen, _, _ = queueing.prepared(chosen, given, cache_dir, command.say)
+    found = trial.attempt(chosen, seconds(limit, "--time-limit"), device_list(devices), 1, cache_dir)
+    for line in trial.verdict(chosen, found):
+        print(line)
+
+
 @app.command(rich_help_panel=QUEUEING)
 def enqueue(
     grid: Annotated[str | None, typer.Option("--grid", help="A shipped grid's name, or a TOML file.")] = None,
