@@ -63,7 +63,7 @@ COMMANDS = {
     "db backup": ["backup.db"],
     "db copy": ["jobs.db", "copy.db"],
 }
-WITHOUT_JOBS = {"import", "doctor"}
+WITHOUT_JOBS = {"new", "try", "import", "doctor"}
 """`import` adds to what is there without reading it; `doctor` has an answer of its own."""
 
 
