@@ -44,7 +44,8 @@ def synthetic(n_tokens: int, protocol: str = "sound", **values: int) -> Dataset:
     tokens = np.arange(n_tokens, dtype=np.uint32)
     arrays = {"train": tokens, "train-bytes": np.ones(n_tokens, np.uint32)}
     arrays |= dict.fromkeys(("val", "val-bytes", "test", "test-bytes"), tokens[:1_000])
-    return Dataset(RunConfig().with_values({"protocol": protocol, **values}), cache.Entry(arrays, {}, {}))
+    entry = cache.Entry(arrays, {"lost": 0.0}, {})
+    return Dataset(RunConfig().with_values({"protocol": protocol, **values}), entry)
 
 
 def everything(data: Dataset) -> str:
