@@ -101,9 +101,20 @@ def condition(cell: Cell) -> tuple[str, ...]:
 
 
 def signed(value: Any, decimals: int = 4) -> str:
-    """A difference: a number that shows its sign."""
-    text = number(value, decimals)
-    return text if text == DASH or text.startswith("-") else f"+{text}"
+    """A difference: a number that shows its sign, with more decimals where it would round to 0.
+
+    What is 0 still has none: it says nothing of a direction.
+    """
+    text = number(value, _telling(value, decimals))
+    return text if text in (DASH, "nan") or text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def _telling(value: Any, decimals: int) -> int:
+    """As many decimals as show a digit other than 0, up to four more; what has none then is 0."""
+    if value is None or not math.isfinite(value):
+        return decimals
+    more = range(decimals, decimals + 5)
+    return next((each for each in more if float(f"{value:.{each}f}") != 0), decimals)
 
 
 def percent(value: Any) -> str:
@@ -144,7 +155,9 @@ def mean_spread(values: npt.ArrayLike, decimals: int, std: Std, n: int) -> str:
 
 def interval(low: float, high: float, decimals: int) -> str:
     """An interval, or a dash; no brackets, which markdown would have to escape."""
-    return DASH if math.isnan(low) else f"{number(low, decimals)} to {number(high, decimals)}"
+    if math.isnan(low):
+        return DASH
+    return " to ".join(number(end, _telling(end, decimals)) for end in (low, high))
 
 
 def listed(items: Iterable[str]) -> str:

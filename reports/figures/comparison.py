@@ -217,8 +217,8 @@ def _learning(curves: Curves, data: StudyData, layout: Layout) -> Picture | None
     return Picture(
         "learning",
         "Training and held-out loss over steps, a line a seed.",
-        "Loss over training steps: thin lines are seeds, thick lines their mean, bands the 95 % t interval "
-        "of that mean (unpaired). Above, the training loss of each update; below, the held-out loss of each "
-        "evaluation." + layout.remark,
+        "Loss over training steps: thin lines are seeds, thick lines their mean, bands its 95 % t "
+        "interval (unpaired, from three seeds on). Above, the training loss of each update; below, the "
+        "held-out loss of each evaluation." + layout.remark,
         styled(draw),
     )

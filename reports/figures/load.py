@@ -42,7 +42,7 @@ def load_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture | No
         "Coefficient of variation of the expert load over training steps.",
         "Expert load over training: the coefficient of variation (population sd / mean) of each layer's "
         "counts, mean over layers, 0 for an even load. Thin lines are seeds, thick lines their mean, bands "
-        "the 95 % t interval of that mean." + layout.remark,
+        "its 95 % t interval, from three seeds on." + layout.remark,
         styled(draw),
     )
 

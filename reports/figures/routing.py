@@ -46,7 +46,7 @@ def routing_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture |
         "Router entropy, and agreement of clean and noisy top-k, over training steps.",
         "The router over training, at each evaluation: entropy of its full softmax, and the share of tokens' "
         "experts that stay chosen when noise is added. Means over tokens and layers; thin lines are seeds, "
-        "thick lines their mean, bands the 95 % t interval of that mean (unpaired)." + layout.remark,
+        "thick lines their mean, bands its 95 % t interval (unpaired, from three seeds on)." + layout.remark,
         styled(draw),
     )
 
@@ -79,7 +79,8 @@ def layer_curves(curves: Curves, data: StudyData, layout: Layout) -> Picture | N
         "layer-load-over-training",
         "Coefficient of variation of the expert load of each layer over training steps, by condition.",
         "Expert load by layer over training: the coefficient of variation (population sd / mean) of a "
-        "layer's counts, the mean over seeds as a line a layer, bands the 95 % t interval of that mean. "
+        "layer's counts, the mean over seeds as a line a layer, bands its 95 % t interval, from three "
+        "seeds on. "
         f"Layers count from 0.{more}" + layout.remark,
         styled(draw),
     )

@@ -24,6 +24,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reports.statistics.inference import Array, Contrast, mean_interval, mean_intervals
 
@@ -39,6 +40,8 @@ _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     *((0, (10, 1, 2, 1)), (0, (1, 3))),
 )
 STYLES = len(_COLOURS)
+FEWEST = 3
+"""Seeds of a step from which its mean has a band: that of two is 12.7 standard errors to each side."""
 TICKS = 4
 """Of an axis of a panel, about: each takes a millisecond, and small panels have no room for more."""
 _RC: dict[Any, Any] = {
@@ -139,11 +142,19 @@ def curves(axes: Axes, series: Sequence[Series], markers: bool = False, seeds: b
             # One line with gaps between the seeds: a hundred times a dozen lines are most of a figure's time.
             axes.plot(*_joined(one.steps, one.values), color=colour, linewidth=0.7, alpha=0.55)
         low, mean, high = mean_intervals(one.values)
+        few = np.isfinite(one.values).sum(axis=0) < FEWEST
+        low, high = np.where(few, math.nan, low), np.where(few, math.nan, high)
         axes.fill_between(one.steps, low, high, color=colour, alpha=0.11, linewidth=0)
         marker = _MARKERS[i % STYLES] if markers else ""
         axes.plot(one.steps, mean, color=colour, linestyle=dash, marker=marker, label=one.label)
-    axes.locator_params(nbins=TICKS)
+    _tick(axes)
     return axes
+
+
+def _tick(axes: Axes) -> None:
+    """Few ticks; those of the steps are whole numbers."""
+    axes.locator_params(axis="y", nbins=TICKS)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=TICKS, integer=True))
 
 
 def run_curves(axes: Axes, train: tuple[Array, Array], held_out: tuple[Array, Array]) -> Axes:
@@ -153,7 +164,7 @@ def run_curves(axes: Axes, train: tuple[Array, Array], held_out: tuple[Array, Ar
     for row in values:
         axes.plot(steps, row, "s--", color=_COLOURS[2], linewidth=1.0, label="held-out")
     axes.legend(loc="upper right")
-    axes.locator_params(nbins=TICKS)
+    _tick(axes)
     return axes
 
 

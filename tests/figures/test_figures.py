@@ -127,6 +127,17 @@ def test_the_interval_in_the_interaction_plot_is_students(connection: sa.Connect
     np.testing.assert_allclose(bars[:, 1], [losses.mean() - reach, losses.mean() + reach], rtol=1e-9)
 
 
+def test_two_seeds_have_no_band_and_steps_are_whole() -> None:
+    axes = Figure().subplots()
+    steps = np.array([1.0, 2.0, 3.0])
+    two = style.Series("two", steps, np.array([[3.0, 2.0, 1.0], [3.1, 2.2, 1.1]]))
+    style.curves(axes, [two])
+    assert axes.get_ylim() == pytest.approx((0.895, 3.205))  # the lines' own range: nothing flattens them
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    style.curves(axes, [style.Series("three", steps, np.array([[3.0] * 3, [4.0] * 3, [5.0] * 3]))])
+    assert axes.get_ylim()[1] > 6  # 4 plus 4.3 / sqrt(3)
+
+
 def test_an_imported_study_has_no_curves_and_no_load(connection: sa.Connection) -> None:
     made.published_study(connection)
     assert list(drawn(connection)) == ["answer", "interaction", "paired", "differences"]

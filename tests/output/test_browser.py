@@ -234,5 +234,8 @@ def test_the_page_follows_the_readers_colours_and_fits_a_narrow_screen(browser: 
     assert colours("dark") == ("rgb(20, 24, 29)", "rgb(227, 232, 238)")
     metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert browser.find_element("tag name", "nav").rect["height"] < 60  # contents in one line, to be pushed
+    results = browser.find_element("css selector", "#results-by-condition td.l, #paired-contrasts td.l")
+    assert results.rect["width"] < 180  # a label leaves room for its values
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     assert wide <= 360  # tables scroll inside their frames, the page does not

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from reports.output.report import NotUniform
 from reports.reading.units import UnknownOption
-from reports.tables import instant
+from reports.tables import instant, interval, signed
 from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid, parse_grid
 from runner.queue import jobs, schema
@@ -402,6 +402,18 @@ def snapshot(connection: sa.Connection) -> str:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, made.opened(Path(folder)) as opened:
         SNAPSHOT.write_text(snapshot(opened))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((0.00312, "+0.0031"), (0.00003, "+0.00003"), (-0.0000004, "-0.0000004"), (0.0, "0.0000")),
+        *((-4e-16, "0.0000"), (math.nan, "–"), (-math.inf, "-inf")),
+    ],
+)
+def test_a_difference_shows_its_sign_or_is_nothing(value: float, shown: str) -> None:
+    assert signed(value, 4) == shown
+    assert interval(value, 1.0, 4) == ("–" if math.isnan(value) else f"{shown.lstrip('+')} to 1.0000")
 
 
 def test_named_levels_are_explained_and_not_called_a_mixture(connection: sa.Connection) -> None:
