@@ -12,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
@@ -23,85 +22,42 @@ import pytest
 from runner.queue.store import open_store
 from runner.work import output
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
-from tests.injection import GATE, NO_SUMMARY, TOY, inject
+from tests.injection import GATE, inject
 from tests.terminal import Terminal
-
-ONE_JOB = TINY_GRID.replace("seeds = [42, 43]", "seeds = [42]").replace("[0.0, 0.5]", "[0.5]")
-ONE_JOB = ONE_JOB.replace("[baseline]\nnoise_std = 0.0\n", "[baseline]\nnoise_std = 0.5\n")
+from tests.work.night import Night as ToyNight
 
 
-class Night:
-    """A folder with one job of 40 steps in its queue; the trainer stands still at step 20."""
+class Night(ToyNight):
+    """Two jobs of the toy program in a queue; each trainer stands still at step 20 until the test goes on."""
 
     def __init__(self, folder: Path, cache_dir: Path) -> None:
-        self.folder = folder
+        super().__init__(folder, cache_dir, toy=True)
         self.words = command("work", "--on-finish", "cat > part; mv part digest", cache_dir=cache_dir)
-        self.gate = folder / "gate"
-        self.calm = {**environment(), **inject(folder / "toy", TOY + NO_SUMMARY)}
-        self.gated = {**environment(), **inject(self.gate, TOY + NO_SUMMARY + GATE)}
-        self.store = open_store(str(folder / "jobs.db"))
+        self.environment = {**environment(), **self.inject(GATE, "gate")}
 
-    def start(self, **streams: IO[bytes] | int | None) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.words, cwd=self.folder, env=self.gated, **streams)  # type: ignore[call-overload]
-
-    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"never happened: {what}"
-            time.sleep(0.01)
-
-    def at_the_gate(self) -> None:
-        self.wait_for(lambda: list(self.gate.glob("at-*")), "step 20")
-
-    def go_on(self) -> None:
-        (self.gate / "go").touch()
+    def work(self, **streams: IO[bytes] | int | None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.words, cwd=self.folder, env=self.environment, **streams)  # type: ignore[call-overload]
 
     def digest(self) -> str:
         self.wait_for((self.folder / "digest").exists, "--on-finish")
         return (self.folder / "digest").read_text()
 
-    def assert_done(self, bits: str) -> None:
-        assert (row(self.store, "jobs")["status"], row(self.store, "jobs")["failures"]) == ("done", 0)
-        assert [each["outcome"] for each in rows(self.store, "attempts")][-1] == "done"
-        assert results_bits(self.store) == bits
-
     def assert_released_and_resumes(self, bits: str) -> None:
-        assert (row(self.store, "jobs")["status"], row(self.store, "jobs")["failures"]) == ("queued", 0)
+        first = row(self.store, "jobs", id=1)
+        assert (first["status"], first["failures"]) == ("queued", 0)
         attempt = row(self.store, "attempts")
         assert (attempt["outcome"], attempt["charged"]) == ("preempted", 0)
-        assert subprocess.run(self.words, cwd=self.folder, env=self.calm, check=False).returncode == 0
-        assert [each["resumed_from_step"] for each in rows(self.store, "attempts")][1] >= 20
-        self.assert_done(bits)
-
-
-@pytest.fixture(scope="module")
-def queue(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> tuple[Path, str]:
-    """A database with the job in its queue, and the bits of its result when nothing disturbs it."""
-    folder = tmp_path_factory.mktemp("calm")
-    (folder / "one.toml").write_text(ONE_JOB)
-    toy = {**environment(), **inject(folder / "toy", TOY)}
-    for words in (("enqueue", "--grid", "one.toml", "--corpus", "bundled"), ("work",)):
-        if words[0] == "work":
-            shutil.copy(folder / "jobs.db", folder / "queued.db")
-        subprocess.run(command(*words, cache_dir=cache_dir), cwd=folder, env=toy, check=True)
-    store = open_store(str(folder / "jobs.db"))
-    bits = results_bits(store)
-    store.close()
-    return folder / "queued.db", bits
+        assert self.drain() == 0
+        assert rows(self.store, "attempts", job_id=1)[1]["resumed_from_step"] >= 20
+        self.assert_undisturbed(bits)
 
 
 @pytest.fixture
-def bits(queue: tuple[Path, str]) -> str:
-    return queue[1]
-
-
-@pytest.fixture
-def night(tmp_path: Path, cache_dir: Path, queue: tuple[Path, str]) -> Iterator[Night]:
-    shutil.copy(queue[0], tmp_path / "jobs.db")
+def night(tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
     made = Night(tmp_path, cache_dir)
     yield made
-    made.go_on()
-    made.store.close()
+    made.open_gate()
+    made.end()
 
 
 def fill(descriptor: int) -> None:
@@ -148,23 +104,23 @@ def test_lines_that_cannot_be_written_cost_the_night_nothing(
             os.set_blocking(writer, True)
         if where == "closed":
             night.words = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *night.words]
-        worker = night.start(stdout=log, stderr=log)
-        night.at_the_gate()
+        worker = night.work(stdout=log, stderr=log)
+        night.wait_at_gate()
         if where == "reader left":
             os.close(reader)
-        night.go_on()
+        night.open_gate()
         assert worker.wait(timeout=120) == 0
-    night.assert_done(bits)
-    assert "1/1 done, nothing left" in night.digest()
+    night.assert_undisturbed(bits)
+    assert "2/2 done, nothing left" in night.digest()
 
 
 def test_full_disk_that_has_room_again_gets_the_lines_that_follow(night: Night, full_disk: Path) -> None:
     with full_disk.open("ab") as log:
-        worker = night.start(stdout=log, stderr=log)
-        night.at_the_gate()
+        worker = night.work(stdout=log, stderr=log)
+        night.wait_at_gate()
         assert full_disk.read_bytes() == b""  # "job 1: attempt 1" had no room
         (full_disk.parent / "ballast").unlink()
-        night.go_on()
+        night.open_gate()
         assert worker.wait(timeout=120) == 0
     assert "done in" in full_disk.read_text()
 
@@ -175,7 +131,9 @@ def test_full_disk_that_has_room_again_gets_the_lines_that_follow(night: Night, 
 @pytest.fixture
 def shell(tmp_path: Path, night: Night) -> Iterator[Terminal]:
     """A person's shell in a terminal, with job control and without anybody's settings."""
-    with Terminal(["bash", "--norc", "--noprofile", "-i"], tmp_path, {**night.gated, "PS1": "$ "}) as made:
+    with Terminal(
+        ["bash", "--norc", "--noprofile", "-i"], tmp_path, {**night.environment, "PS1": "$ "}
+    ) as made:
         made.until(lambda screen: screen.text.startswith("$"))
         yield made
 
@@ -186,12 +144,12 @@ def as_typed(words: list[str]) -> str:
 
 def test_ctrl_c_that_ends_the_reader_too(night: Night, shell: Terminal, bits: str) -> None:
     shell.type(f"{as_typed(night.words)} 2>&1 | (echo $BASHPID > tee.pid; exec tee log)\r")
-    night.at_the_gate()
+    night.wait_at_gate()
     reader = int((night.folder / "tee.pid").read_text())
     shell.type("\x03")  # to the whole pipeline: tee ends at once, and the worker's next line has no reader
     night.wait_for(lambda: not Path(f"/proc/{reader}/cmdline").exists(), "tee's end")
-    night.go_on()
-    assert "0/1 done, 1 left" in night.digest()
+    night.open_gate()
+    assert "0/2 done, 2 left" in night.digest()
     night.wait_for(lambda: row(night.store, "workers")["stopped_at"], "the end of the worker")
     assert row(night.store, "workers")["exit_code"] == 0
     assert "Traceback" not in (night.folder / "log").read_text()
@@ -200,11 +158,11 @@ def test_ctrl_c_that_ends_the_reader_too(night: Night, shell: Terminal, bits: st
 
 def test_closed_terminal_is_a_sighup(night: Night, shell: Terminal, bits: str) -> None:
     shell.type(f"{as_typed(night.words)}\r")
-    night.at_the_gate()
+    night.wait_at_gate()
     shell.close()
     shell.process.wait()  # the shell has sent its SIGHUP, and the kernel one more at its end
-    night.go_on()
-    assert "0/1 done, 1 left" in night.digest()
+    night.open_gate()
+    assert "0/2 done, 2 left" in night.digest()
     night.wait_for(lambda: row(night.store, "workers")["stopped_at"], "the end of the worker")
     assert row(night.store, "workers")["exit_code"] == 75
     night.assert_released_and_resumes(bits)
@@ -212,23 +170,23 @@ def test_closed_terminal_is_a_sighup(night: Night, shell: Terminal, bits: str) -
 
 def test_closed_terminal_of_a_night_under_nohup(night: Night, shell: Terminal, bits: str) -> None:
     shell.type(f"trap '' HUP; {as_typed(night.words)}\r")  # nohup, but with the output left on the terminal
-    night.at_the_gate()
+    night.wait_at_gate()
     shell.close()
-    night.go_on()
-    assert "1/1 done, nothing left" in night.digest()
+    night.open_gate()
+    assert "2/2 done, nothing left" in night.digest()
     assert row(night.store, "workers")["exit_code"] == 0
-    night.assert_done(bits)
+    night.assert_undisturbed(bits)
 
 
 def test_second_sighup_does_not_leave_at_once(night: Night, bits: str) -> None:
-    worker = night.start(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    night.at_the_gate()
+    worker = night.work(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    night.wait_at_gate()
     assert worker.stderr is not None
     worker.send_signal(signal.SIGINT)
     while b"stopping" not in (line := worker.stderr.readline()):
         assert line, "the worker never said that it stops"
     worker.send_signal(signal.SIGHUP)  # Ctrl-C, and the terminal closed while it saves
-    night.go_on()
+    night.open_gate()
     worker.communicate(timeout=120)
     assert worker.returncode == 0
     night.assert_released_and_resumes(bits)
@@ -244,34 +202,35 @@ if TRAINER:
 
 
 def test_ctrl_c_while_the_trainer_starts_does_not_say_that_nothing_is_queued(night: Night) -> None:
-    shutil.rmtree(night.gate)
-    night.gated = {**night.calm, **inject(night.gate, STARTING)}
-    worker = night.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    night.wait_for((night.gate / "starting").exists, "the trainer's start")
+    night.environment = {**environment(), **inject(night.folder / "gate", STARTING)}
+    worker = night.work(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    night.wait_for((night.folder / "gate" / "starting").exists, "the trainer's start")
     worker.send_signal(signal.SIGINT)
     said, errors = worker.communicate(timeout=120)
     assert (worker.returncode, said, errors) == (0, b"", b"")
-    assert (row(night.store, "jobs")["status"], rows(night.store, "attempts")) == ("queued", [])
+    assert [job["status"] for job in rows(night.store, "jobs")] == ["queued"] * 2
+    assert rows(night.store, "attempts") == []
 
 
 @pytest.mark.parametrize("most", [8, 12, 30])
 def test_too_few_descriptors_are_one_line(night: Night, most: int) -> None:
     night.words = ["sh", "-c", f'ulimit -n {most}; exec "$@"', "sh", *night.words]
-    worker = night.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    worker = night.work(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     said, errors = worker.communicate(timeout=120)
     assert (worker.returncode, said) == (73, b"")
     assert errors.decode() == (
         f"error: 1 trainers need 48 open files or pipes, and this shell allows {most}: `ulimit -n 1024`, "
         "or fewer --devices or --slots\n"
     )
-    assert (row(night.store, "jobs")["status"], rows(night.store, "workers")) == ("queued", [])
+    assert [job["status"] for job in rows(night.store, "jobs")] == ["queued"] * 2
+    assert rows(night.store, "workers") == []
 
 
 def test_night_with_as_few_descriptors_as_it_asks_for(night: Night, bits: str) -> None:
     night.words = ["sh", "-c", 'ulimit -H -n 48; ulimit -S -n 20; exec "$@"', "sh", *night.words]
-    night.go_on()  # the soft limit is raised as far as the hard one allows
-    assert night.start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=120) == 0
-    night.assert_done(bits)
+    night.open_gate()  # the soft limit is raised as far as the hard one allows
+    assert night.work(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=120) == 0
+    night.assert_undisturbed(bits)
 
 
 # --- --on-finish -------------------------------------------------------------------------------------------
@@ -298,8 +257,8 @@ def test_command_that_does_not_read_or_does_not_work_costs_a_line(
 
 def test_on_finish_runs_when_the_database_went_away(night: Night) -> None:
     night.words += ["--lease-seconds", "1"]
-    worker = night.start(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    night.at_the_gate()
+    worker = night.work(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    night.wait_at_gate()
     (night.folder / "jobs.db").rename(night.folder / "elsewhere.db")
     _, errors = worker.communicate(timeout=120)
     assert worker.returncode == 69
@@ -321,9 +280,24 @@ COMMANDS = [("status",), ("report",), ("export",), ("watch",), ("logs", "1"), ("
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, queue: tuple[Path, str]) -> Path:
-    """The folder of the study that is done."""
-    return queue[0].parent
+def queue(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """A folder with one job of the model itself in its queue."""
+    folder = tmp_path_factory.mktemp("queue")
+    one_job = TINY_GRID.replace("[42, 43]", "[42]").replace("[0.0, 0.5]", "[0.5]")
+    (folder / "one.toml").write_text(
+        one_job.replace("[baseline]\nnoise_std = 0.0", "[baseline]\nnoise_std = 0.5")
+    )
+    words = command("enqueue", "--grid", "one.toml", "--corpus", "bundled", cache_dir=cache_dir)
+    subprocess.run(words, cwd=folder, env=environment(), check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, queue: Path) -> Path:
+    """The folder of the same study when it is done."""
+    folder = shutil.copytree(queue, tmp_path_factory.mktemp("finished") / "study")
+    subprocess.run(command("work", cache_dir=cache_dir), cwd=folder, env=environment(), check=True)
+    return folder
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -438,14 +412,24 @@ def test_terminal_that_cannot_show_a_letter_gets_another(
     assert language == LATIN or shown.raw.isascii()
 
 
-def test_night_in_another_locale(night: Night, locales: Path, bits: str) -> None:
-    night.gated = {**spoken(LATIN, locales), **inject(night.gate, TOY)}
-    worker = night.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    said, _ = worker.communicate(timeout=120)
-    assert worker.returncode == 0
-    assert "• Seeds: 1 (42)" in said.decode("utf-8")
-    assert "best so far: noise_std=0.5" in night.digest()
-    night.assert_done(bits)
+def test_night_in_another_locale(
+    queue: Path, finished: Path, tmp_path: Path, cache_dir: Path, locales: Path
+) -> None:
+    folder = shutil.copytree(queue, tmp_path / "study")
+    words = command("work", "--on-finish", "cat > digest", cache_dir=cache_dir)
+    done = subprocess.run(words, cwd=folder, env=spoken(LATIN, locales), capture_output=True, check=False)
+    assert done.returncode == 0
+    assert "• Seeds: 1 (42)" in done.stdout.decode("utf-8")
+    assert "best so far: noise_std=0.5" in (folder / "digest").read_text()
+    assert bits_in(folder) == bits_in(finished)
+
+
+def bits_in(folder: Path) -> str:
+    store = open_store(str(folder / "jobs.db"))
+    try:
+        return results_bits(store)
+    finally:
+        store.close()
 
 
 # --- one stream --------------------------------------------------------------------------------------------
