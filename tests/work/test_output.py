@@ -148,7 +148,7 @@ def test_ctrl_c_that_ends_the_reader_too(night: Night, shell: Terminal, bits: st
     reader = int((night.folder / "tee.pid").read_text())
     shell.type("\x03")  # to the whole pipeline: tee ends at once, and the worker's next line has no reader
     night.wait_for(lambda: not Path(f"/proc/{reader}/cmdline").exists(), "tee's end")
-    night.open_gate()
+    night.go_on_when_asked()
     assert "0/2 done, 2 left" in night.digest()
     night.wait_for(lambda: row(night.store, "workers")["stopped_at"], "the end of the worker")
     assert row(night.store, "workers")["exit_code"] == 0
@@ -161,7 +161,7 @@ def test_closed_terminal_is_a_sighup(night: Night, shell: Terminal, bits: str) -
     night.wait_at_gate()
     shell.close()
     shell.process.wait()  # the shell has sent its SIGHUP, and the kernel one more at its end
-    night.open_gate()
+    night.go_on_when_asked()
     assert "0/2 done, 2 left" in night.digest()
     night.wait_for(lambda: row(night.store, "workers")["stopped_at"], "the end of the worker")
     assert row(night.store, "workers")["exit_code"] == 75
@@ -186,7 +186,7 @@ def test_second_sighup_does_not_leave_at_once(night: Night, bits: str) -> None:
     while b"stopping" not in (line := worker.stderr.readline()):
         assert line, "the worker never said that it stops"
     worker.send_signal(signal.SIGHUP)  # Ctrl-C, and the terminal closed while it saves
-    night.open_gate()
+    night.go_on_when_asked()
     worker.communicate(timeout=120)
     assert worker.returncode == 0
     night.assert_released_and_resumes(bits)
