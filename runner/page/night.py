@@ -83,7 +83,7 @@ class Night:
     at: str
     headline: str
     studies: tuple[Study, ...]
-    """The newest first."""
+    """Those that are worked on first, then the newest."""
 
 
 def night(connection: sa.Connection, screen: Screen | None = None) -> Night:
@@ -91,7 +91,10 @@ def night(connection: sa.Connection, screen: Screen | None = None) -> Night:
     first = snapshot(connection, None, [])
     names = [study["name"] for study in first.overview]
     shown = {name: snapshot(connection, name, []) for name in names}
-    found = tuple(_study(connection, shown[name], screen) for name in reversed(names))
+    at_work = {job["study"] for job in first.running}
+    newest = names[::-1]
+    order = [*(n for n in newest if n in at_work), *(n for n in newest if n not in at_work)]
+    found = tuple(_study(connection, shown[name], screen) for name in order)
     counts = {state: sum(study[state] for study in first.overview) for state in STATUSES}
     return Night(
         at=datetime.fromtimestamp(first.at).astimezone().strftime("%Y-%m-%d %H:%M %Z"),

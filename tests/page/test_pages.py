@@ -11,6 +11,8 @@ import sqlalchemy as sa
 
 from model.events import Measured
 from reports.output import page as report_page
+from runner.design.enqueue import enqueue
+from runner.design.grid_file import parse_grid
 from runner.page import beside, notices, pages
 from runner.page.night import night, without_secrets
 from runner.queue import jobs, records, schema
@@ -51,6 +53,12 @@ def test_a_page_has_cells_what_runs_and_what_failed(busy: Store) -> None:
         assert "6/40 · loss 5.000, 1,234 tok/s" in text
         assert "diverged: " + html.escape("<script>alert(1)</script> postgresql://…@box/lab") in text
     assert '<a href="study-tiny.html">tiny</a>' in found["index.html"]
+
+
+def test_what_is_worked_on_comes_first(busy: Store) -> None:
+    busy.write(lambda c: enqueue(c, "newer", parse_grid({"factors": {"top_k": [1, 2]}, "seeds": [1]})))
+    with busy.read() as connection:
+        assert [study.name for study in night(connection).studies] == ["tiny", "newer"]
 
 
 def test_a_page_is_no_program_and_gives_nothing_away(busy: Store, worker: jobs.Worker) -> None:
