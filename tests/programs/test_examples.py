@@ -66,7 +66,7 @@ def night(folder: Path, name: str, size: list[str], strikes: str, resumes: bool)
         return done.returncode
 
     assert command("enqueue", "--grid", f"{name}.toml", "--seeds", "0", *size) == 0
-    work = ("work", "--threads", "1", "--checkpoint-seconds", "0", "--lease-seconds", "1")
+    work = ("work", "--slots", "1", "--checkpoint-seconds", "0", "--lease-seconds", "1")
     kills = 0
     while command(*work) != 0:
         kills += 1
