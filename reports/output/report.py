@@ -20,6 +20,7 @@ from reports.sections.dose import response
 from reports.sections.findings import findings
 from reports.sections.head import method
 from reports.sections.horizons import horizons
+from reports.sections.levels import best_levels
 from reports.sections.load import load as load_by_layer
 from reports.sections.power import looks, power
 from reports.sections.provenance import provenance
@@ -35,6 +36,7 @@ SECTIONS: tuple[Made, ...] = (
     conditions.aggregate,
     conditions.load,
     costs.missing,
+    best_levels,
     contrasts.contrasts,
     response,
     horizons,
