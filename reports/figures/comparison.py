@@ -18,10 +18,10 @@ from reports.figures.dose import response_pictures
 from reports.figures.layout import MAX_SEEDS, Curves, Layout, arrange, drawn_jobs
 from reports.figures.load import heatmaps, load_curves, usage
 from reports.figures.looks import path_picture
-from reports.figures.panels import curves_of, legend, panel_grid, styled
+from reports.figures.panels import curves_of, legend, loss_unit, panel_grid, styled
 from reports.figures.routing import layer_curves, routing_curves
 from reports.reading.frames import StudyData
-from reports.reading.measures import measure
+from reports.reading.measures import Measure
 from reports.reading.study import Cell
 from reports.sections import dose
 from reports.sections.answer import ANSWER, answer
@@ -77,8 +77,8 @@ def pictures(curves: Curves, analysis: Analysis) -> dict[str, tuple[Picture, ...
     layout = arrange(data)
     found: dict[str, list[Picture | None]] = {ANSWER: [answer_picture(analysis)]}
     if matrix is not None and len(data.done):
-        found[RESULTS] = [_interaction(matrix, layout)]
-        found[CONTRASTS] = [_slopes(matrix, layout), _forest(analysis)]
+        found[RESULTS] = [_interaction(matrix, analysis.metric, layout)]
+        found[CONTRASTS] = [_slopes(matrix, analysis.metric, layout), _forest(analysis)]
         if responses := response_pictures(analysis):
             found[dose.heading(analysis)] = [*responses]
     if paths := path_picture(analysis):
@@ -89,18 +89,15 @@ def pictures(curves: Curves, analysis: Analysis) -> dict[str, tuple[Picture, ...
         *(heatmaps(data, layout, loads), load_curves(curves, data, layout)),
         *(layer_curves(curves, data, layout), usage(data, layout, loads)),
     ]
-    return {
-        heading: tuple(picture for picture in drawn_here if picture is not None)
-        for heading, drawn_here in found.items()
-    }
+    drawn = {heading: tuple(p for p in pictures if p is not None) for heading, pictures in found.items()}
+    return {heading: pictures for heading, pictures in drawn.items() if pictures}
 
 
-def _interaction(matrix: Blocks, layout: Layout) -> Picture | None:
+def _interaction(matrix: Blocks, metric: Measure, layout: Layout) -> Picture | None:
     """Means with intervals over the levels of the first factor, a line a condition of the others."""
     groups = [
         (title or "mean", [_values(matrix, cell) for _, cell in cells]) for title, cells in layout.panels
     ]
-    metric = measure(matrix.metric)
 
     def draw() -> Figure:
         figure, [[axes]] = panel_grid(1, 3.2)
@@ -127,11 +124,11 @@ def _values(matrix: Blocks, cell: Cell) -> Array:
     return values[np.isfinite(values)]
 
 
-def _slopes(matrix: Blocks, layout: Layout) -> Picture | None:
+def _slopes(matrix: Blocks, metric: Measure, layout: Layout) -> Picture | None:
     """A line a seed from condition to condition."""
     if not layout.lines or len(matrix.seeds) < 2:
         return None
-    seeds, metric = matrix.seeds[:MAX_SEEDS], measure(matrix.metric)
+    seeds = matrix.seeds[:MAX_SEEDS]
 
     def draw() -> Figure:
         figure, [panels] = panel_grid(len(layout.panels), 2.9)
@@ -198,6 +195,8 @@ def _learning(curves: Curves, data: StudyData, layout: Layout) -> Picture | None
     """Training loss above, held-out loss below, a panel a condition of the other factors."""
     jobs = {job for _, lines in layout.panels for _, cell in lines for job in drawn_jobs(data, cell)}
     train, held_out = (found[found["job_id"].isin(jobs)] for found in (curves.train, curves.held_out))
+    unit = loss_unit(data)
+    unit = f"\n({unit})" if unit else ""
     if train.empty and held_out.empty:
         return None
 
@@ -210,7 +209,7 @@ def _learning(curves: Curves, data: StudyData, layout: Layout) -> Picture | None
                     axes.set_title(title)
                 else:
                     axes.set_xlabel("Step")
-            row[0].set_ylabel(f"{name} loss\n(nats per token)")
+            row[0].set_ylabel(f"{name} loss{unit}")
         legend(figure, rows[1][0])
         return figure
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from reports.figures import style
 from reports.figures.panels import panel_grid, styled
-from reports.reading.measures import measure
+from reports.reading.measures import Measure
 from reports.statistics.analysis import Analysis
 from reports.statistics.dose import Response
 from reports.tables import Picture, plain
@@ -19,12 +19,12 @@ from reports.tables import Picture, plain
 
 def response_pictures(analysis: Analysis) -> list[Picture]:
     """A figure a fitted factor."""
-    metric = analysis.target.metric
+    metric = analysis.metric
     return [_picture(found, metric) for found in analysis.responses.values() if isinstance(found, Response)]
 
 
-def _picture(found: Response, metric: str) -> Picture:
-    factor, axis = plain(found.factor), plain(measure(metric).axis)
+def _picture(found: Response, metric: Measure) -> Picture:
+    factor, axis = plain(found.factor), plain(metric.axis)
 
     def draw() -> Figure:
         figure, [[axes]] = panel_grid(1, 3.4)

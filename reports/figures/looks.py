@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from reports.figures import style
 from reports.figures.panels import legend, panel_grid, styled
 from reports.reading.looks import Outcome
-from reports.reading.measures import measure
 from reports.sections.answer import MAX_LINES
 from reports.statistics.analysis import Analysis
 from reports.statistics.inference import Array
@@ -41,7 +40,7 @@ def path_picture(analysis: Analysis) -> Picture | None:
             style.path(axes, seeds, differences, bounds)
             axes.set_title(textwrap.shorten(plain(judged.name), 34, placeholder=" …"))
             axes.set_xlabel("Seeds")
-        panels[0].set_ylabel(f"Difference in\n{plain(measure(shown[0][1].metric).named)}")
+        panels[0].set_ylabel(f"Difference in\n{plain(shown[0][1].measure.named)}")
         legend(figure, panels[0])
         return figure
 
@@ -64,7 +63,7 @@ def _bounds(judged: Judged, outcome: Outcome) -> tuple[float, float]:
     room = judged.margin - float(half)
     if not room > 0:
         return math.nan, math.nan
-    higher = measure(judged.metric).higher_is_better
+    higher = judged.measure.higher_is_better
     if judged.kind == "equivalent":
         return -room, room
     return (-room, math.nan) if higher else (math.nan, room)

@@ -89,3 +89,9 @@ def curves_of(
 ) -> list[style.Series]:
     name = f"{layout.lines}=" if layout.lines else ""
     return [style.Series(f"{name}{label}", *by_step(found, drawn_jobs(data, cell))) for label, cell in cells]
+
+
+def loss_unit(data: StudyData) -> str:
+    """The unit of the losses that were logged: the outcome's, if that is a loss."""
+    outcome = data.study.measure(data.study.outcome)
+    return plain(outcome.unit) if outcome.column.endswith("loss") else ""

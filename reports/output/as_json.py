@@ -87,7 +87,7 @@ def _condition(data: StudyData, cell: Cell) -> dict[str, Any]:
 def _family(family: TestedFamily) -> dict[str, Any]:
     return {
         "name": family.family.name,
-        "metric": family.metric,
+        "metric": family.measure.column,
         "tests": [
             {
                 "contrast": t.comparison.label,

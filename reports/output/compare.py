@@ -15,7 +15,7 @@ from reports.output.markdown import markdown
 from reports.output.matching import Effect, Match, common, effects, last, levels, matches
 from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
-from reports.reading.measures import BITS, LOAD, LOSS, PERPLEXITY, Measure
+from reports.reading.measures import LOAD, Measure
 from reports.reading.origin import configurations, distinct, flatten
 from reports.reading.rows import by_seed
 from reports.reading.units import UnknownOption
@@ -38,7 +38,6 @@ from reports.tables import (
     signed,
 )
 
-_MEASURES = (LOSS, PERPLEXITY, BITS, LOAD)
 _NAMED = 3
 """Conditions that the first screen names."""
 
@@ -48,7 +47,7 @@ def compare_studies(connection: sa.Connection, first: str, second: str, db: str 
 
     Raises:
         NoSuchStudy: one of them is not in the database.
-        UnknownOption: it is one study twice.
+        UnknownOption: it is one study twice, or the second does not measure what the first is about.
     """
     if first == second:
         raise UnknownOption(
@@ -64,10 +63,16 @@ def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report
     found = matches(first, second)
     sections = [_differences(first, second)]
     if found:
-        base, apart = common(first, found), levels(first, second, LOSS.column, found)
-        each = effects(first, second, LOSS.column, found, base)
-        sentences = [_agreement(each, base.label), _better(first, second, apart)]
-        sections += [_side_by_side(first, second, found, apart), _effects(names, each, base.label)]
+        metric = first.study.measure(first.study.primary)
+        if metric.column not in second.study.measures:
+            raise UnknownOption(f"compare {' '.join(names)}: {names[1]} does not measure {metric.column}")
+        base, apart = common(first, found), levels(first, second, metric.column, found)
+        each = effects(first, second, metric.column, found, base)
+        sentences = [_agreement(each, base.label), _better(first, second, metric, apart)]
+        sections += [
+            _side_by_side(first, second, metric, found, apart),
+            _effects(names, metric, each, base.label),
+        ]
     else:
         sentences = [f"No condition of {names[0]} has the same factors' values as one of {names[1]}."]
     words = ["compare", *names, *(["--db", db] if db != DEFAULT_DB else [])]
@@ -118,24 +123,30 @@ def _named(labels: list[str]) -> str:
     return f" ({'; '.join(labels[:_NAMED])}{more})" if labels else ""
 
 
-def _better(first: StudyData, second: StudyData, apart: list[Contrast]) -> str:
-    """Which study has the better losses, where they compare at all."""
+def _better(first: StudyData, second: StudyData, metric: Measure, apart: list[Contrast]) -> str:
+    """Which study has the lower values, where they compare at all."""
+    name = metric.label.lower()
     if reasons := [what for what, _ in _obstacles(first, second)]:
-        return f"Their losses do not compare: {listed(reasons)}."
+        return f"Their values of {name} do not compare: {listed(reasons)}."
     ways = [direction(contrast) for contrast in apart]
     told = [
-        f"{data.study.name} has the lower loss in {ways.count(way)}"
+        f"{data.study.name} has the lower {name} in {ways.count(way)}"
         for data, way in ((first, -1), (second, 1))
         if ways.count(way)
     ]
     if not told:
-        return "Their losses are not shown to differ in any condition."
+        return f"Their values of {name} are not shown to differ in any condition."
     return f"Of {len(apart)} condition{'s' * (len(apart) != 1)}, {listed(told)}; {ways.count(0)} are open."
 
 
 def _obstacles(first: StudyData, second: StudyData) -> tuple[tuple[str, str], ...]:
     """Why losses of the two do not compare, in a few words and in a note."""
     found = []
+    if not (first.study.has_text or second.study.has_text):
+        one, two = first.study.facts, second.study.facts
+        unlike = [label for label in {**one, **two} if one.get(label) != two.get(label)]
+        note = f"What the programs say of the studies differs: {', '.join(unlike)}."
+        return ((f"they are not the same in {listed(unlike)}", note),) if unlike else ()
     if first.study.corpus_id != second.study.corpus_id or not first.study.corpus_id:
         note = (
             "The texts are not the same, or not known to be: losses and perplexities do not compare across "
@@ -161,9 +172,10 @@ def _missing(first: StudyData, second: StudyData) -> str:
 
 
 def _line(data: StudyData) -> str:
-    return (
-        f"{done_of_all(data.runs)} runs done; {protocol_line(data.study)}; corpus {corpus_line(data.study)}"
-    )
+    study = data.study
+    text = (protocol_line(study), f"corpus {corpus_line(study)}") if study.has_text else ()
+    facts = (f"{label} {said}" for label, said in study.further_facts)
+    return "; ".join((f"{done_of_all(data.runs)} runs done", *text, *facts))
 
 
 # --- the tables -------------------------------------------------------------------------------------------
@@ -207,17 +219,26 @@ def _some(values: list[str], most: int = 8) -> str:
     return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
-def _side_by_side(first: StudyData, second: StudyData, found: list[Match], apart: list[Contrast]) -> Section:
+def _side_by_side(
+    first: StudyData, second: StudyData, metric: Measure, found: list[Match], apart: list[Contrast]
+) -> Section:
     names = (first.study.name, second.study.name)
+    shared = [m for m in first.study.results if m.column in second.study.measures]
+    shared += [
+        m for name, m in first.study.measures.items() if name == LOAD and name in second.study.measures
+    ]
     columns = ("Condition", *(f"n, {name}" for name in names))
-    columns += tuple(f"{measure.label}, {name}" for measure in _MEASURES for name in names)
-    columns += ("Loss: difference", "95 % interval, together")
+    columns += tuple(f"{measure.label}, {name}" for measure in shared for name in names)
+    columns += (f"{metric.label}: difference", "95 % interval, together")
     rows = []
     for match, difference in zip(found, apart, strict=True):
         pair = (first.by_cell[match.first], second.by_cell[match.second])
         done = [runs[runs["status"] == "done"] for runs in pair]
-        shown = [_shown(runs, measure) for measure in _MEASURES for runs in done]
-        between = signed(difference.difference), interval(difference.low, difference.high, 4)
+        shown = [_shown(runs, measure) for measure in shared for runs in done]
+        between = (
+            signed(difference.difference, metric.decimals),
+            interval(difference.low, difference.high, metric.decimals),
+        )
         rows.append((match.label, *map(done_of_all, pair), *shown, *between))
     return Section(
         "Conditions side by side",
@@ -235,22 +256,23 @@ def _shown(done: pd.DataFrame, measure: Measure) -> str:
     return mean_spread(values, measure.decimals, "sample", len(values))
 
 
-def _effects(names: tuple[str, str], each: list[Effect], base: str) -> Section:
+def _effects(names: tuple[str, str], metric: Measure, each: list[Effect], base: str) -> Section:
     """Each matching condition against the same baseline condition, within each study."""
     rows = tuple(
         (
-            *(effect.label, *_effect(effect.first), *_effect(effect.second)),
-            *(signed(effect.apart.difference), interval(effect.apart.low, effect.apart.high, 4)),
+            *(effect.label, *_effect(metric, effect.first), *_effect(metric, effect.second)),
+            signed(effect.apart.difference, metric.decimals),
+            interval(effect.apart.low, effect.apart.high, metric.decimals),
             *(probability(effect.apart.p), {1: "the same", -1: "opposite", 0: DASH}[effect.sign]),
         )
         for effect in each
     )
-    kinds = ("n", "Difference", "% of PPL", "95 % interval")
+    kinds = ("n", "Difference", *(("% of PPL",) if metric.logarithmic else ()), "95 % interval")
     columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds))
     columns += ("First - second", "95 % interval, together", "p", "Signs")
     return Section(
         "Effects side by side",
-        (f"Each condition against {base}, in {LOSS.column}, paired by seed within each study.",),
+        (f"Each condition against {base}, in {metric.column}, paired by seed within each study.",),
         (Table(columns, rows, "l" + "r" * (len(columns) - 1)),),
         (
             "Differences within a study compare better than losses do: what a study's text and protocol add "
@@ -262,10 +284,10 @@ def _effects(names: tuple[str, str], each: list[Effect], base: str) -> Section:
     )
 
 
-def _effect(contrast: Contrast) -> tuple[str, ...]:
+def _effect(metric: Measure, contrast: Contrast) -> tuple[str, ...]:
     return (
         str(contrast.n),
-        signed(contrast.difference, 4) if contrast.n else DASH,
-        percent(LOSS.percent(contrast.difference)),
-        interval(contrast.low, contrast.high, 4) if contrast.n else number(math.nan),
+        signed(contrast.difference, metric.decimals) if contrast.n else DASH,
+        *((percent(metric.percent(contrast.difference)),) if metric.logarithmic else ()),
+        interval(contrast.low, contrast.high, metric.decimals) if contrast.n else number(math.nan),
     )

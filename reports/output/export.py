@@ -17,6 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from reports.reading.frames import choose_study, runs
+from reports.reading.measures import SOUGHT
 from reports.reading.study import Study
 from reports.sections.costs import GB
 from reports.tables import plain
@@ -39,6 +40,9 @@ _FURTHER = (
 """The last six, and config_hash, are what `import` needs to bring the study back whole."""
 _GRID = ("question", "levels", "scale", "primary", "baseline", "margins", "repeats")
 """What of the design is in no run. Claims are not among it: in a file nothing is declared before the runs."""
+_CONVERTED = {"training_time_minutes": "training_seconds", "peak_memory_gb": "peak_memory_bytes"}
+_OF_CONFIGURATION = ("noise_std", "load_balancing_weight")
+_OF_TEXT = ("protocol", "corpus", "corpus_id")
 _FORMULA = ("=", "+", "-", "@")
 
 Rows = tuple[list[str], Iterable[list[Any]]]
@@ -47,7 +51,7 @@ Rows = tuple[list[str], Iterable[list[Any]]]
 
 def _whole(study: Study) -> set[str]:
     """Columns of whole numbers, where a frame may hold floats."""
-    return {"exact", *(name for name, measure in study.measures.items() if measure["decimals"] == 0)}
+    return {"exact", *(name for name, measure in study.measures.items() if measure.decimals == 0)}
 
 
 def export(
@@ -77,14 +81,26 @@ def _runs(connection: sa.Connection, study: Study) -> Rows:
     given = dict(
         connection.execute(sa.select(jobs.c.id, jobs.c.cell).where(jobs.c.study_id == study.id)).all()
     )
-    others = [factor for factor in study.factors if factor not in (*PUBLISHED_COLUMNS, *_FURTHER)]
-    columns = [*PUBLISHED_COLUMNS, *others, *_FURTHER]
+    others = [
+        name for name in (*study.factors, *study.measures) if name not in (*PUBLISHED_COLUMNS, *_FURTHER)
+    ]
+    without = _not_of(study)
+    columns = [name for name in (*PUBLISHED_COLUMNS, *others, *_FURTHER) if name not in without]
     found, whole = [], _whole(study)
     for run in frame[frame["status"] == "done"].to_dict("records"):
         row = _row(study, {str(key): value for key, value in run.items()})
         row["cell"] = given[row["job_id"]]
         found.append([_value(row.get(column), column in whole) for column in columns])
     return columns, found
+
+
+def _not_of(study: Study) -> set[str]:
+    """The columns that the study's program has nothing for."""
+    absent = {name for name in SOUGHT if name not in study.measures}
+    absent |= {theirs for theirs, ours in _CONVERTED.items() if ours in absent}
+    keys = {key.rpartition(".")[2] for key in study.program.get("keys", {})} | set(study.factors)
+    absent |= {name for name in _OF_CONFIGURATION if keys and name not in keys}
+    return absent | (set() if study.has_text else set(_OF_TEXT))
 
 
 def _row(study: Study, run: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from reports.tables import Picture, Table, plain
 
 _HERE = Path(__file__).parent
 _VERDICT = re.compile(
-    r"(?:SUPPORTED|REFUTED|OPEN|better|worse|unclear|negligible(?: but measurably (?:better|worse))?)"
+    r"(?:SUPPORTED|REFUTED|OPEN|better|worse|lower|higher|unclear"
+    r"|negligible(?: but measurably (?:better|worse|lower|higher))?)"
     r"(?: \(PROVISIONAL\))?|PROVISIONAL"
 )
 _FINDING = re.compile(f"({_VERDICT.pattern}): (.*)", re.DOTALL)

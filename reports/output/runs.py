@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from reports.figures import style
 from reports.figures.layout import MAX_RUNS, Curves, chosen_runs
-from reports.figures.panels import by_step, styled
+from reports.figures.panels import by_step, loss_unit, styled
 from reports.reading.frames import StudyData
+from reports.reading.measures import LOAD
 from reports.tables import DASH, Picture, instant, minutes, number, whole
 
 LOG_LINES, LOG_BYTES = 30, 16_384
@@ -77,18 +78,23 @@ def _page(
     job = int(run["job_id"])
     attempt = {str(k): v for k, v in last.loc[job].items()} if job in last.index else {}
     label = f"{data.study.label(run['cell'])}, seed {run['seed']}"
-    result = f": loss {number(run['val_loss'], 4)}" if run["status"] == "done" else ""
+    outcome = data.study.measure(data.study.outcome)
+    result = ""
+    if run["status"] == "done":
+        result = f": {outcome.label.lower()} {number(run[outcome.column], outcome.decimals)}"
     return RunPage(
         job,
         f"Run {job}: {label} – {run['status']}{result}",
-        _facts(run, attempt),
-        _picture(job, curves),
+        _facts(data, run, attempt),
+        _picture(data, job, curves),
         log_tail(folder, attempt.get("log_path")),
         remark,
     )
 
 
-def _facts(run: Mapping[Any, Any], attempt: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(
+    data: StudyData, run: Mapping[Any, Any], attempt: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
     told = [
         ("Status", f"{run['status']}, step {whole(run['progress_step'])} of {whole(run['total_steps'])}"),
         ("Configuration", str(run["config_hash"])[:16]),
@@ -102,15 +108,12 @@ def _facts(run: Mapping[Any, Any], attempt: Mapping[str, Any]) -> tuple[tuple[st
         if attempt["cause"]:
             told.append(("Cause", f"{attempt['cause']}: {attempt['message'] or DASH}"))
     if run["status"] == "done":
-        told += [
-            ("Val loss", f"{number(run['val_loss'], 4)}, PPL {number(run['val_perplexity'], 2)}"),
-            ("Accuracy", number(run["val_accuracy"], 4)),
-            ("Expert usage CV", number(run["expert_usage_cv"], 4)),
-            (
-                "Training",
-                f"{_minutes(run['training_seconds'])} min, {whole(run['tokens_per_second'])} tokens/s",
-            ),
-        ]
+        told += [(m.label, number(run[m.column], m.decimals)) for m in data.study.results]
+        if LOAD in data.study.measures:
+            told.append((data.study.measure(LOAD).label, number(run[LOAD], 4)))
+        if "training_seconds" in data.study.measures:
+            speed = whole(run["tokens_per_second"])
+            told.append(("Training", f"{_minutes(run['training_seconds'])} min, {speed} tokens/s"))
     return tuple(told)
 
 
@@ -118,10 +121,12 @@ def _minutes(seconds: float) -> str:
     return DASH if math.isnan(seconds) else minutes(seconds)
 
 
-def _picture(job: int, curves: Curves) -> Picture | None:
+def _picture(data: StudyData, job: int, curves: Curves) -> Picture | None:
     train, held_out = curves.train, curves.held_out
     if not ((train["job_id"] == job).any() or (held_out["job_id"] == job).any()):
         return None
+
+    unit = loss_unit(data)
 
     def draw() -> Figure:
         # Fixed margins: a settled layout takes ten times as long, and there may be sixty of these.
@@ -130,7 +135,7 @@ def _picture(job: int, curves: Curves) -> Picture | None:
         steps, values = by_step(train, [job])
         style.run_curves(axes, (steps, values[0]), by_step(held_out, [job]))
         axes.set_xlabel("Step")
-        axes.set_ylabel("Loss (nats per token)")
+        axes.set_ylabel(f"Loss ({unit})" if unit else "Loss")
         return figure
 
     caption = "Training loss of each update (line) and held-out loss of each evaluation (points)."

@@ -62,9 +62,9 @@ def plan(
     if data.study.looks:
         raise UnknownOption(f"power: {data.study.name} has looks, which say how many seeds it gets")
     target = analysis.target
-    perplexity = baseline_perplexity(data)
+    perplexity = baseline_perplexity(data, target.measure)
     option, written = ("--difference", difference) if difference else ("--half-width", half_width)
-    value = parse_difference(option, str(written), target.metric, perplexity)
+    value = parse_difference(option, str(written), target.measure, perplexity)
     asked = (value, None) if difference else (None, value)
     wanted = needs(analysis.judged, analysis.families, target, *asked)
     planned = _plan(data, target, wanted, describe_difference(value, target, perplexity), bool(difference))
@@ -110,8 +110,8 @@ def plan_looks(
 def _in_sd(data: StudyData, difference: str, metric: str | None) -> tuple[float, str]:
     """A stated difference in the largest sd of the seeds' differences, and in words."""
     analysis = analyse(data, Options(metric=metric))
-    perplexity = baseline_perplexity(data)
-    value = parse_difference("--difference", difference, analysis.target.metric, perplexity)
+    perplexity = baseline_perplexity(data, analysis.metric)
+    value = parse_difference("--difference", difference, analysis.metric, perplexity)
     found = needs(analysis.judged, analysis.families, analysis.target, value, None)
     sd = max((need.sd for need in found if need.sd > 0), default=math.nan)
     if math.isnan(sd):

@@ -172,7 +172,7 @@ def runs(connection: sa.Connection, study: Study) -> pd.DataFrame:
     )
     found = found.join(measured(connection, study), on="job_id")
     for name, measure in study.measures.items():
-        if measure["decimals"] == 0 and not (found[name] % 1).any() and not found[name].isna().any():
+        if measure.decimals == 0 and not (found[name] % 1).any() and not found[name].isna().any():
             found[name] = found[name].astype("int64")
     for name in SOUGHT:
         if name not in found:

@@ -1,27 +1,43 @@
-"""The measures of a run: a column of `results`, its name on a page, its unit, and which way is better."""
+"""The measures of a run, as the study's program declared them: unit, decimals, which way is better.
+
+They come from the study's row, never from the program's file, which may be gone or changed.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of `results` and how it is written."""
+    """One number that a finished run comes to, and how it is written."""
 
     column: str
     label: str
-    decimals: int
+    decimals: int = 4
     unit: str = ""
-    higher_is_better: bool = False
-    margin: float | None = None
-    """The margin of equivalence where a study declares none, in the unit; None: there is no such default."""
-    margin_origin: str = "none was declared"
+    better: str = "none"
+    """lower, higher or none."""
     logarithmic: bool = False
     """The exponential is a perplexity: a difference d is 100 · (exp(d) - 1) percent of it."""
     ratio: bool = False
     """Claims compare its logarithms: it is above 0, and its spread over seeds grows with its size."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.better == "higher"
+
+    @property
+    def margin(self) -> float | None:
+        """The margin of equivalence where a study declares none, in the unit; None: there is none."""
+        return math.log(1.005) if self.logarithmic else None
+
+    @property
+    def margin_origin(self) -> str:
+        return "by default: 0.5 % of the perplexity" if self.logarithmic else "none was declared"
 
     @property
     def axis(self) -> str:
@@ -38,34 +54,51 @@ class Measure:
         return 100 * math.expm1(difference) if self.logarithmic else math.nan
 
 
-LOSS = Measure(
-    *("val_loss", "Val loss", 4, "nats per token"),
-    margin=math.log(1.005),
-    margin_origin="by default: 0.5 % of the perplexity",
-    logarithmic=True,
-)
-PERPLEXITY = Measure("val_perplexity", "Val PPL", 2)
-BEST_PERPLEXITY = Measure("best_val_perplexity", "Best Val PPL", 2)
-ACCURACY = Measure("val_accuracy", "Accuracy", 4, "share of tokens", higher_is_better=True)
-BITS = Measure("val_bits_per_byte", "Bits per byte", 4, "bits per byte")
-AUX_LOSS = Measure("aux_loss_last_100", "Aux loss, last 100 steps", 5, "nats per token")
-LOAD = Measure("expert_usage_cv", "Expert Usage CV", 4, ratio=True)
-LAYER_LOAD = Measure("expert_usage_cv_layer_mean", "Mean layer CV", 4, ratio=True)
-SPEED = Measure("tokens_per_second", "Tokens/s", 0, "tokens per second", higher_is_better=True)
+LOAD, LAYER_LOAD = "expert_usage_cv", "expert_usage_cv_layer_mean"
+AUX_LOSS = "aux_loss_last_100"
+_LABELS = {
+    "val_loss": "Val loss",
+    "val_perplexity": "Val PPL",
+    "best_val_perplexity": "Best Val PPL",
+    "val_accuracy": "Accuracy",
+    "val_bits_per_byte": "Bits per byte",
+    AUX_LOSS: "Aux loss, last 100 steps",
+    LOAD: "Expert Usage CV",
+    LAYER_LOAD: "Mean layer CV",
+    "tokens_per_second": "Tokens/s",
+}
+"""What tables call a measure of that name; any other keeps its name."""
+_RATIOS = {LOAD, LAYER_LOAD}
 
-SOUGHT = (
-    *("val_loss", "val_perplexity", "val_accuracy", "val_bits_per_byte", "best_val_loss"),
-    *("best_val_perplexity", "expert_usage_cv", "expert_usage_cv_layer_mean", "expert_usage_cv_layer_sd"),
-    *("expert_usage_cv_layer_max", "train_loss_last_100", "aux_loss_last_100"),
-    *("unweighted_aux_loss_last_100", "clipped_share", "max_grad_norm", "loss_spikes", "steps_to_loss"),
-    *("train_loss_tail_sd", "training_seconds", "evaluation_seconds", "compile_seconds", "waiting_seconds"),
-    *("tokens_per_second", "peak_memory_bytes", "tokens_seen", "unique_tokens", "parameters_total"),
-    "parameters_active",
+
+def measure(declared: Mapping[str, Any]) -> Measure:
+    """A measure as `studies.program` has it; all but its name may lack."""
+    name = str(declared["name"])
+    return Measure(
+        name,
+        str(declared.get("label") or _LABELS.get(name, name)),
+        int(declared.get("decimals", 4)),
+        str(declared.get("unit") or ""),
+        str(declared.get("better") or "none"),
+        bool(declared.get("exponential")),
+        name in _RATIOS,
+    )
+
+
+ELSEWHERE = (
+    *(LOAD, LAYER_LOAD, "expert_usage_cv_layer_sd", "expert_usage_cv_layer_max", AUX_LOSS, "best_val_loss"),
+    *("unweighted_aux_loss_last_100", "clipped_share", "max_grad_norm", "loss_spikes", "train_loss_last_100"),
+    *("steps_to_loss", "train_loss_tail_sd", "training_seconds", "evaluation_seconds", "compile_seconds"),
+    *("waiting_seconds", "tokens_per_second", "peak_memory_bytes", "tokens_seen", "unique_tokens"),
+    *("parameters_total", "parameters_active"),
 )
+"""Names with a section of their own, where they are recorded: load, training, cost, provenance."""
+SOUGHT = (*_LABELS, *(name for name in ELSEWHERE if name not in _LABELS))
 """Columns that sections look for, which only some programs measure."""
-_KNOWN = (LOSS, PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS, AUX_LOSS, LOAD, LAYER_LOAD, SPEED)
 
 
-def measure(column: str) -> Measure:
-    """How a column is written; one without an entry here keeps its own name."""
-    return next((known for known in _KNOWN if known.column == column), Measure(column, column, 4))
+def results(measures: Mapping[str, Measure]) -> tuple[Measure, ...]:
+    """What the tables of results show: the measures without a section of their own, in their order."""
+    found = [measure for name, measure in measures.items() if name not in ELSEWHERE]
+    place = {name: at for at, name in enumerate(_LABELS)}  # the published study's, as in its tables
+    return tuple(sorted(found, key=lambda measure: place.get(measure.column, len(place))))

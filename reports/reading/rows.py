@@ -66,3 +66,9 @@ def by_seed(values: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:
     if len(keys) == len(set(keys.tolist())):
         return values
     return values.groupby(keys, sort=True).mean()
+
+
+def recorded(runs: pd.DataFrame, names: Iterable[str]) -> bool:
+    """Whether every one of the measures is there, and any of them has a value."""
+    wanted = list(names)
+    return set(wanted) <= set(runs.columns) and not runs[wanted].isna().all(axis=None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from reports.reading.measures import LOSS, measure
+from reports.reading.measures import Measure, measure, results
 
 Cell = tuple[Any, ...]
 """The factors' values of a condition, in the grid's order."""
@@ -22,11 +22,15 @@ Cell = tuple[Any, ...]
 class Target:
     """What the comparisons are about: a metric, and the margin within which differences count as none."""
 
-    metric: str
+    measure: Measure
     margin: float | None
     """In the metric's unit; None where none was declared."""
     origin: str
     """Who set the margin: `declared with the study`, by default, or the command line."""
+
+    @property
+    def metric(self) -> str:
+        return self.measure.column
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,17 @@ class Study:
     """When it is looked at, as runner/design/looks.py writes it; empty where its seeds are a fixed number."""
 
     @property
+    def has_text(self) -> bool:
+        """Whether the runs were of a text: then the facts say of which, and by which protocol."""
+        return "corpus" in self.facts
+
+    @property
+    def further_facts(self) -> tuple[tuple[str, str], ...]:
+        """What else the program says of the study, label and text."""
+        own = ("protocol", "corpus", "corpus_id")
+        return tuple((label, str(text)) for label, text in self.facts.items() if label not in own)
+
+    @property
     def protocol(self) -> str:
         return self.facts.get("protocol", "")
 
@@ -60,9 +75,24 @@ class Study:
         return self.facts.get("corpus_id", "")
 
     @cached_property
-    def measures(self) -> dict[str, dict[str, Any]]:
-        """Measure → what the program says of it (better, unit, decimals, exponential), in its order."""
-        return {measure["name"]: measure for measure in self.program.get("measures", [])}
+    def measures(self) -> dict[str, Measure]:
+        """Name → measure, in the program's order."""
+        found = map(measure, self.program.get("measures", []))
+        return {each.column: each for each in found}
+
+    def measure(self, name: str) -> Measure:
+        """A measure by its name; one that the program does not declare has nothing but that."""
+        return self.measures.get(name) or measure({"name": name})
+
+    @cached_property
+    def results(self) -> tuple[Measure, ...]:
+        """The measures of the tables of results, the outcome among them."""
+        return results(self.measures)
+
+    @property
+    def outcome(self) -> str:
+        """The program's first measure, which every result has: a run without it has diverged."""
+        return next(iter(self.measures), "")
 
     @property
     def factors(self) -> dict[str, list[Any]]:
@@ -82,7 +112,7 @@ class Study:
 
     @property
     def primary(self) -> str:
-        return str(self.grid.get("primary") or LOSS.column)
+        return str(self.grid.get("primary") or self.outcome)
 
     @property
     def claims(self) -> list[dict[str, Any]]:
@@ -91,14 +121,13 @@ class Study:
 
     def target(self, metric: str | None = None, margin: float | None = None) -> Target:
         """The primary metric with its declared margin, or what the command line put in their place."""
-        name = metric or self.primary
+        known = self.measure(metric or self.primary)
         if margin is not None:
-            return Target(name, margin, "given on the command line, not declared")
-        declared = (self.grid.get("margins") or {}).get(name)
+            return Target(known, margin, "given on the command line, not declared")
+        declared = (self.grid.get("margins") or {}).get(known.column)
         if declared is not None:
-            return Target(name, float(declared), "declared with the study")
-        known = measure(name)
-        return Target(name, known.margin, known.margin_origin)
+            return Target(known, float(declared), "declared with the study")
+        return Target(known, known.margin, known.margin_origin)
 
     @property
     def seeds(self) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-from reports.reading.measures import measure
+from reports.reading.measures import Measure
 from reports.reading.study import Target
 
 
@@ -22,7 +22,7 @@ _UNITS = ("nats", "ppl", "percent")
 _WRITTEN = re.compile(r"\s*([0-9.]+(?:e-?[0-9]+)?)\s*(nats|ppl|percent|%)?\s*", re.IGNORECASE)
 
 
-def parse_difference(option: str, text: str, metric: str, perplexity: float) -> float:
+def parse_difference(option: str, text: str, metric: Measure, perplexity: float) -> float:
     """A difference in the metric's unit, above 0.
 
     On the loss: nats as they are; percent of the perplexity, ln(1 + x / 100); ppl above `perplexity`, the
@@ -38,10 +38,11 @@ def parse_difference(option: str, text: str, metric: str, perplexity: float) -> 
         value = math.nan
     unit = (found[2] or "").lower().replace("%", "percent") if found else ""
     if not 0 < value < math.inf:
-        raise UnknownOption(f"{option} {text}: write a number above 0 with its unit, as in 0.5ppl")
-    if not measure(metric).logarithmic:
+        unit_too = " with its unit, as in 0.5ppl" if metric.logarithmic else ""
+        raise UnknownOption(f"{option} {text}: write a number above 0{unit_too}")
+    if not metric.logarithmic:
         if unit:
-            raise UnknownOption(f"{option} {text}: {metric} has its own unit; write the number alone")
+            raise UnknownOption(f"{option} {text}: {metric.column} has its own unit; write the number alone")
         return value
     if unit == "nats":
         return value
@@ -57,9 +58,9 @@ def parse_difference(option: str, text: str, metric: str, perplexity: float) -> 
 
 def describe_difference(value: float, target: Target, perplexity: float) -> str:
     """A difference in every unit that it has: `0.0050 nats (0.50 % of the PPL, 0.65 PPL at 130.23)`."""
-    if not measure(target.metric).logarithmic:
-        return f"{value:.4g} in {target.metric}"
-    share = f"{measure(target.metric).percent(value):.3g} % of the PPL"
+    if not target.measure.logarithmic:
+        return f"{value:.4g} {target.measure.unit}".rstrip()
+    share = f"{target.measure.percent(value):.3g} % of the PPL"
     if math.isfinite(perplexity):
         share += f", {perplexity * math.expm1(value):.3g} PPL at {perplexity:.2f}"
     return f"{value:.4g} nats ({share})"

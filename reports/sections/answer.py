@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from reports.reading.measures import LOSS, PERPLEXITY, Measure, measure
+from reports.reading.measures import Measure
 from reports.reading.study import Cell
 from reports.sections import head
 from reports.sections.contrasts import provisional
-from reports.statistics.analysis import Analysis
+from reports.statistics.analysis import Analysis, mean_perplexity
 from reports.statistics.blocks import Weights
 from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.families import baseline_cell
@@ -144,10 +144,10 @@ def _claims(analysis: Analysis) -> tuple[Line, ...]:
     return tuple(
         Line(
             judged.name,
-            measure(judged.metric),
+            judged.measure,
             judged.contrast,
             judged.ratio,
-            _change(analysis, judged.metric, judged.contrast, judged.weights, judged.ratio),
+            _change(analysis, judged.measure, judged.contrast, judged.weights, judged.ratio),
             judged.margin,
             provisional(judged.verdict, judged.to_come),
         )
@@ -163,7 +163,7 @@ def _levels(analysis: Analysis) -> tuple[Line, ...]:
             analysis.metric,
             tested.contrast,
             False,
-            _change(analysis, analysis.target.metric, tested.contrast, tested.comparison.weights, False),
+            _change(analysis, analysis.metric, tested.contrast, tested.comparison.weights, False),
             math.nan if analysis.target.margin is None else analysis.target.margin,
             provisional(tested.word, tested.to_come),
         )
@@ -177,13 +177,13 @@ def _main_families(analysis: Analysis) -> list[TestedFamily]:
     return single or list(analysis.families[:1])
 
 
-def _change(analysis: Analysis, metric: str, contrast: Contrast, weights: Weights, ratio: bool) -> float:
+def _change(analysis: Analysis, metric: Measure, contrast: Contrast, weights: Weights, ratio: bool) -> float:
     """A difference in percent."""
-    if ratio or measure(metric).logarithmic:
+    if ratio or metric.logarithmic:
         return 100 * math.expm1(contrast.difference)
     by_cell = analysis.data.by_cell
     against = [by_cell[cell] for cell, weight in weights.items() if weight < 0 and cell in by_cell]
-    values = finite([value for runs in against for value in runs[metric]])
+    values = finite([value for runs in against for value in runs[metric.column]])
     return 100 * contrast.difference / abs(float(values.mean())) if values.any() else math.nan
 
 
@@ -243,7 +243,10 @@ def _phrase(analysis: Analysis, tested: Tested, sign: float) -> str:
         return _MATTERS_NOT
     if word == "unclear":
         return "is open"
-    change = abs(_change(analysis, analysis.target.metric, tested.contrast, tested.comparison.weights, False))
+    change = abs(_change(analysis, analysis.metric, tested.contrast, tested.comparison.weights, False))
+    if word in ("higher", "lower"):
+        way = "higher" if (word == "higher") == (sign > 0) else "lower"
+        return f"is {way} by {change:.1f}{_PERCENT}" if math.isfinite(change) else f"is {way}"
     worse = (word == "worse") == (sign > 0)
     size = f"{change:.1f}{_PERCENT}" if change >= 0.095 else f"{change:.2f}{_PERCENT}"
     if not math.isfinite(change):
@@ -278,7 +281,7 @@ def _best(analysis: Analysis) -> str:
         return f"{text}, and is the baseline."
     for tested in analysis.families[0].tested:
         if tested.comparison.weights.get(best, 0) > 0:
-            change = _change(analysis, metric.column, tested.contrast, tested.comparison.weights, False)
+            change = _change(analysis, metric, tested.contrast, tested.comparison.weights, False)
             return f"{text}, {percent(change)}{_PERCENT} against the baseline ({tested.word})."
     return f"{text}."
 
@@ -287,6 +290,6 @@ def _level(analysis: Analysis, cell: Cell, mean: float) -> str:
     """`val loss, 7.2624 (PPL 1425.96)`."""
     metric = analysis.metric
     text = f"{metric.label.lower()}, {number(mean, metric.decimals)}"
-    perplexity = finite(analysis.data.by_cell[cell][PERPLEXITY.column])
-    shown = metric is LOSS and perplexity.size
-    return f"{text} (PPL {number(float(perplexity.mean()), 2)})" if shown else text
+    if not metric.logarithmic:
+        return text
+    return f"{text} (PPL {number(mean_perplexity(analysis.data.by_cell[cell][metric.column]), 2)})"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.reading.frames import StudyData
-from reports.reading.rows import by_seed
+from reports.reading.rows import by_seed, recorded
 from reports.reading.series import ROUTER
 from reports.reading.study import Cell
 from reports.statistics.analysis import Analysis
@@ -40,7 +40,7 @@ STABILITY, ROUTING = "Training stability", "Routing"
 def stability(analysis: Analysis) -> Section:
     """One row a condition: clipping, gradient norm, spikes, the end of the loss curve, steps to a loss."""
     data, std = analysis.data, analysis.std
-    if data.done[list(_MEASURES)].isna().all(axis=None):
+    if not recorded(data.done, _MEASURES):
         return Section(STABILITY, ("No measures of training are recorded for this study.",))
     columns = (
         *data.study.factors,
@@ -60,11 +60,11 @@ def stability(analysis: Analysis) -> Section:
     )
 
 
-def routing(analysis: Analysis) -> Section:
+def routing(analysis: Analysis) -> Section | None:
     """One row a condition: how sure the router is, and how much its noise moves."""
     data, std = analysis.data, analysis.std
-    if data.final.empty:
-        return Section(ROUTING, ("No measures of the router are recorded for this study.",))
+    if not data.final["name"].isin(ROUTER).any():
+        return None
     values = data.final.pivot_table(index="job_id", columns="name", values="value", dropna=False)
     rows = []
     for cell, runs in data.by_cell.items():

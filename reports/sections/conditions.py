@@ -8,19 +8,10 @@ from __future__ import annotations
 import pandas as pd
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import (
-    ACCURACY,
-    AUX_LOSS,
-    BEST_PERPLEXITY,
-    BITS,
-    LOAD,
-    LOSS,
-    PERPLEXITY,
-    Measure,
-)
-from reports.reading.rows import by_seed
+from reports.reading.measures import AUX_LOSS, LOAD, Measure
+from reports.reading.rows import by_seed, recorded
 from reports.reading.series import LOSS_SE
-from reports.reading.study import Cell
+from reports.reading.study import Cell, Study
 from reports.sections.load import dead
 from reports.statistics.analysis import Analysis
 from reports.statistics.inference import Std, finite, mean_interval
@@ -31,14 +22,15 @@ from reports.tables import (
     condition,
     done_of_all,
     interval,
+    listed,
     mean,
     mean_spread,
     number,
 )
 
 RESULTS, LOADS, SEEDS = "Results by condition", "Expert load by condition", "Results by seed"
-_QUALITY = (PERPLEXITY, BEST_PERPLEXITY, ACCURACY, BITS)
-_BY_SEED = (LOSS, PERPLEXITY, BEST_PERPLEXITY, LOAD)
+_BY_SEED = 3
+"""Measures of the tables by seed, beside the load."""
 
 MOST_UNFINISHED = 30
 """Runs without a result, in the whole study, that the tables by seed still show as rows of dashes."""
@@ -47,7 +39,8 @@ MOST_UNFINISHED = 30
 def aggregate(analysis: Analysis) -> Section:
     """Quality: a row a condition, means over its seeds."""
     data, std = analysis.data, analysis.std
-    columns = (LOSS.label, "95 % interval", *(measure.label for measure in _QUALITY))
+    first, *others = data.study.results
+    columns = (first.label, "95 % interval", *(measure.label for measure in others))
     rows = tuple(_quality_row(data, cell, std) for cell in data.cells)
     return Section(
         RESULTS,
@@ -55,12 +48,30 @@ def aggregate(analysis: Analysis) -> Section:
         notes=(
             f"± is the {std} standard deviation over seeds, repeats of a seed averaged first; n is finished "
             "runs of all runs of the condition; (n=…) behind a value counts the seeds that have it.",
-            "The interval is Student's t for the mean of the loss, from the sample standard deviation.",
-            "Lower is better for loss, PPL and bits per byte. Best Val PPL is the lowest of a run's "
-            "evaluations, and biased low; the final loss is primary.",
+            f"The interval is Student's t for the mean of {first.label.lower()}, from the sample standard "
+            "deviation.",
+            *_directions(data.study),
             *_sampling_error(data),
         ),
     )
+
+
+def _directions(study: Study) -> tuple[str, ...]:
+    """Which way is better, and what of the values is biased."""
+    told = []
+    for way in ("lower", "higher"):
+        names = [_inline(measure.label) for measure in study.results if measure.better == way]
+        told += [f"{way.capitalize()} is better for {listed(names)}."] if names else []
+    if "best_val_perplexity" in study.measures:
+        told.append(
+            "Best Val PPL is the lowest of a run's evaluations, and biased low; the final loss is primary."
+        )
+    return (" ".join(told),) if told else ()
+
+
+def _inline(label: str) -> str:
+    """A label within a sentence: `val loss`, `val PPL`."""
+    return f"{label[:1].lower()}{label[1:]}"
 
 
 def _sampling_error(data: StudyData) -> tuple[str, ...]:
@@ -73,16 +84,19 @@ def _sampling_error(data: StudyData) -> tuple[str, ...]:
         return ()
     return (
         f"The held-out text is a sample, too: a run's val loss has a standard error of "
-        f"{number(float(errors.mean()), LOSS.decimals)} nats per token over its windows (the mean of "
+        f"{number(float(errors.mean()), 4)} nats per token over its windows (the mean of "
         f"{errors.size} run{'s' * (errors.size != 1)}). All conditions share that text, so it says how far "
         "the losses would move together on another one; it is not the interval over seeds.",
     )
 
 
-def load(analysis: Analysis) -> Section:
+def load(analysis: Analysis) -> Section | None:
     """How evenly the experts were loaded: a row a condition, each measure taken in a run."""
     data, std, loads = analysis.data, analysis.std, analysis.loads
-    columns = (LOAD.label, "Mean layer CV", "MaxVio", "Dead experts", AUX_LOSS.label)
+    if not loads and not recorded(data.done, [LOAD]):
+        return None
+    labels = [data.study.measure(name).label for name in (LOAD, AUX_LOSS)]
+    columns = (labels[0], "Mean layer CV", "MaxVio", "Dead experts", labels[1])
     rows = tuple(_load_row(data, cell, std, loads) for cell in data.cells)
     return Section(
         LOADS,
@@ -101,17 +115,18 @@ def per_seed(analysis: Analysis) -> Section:
     left_out = len(data.runs) - len(data.done)
     if left_out <= MOST_UNFINISHED:
         left_out = 0
-    tables = []
+    tables, study = [], data.study
+    shown = (*study.results[:_BY_SEED], *([study.measure(LOAD)] if LOAD in study.measures else []))
     for cell, of_cell in data.by_cell.items():
         runs = of_cell[of_cell["status"] == "done"] if left_out else of_cell
         if runs.empty:
             continue
-        values = zip(*(runs[measure.column] for measure in _BY_SEED), strict=True)
+        values = zip(*(runs[measure.column] for measure in shown), strict=True)
         rows = tuple(
-            (str(seed), *(number(value, m.decimals) for value, m in zip(row, _BY_SEED, strict=True)))
+            (str(seed), *(number(value, m.decimals) for value, m in zip(row, shown, strict=True)))
             for seed, row in zip(runs["seed"], values, strict=True)
         )
-        columns = ("Seed", *(measure.label for measure in _BY_SEED))
+        columns = ("Seed", *(measure.label for measure in shown))
         tables.append(Table(columns, rows, heading=data.study.label(cell)))
     notes = (f"The {left_out:,} runs without a result are left out.",) if left_out else ()
     return Section(SEEDS, tables=tuple(tables), notes=notes)
@@ -120,8 +135,8 @@ def per_seed(analysis: Analysis) -> Section:
 def _quality_row(data: StudyData, cell: Cell, std: Std) -> tuple[str, ...]:
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
-    loss, *others = (LOSS, *_QUALITY)
-    values = by_seed(done[[LOSS.column, *(measure.column for measure in others)]], done["seed"])
+    loss, *others = data.study.results
+    values = by_seed(done[[measure.column for measure in data.study.results]], done["seed"])
     return (
         *condition(cell),
         done_of_all(runs),
@@ -136,16 +151,16 @@ def _load_row(data: StudyData, cell: Cell, std: Std, loads: dict[int, RunLoad]) 
     done = runs[runs["status"] == "done"]
     found = [loads[job] for job in done["job_id"] if job in loads]
     of_layers = {job: float(loads[job].cv.mean()) for job in done["job_id"] if job in loads}
-    told = done[[LOAD.column, AUX_LOSS.column]].assign(layers=done["job_id"].map(of_layers).astype(float))
+    told = done.reindex(columns=[LOAD, AUX_LOSS]).assign(layers=done["job_id"].map(of_layers).astype(float))
     values = by_seed(told, done["seed"])
     return (
         *condition(cell),
         done_of_all(runs),
-        _shown(values, LOAD, std),
+        _shown(values, data.study.measure(LOAD), std),
         mean_spread(values["layers"], 4, std, len(values)),
         mean([float(run.violation.mean()) for run in found], number),
         dead(found),
-        _shown(values, AUX_LOSS, std),
+        _shown(values, data.study.measure(AUX_LOSS), std),
     )
 
 

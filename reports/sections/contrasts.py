@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from reports.reading.measures import measure
 from reports.reading.study import Target
 from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import Tested, TestedFamily
@@ -58,7 +57,7 @@ def told_once(families: tuple[TestedFamily, ...]) -> list[TestedFamily]:
 
 
 def _table(family: TestedFamily, target: Target) -> Table:
-    share = ("% of PPL",) if measure(target.metric).logarithmic else ()
+    share = ("% of PPL",) if target.measure.logarithmic else ()
     columns = (
         *("Contrast", "n", "Difference", *share, "sd of differences"),
         *("95 % interval, together", "p", "Equivalence p", "Diverged", "First is"),
@@ -70,7 +69,7 @@ def _table(family: TestedFamily, target: Target) -> Table:
 
 
 def _row(tested: Tested, target: Target) -> tuple[str, ...]:
-    contrast, metric = tested.contrast, measure(target.metric)
+    contrast, metric = tested.contrast, target.measure
     decimals = metric.decimals
     share = (percent(metric.percent(contrast.difference)),) if metric.logarithmic else ()
     return (

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from reports.reading.frames import StudyData
+from reports.reading.rows import recorded
 from reports.reading.study import Cell
 from reports.statistics.analysis import Analysis
 from reports.statistics.inference import finite
@@ -45,7 +46,7 @@ def seconds_a_seed(data: StudyData) -> float:
 def timings(analysis: Analysis) -> Section:
     """One row a condition: minutes a run by phase, speed, and what all its runs took together."""
     data = analysis.data
-    if data.done.empty or data.done[list(CLOCKS)].isna().all(axis=None):
+    if data.done.empty or not recorded(data.done, CLOCKS):
         return Section("Timings and cost", ("No times are recorded for this study.",))
     columns = (
         *data.study.factors,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from reports.reading.measures import measure
 from reports.reading.study import Target
 from reports.statistics.analysis import Analysis
 from reports.statistics.dose import Response
@@ -39,7 +38,7 @@ def heading(analysis: Analysis) -> str:
 def _section(factor: str, found: Response | str, target: Target) -> Section:
     if isinstance(found, str):
         return Section("", (f"Not fitted: {found}.",))
-    metric = measure(target.metric)
+    metric = target.measure
     levels = Table(
         (factor, "n", "Mean", "Sample sd", "95 % interval"),
         tuple(
@@ -80,7 +79,7 @@ def _shape(found: Response, target: Target) -> str:
     text = f"{line}: {target.metric} {way} with {found.factor} on the whole. {bend}: the response bends"
     if bend == "OPEN":
         return f"{text}; no best level is named."
-    best = found.best(measure(target.metric).higher_is_better)
+    best = found.best(target.measure.higher_is_better)
     if best is None:
         return f"{text}; no best level is named: none within those tested has an interval within them."
     at, low, high = best

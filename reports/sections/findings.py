@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from reports.reading.looks import Outcome
-from reports.reading.measures import measure
+from reports.reading.measures import Measure
 from reports.sections.contrasts import diverged, provisional
 from reports.statistics.analysis import Analysis
 from reports.statistics.anova import Effect
@@ -77,17 +77,18 @@ def _sentence(judged: Judged) -> str:
     seeds = f"{judged.to_come} seed{'s' * (judged.to_come != 1)}"
     mark = f"PROVISIONAL: {seeds} to come. " if judged.to_come else ""
     text = f"{mark}{judged.verdict}: {judged.name}. {judged.what}: {judged.word}, "
-    text += _numbers(judged.metric, judged.contrast, judged.ratio, judged.outcome)
+    text += _numbers(judged.measure, judged.contrast, judged.ratio, judged.outcome)
     return text + _failed(judged.failures) + _qualified(judged.depends_on)
 
 
-def _numbers(metric: str, contrast: Contrast, ratio: bool = False, outcome: Outcome | None = None) -> str:
+def _numbers(known: Measure, contrast: Contrast, ratio: bool = False, outcome: Outcome | None = None) -> str:
+    metric = known.column
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
     seeds = f"n = {contrast.n} seed{'s' * (contrast.n != 1)}"
     if contrast.low == contrast.high == 0:
         return f"{metric} is the same in every seed ({seeds})."
-    estimate = f"{metric} {_difference(metric, contrast, ratio)}"
+    estimate = f"{metric} {_difference(known, contrast, ratio)}"
     if math.isnan(contrast.p):
         if contrast.sd > 0:
             return f"{estimate} (no look was made at it yet; {seeds})."
@@ -96,23 +97,22 @@ def _numbers(metric: str, contrast: Contrast, ratio: bool = False, outcome: Outc
     name = "95 % interval" if contrast.tests == 1 else f"95 % interval of {contrast.tests} together"
     if outcome is not None:
         name = f"interval of its look {outcome.look}" if outcome.look else "interval of the last look"
-    return f"{estimate} ({name} {_interval(metric, contrast, ratio)}; {seeds})."
+    return f"{estimate} ({name} {_interval(known, contrast, ratio)}; {seeds})."
 
 
-def _difference(metric: str, contrast: Contrast, ratio: bool) -> str:
+def _difference(known: Measure, contrast: Contrast, ratio: bool) -> str:
     if ratio:
         return f"{signed(100 * math.expm1(contrast.difference), 1)} %"
-    known = measure(metric)
     share = f", {percent(known.percent(contrast.difference))} % of the PPL" if known.logarithmic else ""
     unit = f" {known.unit}" if known.unit else ""
     return f"{signed(contrast.difference, known.decimals)}{unit}{share}"
 
 
-def _interval(metric: str, contrast: Contrast, ratio: bool) -> str:
+def _interval(known: Measure, contrast: Contrast, ratio: bool) -> str:
     low, high = contrast.low, contrast.high
     if ratio:
         return f"{interval(100 * math.expm1(low), 100 * math.expm1(high), 1)} %"
-    return interval(low, high, measure(metric).decimals)
+    return interval(low, high, known.decimals)
 
 
 def _failed(failures: Failures) -> str:
@@ -154,14 +154,14 @@ def _undeclared(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
 
 def _told(family: TestedFamily, tested: Tested) -> str:
     text = f"{tested.comparison.label}: {provisional(tested.word, tested.to_come)}, "
-    text += _numbers(family.metric, tested.contrast) + _failed(tested.failures)
+    text += _numbers(family.measure, tested.contrast) + _failed(tested.failures)
     return text + _qualified(family.depends_on)
 
 
 def _row(judged: Judged) -> tuple[str, ...]:
     return (
         *(judged.name, judged.metric, _KINDS[judged.kind]),
-        number(judged.margin, measure(judged.metric).decimals),
+        number(judged.margin, judged.measure.decimals),
         probability(judged.contrast.p),
         probability(judged.equivalence_p),
         diverged(judged.failures),

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from reports.reading.frames import StudyData
 from reports.reading.origin import NOT_RECORDED, distinct
+from reports.reading.rows import recorded
 from reports.sections.costs import CLOCKS
 from reports.statistics.analysis import Analysis
 from reports.tables import DASH, Fact, Section
@@ -24,18 +25,38 @@ _PUBLISHED = (
     "close to training losses, and do not compare with the sound protocol's."
 )
 _METHOD_HERE = (
-    "Seeds are blocks: the conditions of one seed share initialisation, data order and dropout draws, so "
-    "that differences are taken within a seed. Whether the ± of two conditions overlap says nothing.",
-    "Expert usage CV is the population sd / mean of the experts' token counts, summed over layers.",
-    "Aux loss is the load-balancing loss as added to the training loss, 0 where its weight is 0; the "
-    "unweighted one stands under training stability.",
-    "The test split is scored in the final pass and stored sealed; it is read only after python cli.py test.",
+    "Seeds are blocks: the conditions of one seed share what it decides, as initialisation and the order of "
+    "the data, so that differences are taken within a seed. Whether the ± of two conditions overlap says "
+    "nothing.",
+    "What was recorded under the split test is stored sealed; it is read only after python cli.py test.",
 )
 _METHOD_ELSEWHERE = (
     "Seeds are blocks: differences are taken within a seed. What else the runs of one seed shared is not "
-    "recorded here. Whether the ± of two conditions overlap says nothing.",
-    "Expert usage CV, loss and perplexity are as their authors defined and rounded them.",
+    "recorded here. Whether the ± of two conditions overlap says nothing. Every measure is as its authors "
+    "defined and rounded it.",
 )
+_OF_MEASURES = (
+    (
+        "expert_usage_cv",
+        "Expert usage CV is the population sd / mean of the experts' token counts, summed over layers.",
+    ),
+    (
+        "aux_loss_last_100",
+        "Aux loss is the load-balancing loss as added to the training loss, 0 where its weight is 0; the "
+        "unweighted one stands under training stability.",
+    ),
+    (
+        "val_bits_per_byte",
+        "Perplexity is the exponential of the loss; bits per byte compares across tokenizers, the loss does "
+        "not. A mean perplexity is the mean of the runs' perplexities.",
+    ),
+    (
+        "best_val_perplexity",
+        "Best Val PPL is the lowest of a run's evaluations on the same held-out text: biased low, the more "
+        "so the more evaluations there are. The final loss is primary.",
+    ),
+)
+"""What is said of a measure where the study has it."""
 
 
 def warnings(analysis: Analysis) -> tuple[str, ...]:
@@ -83,16 +104,18 @@ def limits(analysis: Analysis) -> tuple[Fact, ...]:
     sizes = [
         f"{_compact(float(done[column].dropna().median()))} {what}"
         for column, what in (("parameters_total", "parameters"), ("tokens_seen", "training tokens a run"))
-        if done[column].notna().any()
+        if recorded(done, [column])
     ]
     small = "; far below the question's" if scale in ("small", "smoke") else ""
     told = [*([str(scale)] if scale else []), *([" and ".join(sizes)] if sizes else [])]
     seeds = sorted(set(data.runs["seed"].tolist()))
+    of_one_text = ", of one text" if study.has_text else ""
     return (
         *looks_line(data),
         ("Scale", f"{': '.join(told) or NOT_RECORDED}{small}"),
-        ("Corpus", _SHORT.get(study.corpus, study.corpus) or NOT_RECORDED),
-        ("Seeds", f"{len(seeds)} ({seed_span(seeds) or DASH}); intervals are over seeds, of one text"),
+        *((("Corpus", _SHORT.get(study.corpus, study.corpus) or NOT_RECORDED),) if study.has_text else ()),
+        *study.further_facts,
+        ("Seeds", f"{len(seeds)} ({seed_span(seeds) or DASH}); intervals are over seeds{of_one_text}"),
     )
 
 
@@ -106,10 +129,7 @@ def method(analysis: Analysis) -> Section:
             f"± is the {std} standard deviation over seeds, divisor {divisor}; --std chooses. The population "
             "form understates the spread of few seeds and is there to reproduce published tables.",
             *(_METHOD_ELSEWHERE if study.imported_from is not None else _METHOD_HERE),
-            "Perplexity is the exponential of the loss; bits per byte compares across tokenizers, the loss "
-            "does not. A mean perplexity is the mean of the runs' perplexities.",
-            "Best Val PPL is the lowest of a run's evaluations on the same held-out text: biased low, the "
-            "more so the more evaluations there are. The final loss is primary.",
+            *(text for name, text in _OF_MEASURES if name in study.measures),
         ),
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import pandas as pd
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import LOSS
 from reports.reading.rows import by_seed
 from reports.reading.series import SCORES
 from reports.reading.study import Cell
@@ -41,7 +40,15 @@ def held_out(analysis: Analysis) -> Section | None:
     if data.test.empty:
         return Section(HEADING, (when, "No finished run has test scores."))
     scores = data.test.pivot_table(index="job_id", columns="name", values="value", dropna=False)
-    columns = ("n", "Test loss", "95 % interval", "Test PPL", "Accuracy", "Bits per byte", "Val loss")
+    columns = (
+        "n",
+        "Test loss",
+        "95 % interval",
+        "Test PPL",
+        "Accuracy",
+        "Bits per byte",
+        study.measure(study.outcome).label,
+    )
     rows = tuple(_row(data, cell, scores.reindex(columns=list(SCORES)), std) for cell in data.cells)
     return Section(
         HEADING,
@@ -59,7 +66,8 @@ def _row(data: StudyData, cell: Cell, scores: pd.DataFrame, std: Std) -> tuple[s
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
     found = by_seed(scores.reindex(done["job_id"]), done["seed"])
-    validation = by_seed(done[[LOSS.column]], done["seed"])[LOSS.column]
+    outcome = data.study.measure(data.study.outcome)
+    validation = by_seed(done[[outcome.column]], done["seed"])[outcome.column]
     loss, *others = (mean_spread(found[name], _DECIMALS[name], std, len(found)) for name in SCORES)
     return (
         *condition(cell),
@@ -67,5 +75,5 @@ def _row(data: StudyData, cell: Cell, scores: pd.DataFrame, std: Std) -> tuple[s
         loss,
         interval(*mean_interval(found["loss"]), _DECIMALS["loss"]),
         *others,
-        mean_spread(validation, LOSS.decimals, std, len(validation)),
+        mean_spread(validation, outcome.decimals, std, len(validation)),
     )

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import LOSS
 from reports.statistics.analysis import Analysis
 from reports.statistics.blocks import Blocks
 from reports.statistics.families import baseline_cell, difference, pairs_of
@@ -42,7 +41,15 @@ def horizons(analysis: Analysis) -> Section | None:
         return None
     lengths = sorted(data.study.factors[name])
     seen = Table(
-        (name, "n", "Tokens seen", "Unique tokens", "Epochs", "Val loss", "Train loss, last 100 steps"),
+        (
+            name,
+            "n",
+            "Tokens seen",
+            "Unique tokens",
+            "Epochs",
+            data.study.measure(data.study.outcome).label,
+            "Train loss, last 100 steps",
+        ),
         tuple(_seen(data, name, length) for length in lengths),
     )
     rows = _differences(analysis, analysis.blocks, name, lengths[0], lengths[-1])
@@ -65,14 +72,14 @@ def _seen(data: StudyData, name: str, length: Any) -> tuple[str, ...]:
     done = data.done[np.array(at, dtype=bool)]
 
     def mean(column: str) -> float:
-        numbers = finite(done[column])
+        numbers = finite(done.get(column, []))
         return float(numbers.mean()) if numbers.size else math.nan
 
     seen, unique = mean("tokens_seen"), mean("unique_tokens")
     return (
         *(str(length), str(len(done)), whole(seen), whole(unique)),
         number(seen / unique, 1) if unique else DASH,
-        *(number(mean(LOSS.column), 4), number(mean("train_loss_last_100"), 4)),
+        *(number(mean(data.study.outcome), 4), number(mean("train_loss_last_100"), 4)),
     )
 
 

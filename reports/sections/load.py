@@ -17,11 +17,11 @@ from reports.tables import DASH, Section, Table, condition, mean, mean_spread, n
 HEADING = "Expert load by layer"
 
 
-def load(analysis: Analysis) -> Section:
+def load(analysis: Analysis) -> Section | None:
     """Two tables: the load of each condition in a row, then layer by layer, over the finished runs."""
     data, std, loads = analysis.data, analysis.std, analysis.loads
     if not loads:
-        return Section(HEADING, ("No expert counts are recorded for this study.",))
+        return None
     conditions, layers = [], []
     for cell, runs in data.by_cell.items():
         found = [loads[job] for job in runs["job_id"] if job in loads]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from reports.reading.looks import Look, Outcome
-from reports.reading.measures import Measure, measure
+from reports.reading.measures import Measure
 from reports.reading.study import Target
 from reports.sections.head import looks_line
 from reports.statistics.analysis import Analysis
@@ -52,7 +52,7 @@ def power(analysis: Analysis) -> Section:
 
 
 def _row(label: str, contrast: Contrast, target: Target) -> tuple[str, ...]:
-    sd, metric = observed_sd(contrast), measure(target.metric)
+    sd, metric = observed_sd(contrast), target.measure
     smallest = detectable_difference(sd, contrast.n, tests=contrast.tests)
     share = (percent(metric.percent(smallest)),) if metric.logarithmic else ()
     seeds = None if target.margin is None else seeds_needed(sd, target.margin, tests=contrast.tests)
@@ -92,7 +92,7 @@ def looks(analysis: Analysis) -> Section | None:
 
 
 def _look_row(judged: Judged, look: Look, outcome: Outcome) -> tuple[str, ...]:
-    known = measure(judged.metric)
+    known = judged.measure
     return (
         *(judged.name, str(look.number), str(look.seeds), str(outcome.n)),
         *_difference(outcome, known, judged.ratio),

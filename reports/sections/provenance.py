@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import LOSS
 from reports.reading.origin import NOT_RECORDED, SOURCE, Environment, distinct, short
 from reports.reading.study import Study, Target
 from reports.sections.head import comma, never_enqueued, percent, seed_span, states
@@ -27,6 +26,8 @@ _PROTOCOLS = {
     "unknown": "unknown: the runs were not made here, and the file does not say how",
     "published": "published: the published study's own windows, split, schedule and evaluation",
 }
+_MOST_KEYS = 16
+"""Of the line of the configuration."""
 _DEFECTS = (
     "The split is drawn from the run's seed; training and validation windows overlap almost entirely; the "
     "schedule's horizon counts steps, so that the rate hardly decays; perplexity is over the first 2,400 "
@@ -57,19 +58,28 @@ def _facts(analysis: Analysis) -> tuple[Fact, ...]:
         ("Declared before the runs", _declared(data)),
         ("Runs", _progress(data)),
         *_shared(data),
-        ("Corpus", corpus_line(study)),
-        *_text(study),
-        ("Protocol", protocol_line(study) + _scored(data)),
-        *((("Known defects of the protocol", _DEFECTS),) if study.protocol == "published" else ()),
+        *(_of_text(data) if study.has_text else ()),
+        *study.further_facts,
         ("Model and training", _shape(environment)),
-        ("Parameters", _parameters(data)),
-        ("Training tokens", _tokens(data.done)),
+        *((("Parameters", _parameters(data)),) if "parameters_total" in study.measures else ()),
+        *((("Training tokens", _tokens(data.done)),) if "tokens_seen" in study.measures else ()),
         ("Devices", _devices(environment)),
         ("Code", _code(environment)),
         ("Packages", _packages(environment)),
         ("Exactness", _exactness(data, environment)),
         ("Test split", _test_split(data)),
         ("Database", f"{data.database_id}, newest record {instant(newest_record(data))}"),
+    )
+
+
+def _of_text(data: StudyData) -> tuple[Fact, ...]:
+    """The text that the runs were of, and how it was split and scored."""
+    study = data.study
+    return (
+        ("Corpus", corpus_line(study)),
+        *_text(study),
+        ("Protocol", protocol_line(study) + _scored(data)),
+        *((("Known defects of the protocol", _DEFECTS),) if study.protocol == "published" else ()),
     )
 
 
@@ -102,8 +112,10 @@ def _levels(study: Study) -> tuple[Fact, ...]:
 
 
 def _primary(study: Study) -> str:
-    unit = " (final held-out loss, nats per token; lower is better)" if study.primary == LOSS.column else ""
-    return f"{study.primary}{unit}; margin of equivalence {_margin(study.target())}"
+    known = study.measure(study.primary)
+    way = f"{known.better} is better" if known.better != "none" else ""
+    told = "; ".join(part for part in (known.unit, way) if part)
+    return f"{study.primary}{f' ({told})' if told else ''}; margin of equivalence {_margin(study.target())}"
 
 
 def _margin(target: Target) -> str:
@@ -214,7 +226,13 @@ def _shape(environment: Environment) -> str:
             if key in values:
                 found = set(values[key].values())
                 told.append(f"{name} {found.pop() if len(found) == 1 else 'varies'}")
-    return ", ".join(told) or NOT_RECORDED
+    if not told:  # another program's: every key that all runs share
+        told = [
+            f"{key} {next(iter(set(of.values())))}"
+            for key, of in values.items()
+            if len(set(of.values())) == 1
+        ]
+    return ", ".join(told[:_MOST_KEYS]) or NOT_RECORDED
 
 
 def _parameters(data: StudyData) -> str:

@@ -10,8 +10,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 from reports.reading.frames import StudyData
-from reports.reading.measures import Measure, measure
+from reports.reading.measures import Measure
 from reports.reading.origin import Environment, observe
 from reports.reading.study import Study, Target
 from reports.reading.units import UnknownOption, parse_difference
@@ -64,7 +67,7 @@ class Analysis:
     @property
     def metric(self) -> Measure:
         """How the compared metric is written."""
-        return measure(self.target.metric)
+        return self.target.measure
 
     @cached_property
     def environment(self) -> Environment:
@@ -122,14 +125,19 @@ def analyse(data: StudyData, options: Options) -> Analysis:
         )
     margin = None
     if options.margin is not None:
-        name = options.metric or study.primary
-        margin = parse_difference("--margin", options.margin, name, baseline_perplexity(data))
+        measure = study.measure(options.metric or study.primary)
+        margin = parse_difference("--margin", options.margin, measure, baseline_perplexity(data, measure))
     return Analysis(data, study.target(options.metric, margin), options)
 
 
-def baseline_perplexity(data: StudyData) -> float:
-    """The mean perplexity of the baseline's finished runs, NaN where there are none."""
-    if not data.cells:
+def baseline_perplexity(data: StudyData, measure: Measure) -> float:
+    """The mean perplexity of the baseline's finished runs; NaN where there is none."""
+    if not data.cells or not measure.logarithmic or measure.column not in data.runs:
         return math.nan
-    values = finite(data.by_cell[baseline_cell(data)[0]]["val_perplexity"])
-    return float(values.mean()) if values.size else math.nan
+    return mean_perplexity(data.by_cell[baseline_cell(data)[0]][measure.column])
+
+
+def mean_perplexity(values: npt.ArrayLike) -> float:
+    """The mean of the runs' exponentials; NaN without a finite value. Shape: (S,)."""
+    numbers = finite(values)
+    return float(np.exp(numbers).mean()) if numbers.size else math.nan

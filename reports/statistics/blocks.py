@@ -144,7 +144,7 @@ def _diverged(data: StudyData) -> pd.DataFrame:
     """The runs whose end was that the loss diverged: failed for it, or done without a finite loss."""
     runs = data.runs
     caused = data.last_causes["cause"].reindex(runs["job_id"]).to_numpy() == "diverged"
-    infinite = ~np.isfinite(runs[data.study.primary].astype(float)) & (runs["status"] == "done")
+    infinite = ~np.isfinite(runs[data.study.outcome].astype(float)) & (runs["status"] == "done")
     lost: pd.DataFrame = runs[((runs["status"] == "failed") & caused) | infinite]
     return lost
 

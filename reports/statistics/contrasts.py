@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from reports.reading.frames import StudyData
-from reports.reading.measures import measure
+from reports.reading.measures import Measure
 from reports.reading.study import Target
 from reports.statistics.anova import Effect, Variance, analyse
 from reports.statistics.blocks import Blocks, blocks, usable
@@ -47,7 +47,7 @@ class TestedFamily:
 
     family: Family
     tested: tuple[Tested, ...]
-    metric: str
+    measure: Measure
     depends_on: tuple[Effect, ...] = ()
     """Interactions that qualify the family's factor, whose effect is averaged over the others."""
 
@@ -62,22 +62,21 @@ def judge_families(data: StudyData, target: Target) -> list[TestedFamily]:
     families = [against_baseline(data, baseline), *factor_families(data.study, baseline, matrix.empty())]
     return [
         TestedFamily(
-            family, judge_family(family, matrix, target.margin), target.metric, _qualifiers(family, analysis)
+            family, judge_family(family, matrix, target), target.measure, _qualifiers(family, analysis)
         )
         for family in families
     ]
 
 
-def judge_family(family: Family, matrix: Blocks, margin: float | None) -> tuple[Tested, ...]:
+def judge_family(family: Family, matrix: Blocks, target: Target) -> tuple[Tested, ...]:
     """Compute a family: paired t tests, intervals that hold together, TOST against ±margin, failures."""
-    bound = margin or math.nan
-    higher = measure(matrix.metric).higher_is_better
+    bound = target.margin or math.nan
     found = corrected([matrix.contrast(comparison.weights) for comparison in family.comparisons])
     tested = []
     for comparison, contrast in zip(family.comparisons, found, strict=True):
         whole = comparison.whole or comparison.weights
         failed = matrix.failures(whole)
-        said = word(contrast, bound, higher, failed)
+        said = word(contrast, bound, target.measure.better, failed)
         same = equivalence(contrast, bound)
         tested.append(Tested(comparison, contrast, same, failed, said, matrix.to_come(whole)))
     return tuple(tested)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from reports.reading.frames import StudyData
 from reports.reading.looks import Outcome
-from reports.reading.measures import measure
+from reports.reading.measures import Measure
 from reports.reading.study import Study
 from reports.statistics.anova import Effect, Variance, analyse
 from reports.statistics.blocks import Blocks, Weights, blocks, usable
@@ -28,7 +28,7 @@ class Judged:
 
     name: str
     kind: Kind
-    metric: str
+    measure: Measure
     what: str
     """The comparison in words: `noise_std=0.5 against noise_std=0.0`."""
     weights: Weights
@@ -50,6 +50,10 @@ class Judged:
     """Interactions that qualify an effect which the claim averages over another factor."""
     outcome: Outcome | None = None
     """As the last look left it, where the study has looks and one was made."""
+
+    @property
+    def metric(self) -> str:
+        return self.measure.column
 
 
 def judge(data: StudyData) -> list[Judged]:
@@ -91,6 +95,7 @@ class Asked:
     """A claim's comparison before the correction."""
 
     claim: Mapping[str, Any]
+    measure: Measure
     what: str
     weights: Weights
     contrast: Contrast
@@ -110,19 +115,21 @@ class Asked:
 
     @property
     def higher_is_better(self) -> bool:
-        return measure(self.metric).higher_is_better
+        return self.measure.higher_is_better
 
     @staticmethod
     def of(study: Study, claim: Mapping[str, Any], matrix: Blocks | None) -> Asked:
         told = claim["compare"], claim["against"], claim.get("interaction")
         whole, margin = difference(study, *told), _margin(study, claim)
+        known = study.measure(claim["metric"])
         if matrix is None:
             none = Failures(0, 0, 0, 0, 0, 0)
-            return Asked(claim, describe(claim), whole, NOTHING, False, margin, none, 0)
+            return Asked(claim, known, describe(claim), whole, NOTHING, False, margin, none, 0)
         weights = difference(study, *told, without=matrix.empty())
-        logarithms = matrix.logarithms() if measure(claim["metric"]).ratio and math.isnan(margin) else None
+        logarithms = matrix.logarithms() if known.ratio and math.isnan(margin) else None
         return Asked(
             claim,
+            known,
             describe(claim) + left_out(study, whole, weights),
             weights,
             (logarithms or matrix).contrast(weights),
@@ -134,11 +141,10 @@ class Asked:
 
 
 def _judged(asked: Asked, contrast: Contrast, depends_on: tuple[Effect, ...]) -> Judged:
-    told = (contrast, asked.margin, asked.higher_is_better, asked.failures)
     return Judged(
         name=str(asked.claim["name"]),
         kind=asked.kind,
-        metric=asked.metric,
+        measure=asked.measure,
         what=asked.what,
         weights=asked.weights,
         margin=asked.margin,
@@ -146,8 +152,8 @@ def _judged(asked: Asked, contrast: Contrast, depends_on: tuple[Effect, ...]) ->
         ratio=asked.ratio,
         failures=asked.failures,
         equivalence_p=equivalence(contrast, asked.margin),
-        word=word(*told),
-        verdict=verdict(asked.kind, *told),
+        word=word(contrast, asked.margin, asked.measure.better, asked.failures),
+        verdict=verdict(asked.kind, contrast, asked.margin, asked.higher_is_better, asked.failures),
         to_come=asked.to_come,
         depends_on=depends_on,
     )

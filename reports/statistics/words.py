@@ -19,6 +19,10 @@ Word = Literal[
     "negligible",
     "negligible but measurably better",
     "negligible but measurably worse",
+    "lower",
+    "higher",
+    "negligible but measurably lower",
+    "negligible but measurably higher",
     "unclear",
 ]
 Verdict = Literal["SUPPORTED", "REFUTED", "OPEN"]
@@ -39,25 +43,29 @@ def within(contrast: Contrast, margin: float) -> bool:
     return -margin < contrast.low and contrast.high < margin
 
 
-def word(
-    contrast: Contrast, margin: float, higher_is_better: bool = False, failures: Failures | None = None
-) -> Word:
+def word(contrast: Contrast, margin: float, better: str = "lower", failures: Failures | None = None) -> Word:
     """What the first side of a contrast is, against the second. `margin` is NaN where none was declared.
 
-    Where one side diverged more often, the losses are of the runs that survived: that side is never called
-    better or negligible, and the other never worse or negligible.
+    `better` is lower, higher or none: of a measure without a better way, lower and higher are said. Where one
+    side diverged more often, the losses are of the runs that survived: that side is never called better or
+    negligible, and the other never worse or negligible.
     """
     if contrast.n < FEWEST:
         return "unclear"
-    way = direction(contrast) * (-1 if higher_is_better else 1)
+    way = direction(contrast) * (-1 if better == "higher" else 1)
     if failures is not None and failures.balance:
         agreed = way if way == failures.balance else 0
         return "worse" if agreed > 0 else "better" if agreed < 0 else "unclear"
-    if within(contrast, margin):
-        if not way:
-            return "negligible"
+    small = within(contrast, margin)
+    if not way:
+        return "negligible" if small else "unclear"
+    if better == "none":
+        if small:
+            return "negligible but measurably higher" if way > 0 else "negligible but measurably lower"
+        return "higher" if way > 0 else "lower"
+    if small:
         return "negligible but measurably worse" if way > 0 else "negligible but measurably better"
-    return "worse" if way > 0 else "better" if way < 0 else "unclear"
+    return "worse" if way > 0 else "better"
 
 
 def verdict(

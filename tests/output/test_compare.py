@@ -80,7 +80,7 @@ def test_the_first_lines_answer(
         f"Of one effect against noise_std=0.0, {same} the same sign in both studies, {opposite} and {is_open}"
     )
     assert text.splitlines()[2].startswith(f"**Answer.** {said} open; {differ}")
-    assert "Of 2 conditions, one has the lower loss in 2; 0 are open." in text
+    assert "Of 2 conditions, one has the lower val loss in 2; 0 are open." in text
     assert "- **Missing:** Nothing: all runs are done." in text
 
 
@@ -88,10 +88,8 @@ def test_the_first_lines_say_why_losses_do_not_compare(connection: sa.Connection
     made.published_study(connection)
     made.unfinished_study(connection)
     text = first_lines(compare_studies(connection, "published", "factorial"))
-    assert (
-        "Their losses do not compare: the texts are not known to be the same and the protocols differ."
-        in text
-    )
+    reasons = "the texts are not known to be the same and the protocols differ"
+    assert f"Their values of val loss do not compare: {reasons}." in text
     assert "7 of 18 runs of factorial have no result." in text
     assert "Of 5 effects against noise_std=0.0, load_balancing_weight=0.01, " in text
 

@@ -101,7 +101,8 @@ def test_imported_results_say_that_they_are(connection: sa.Connection) -> None:
     assert "Imported from published_results.csv" in text
     assert "Published protocol: its validation text is almost all in the training text" in text
     assert fact(text, "Exactness") == "unknown: computed elsewhere"
-    assert "No expert counts are recorded" in text
+    assert "## Expert load by layer" not in text
+    assert "## Routing" not in text
     assert "No measures of training are recorded" in text
     absent = fact(text, "Not recorded")
     assert absent == "model and training, parameters, training tokens, devices, code, packages, test split"

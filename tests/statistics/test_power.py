@@ -17,8 +17,10 @@ from scipy import stats
 from scipy.optimize import brentq
 from statsmodels.stats.power import TTestPower
 
+from model.program import METRICS
 from reports.output.seeds import plan
 from reports.reading.frames import choose_study, load
+from reports.reading.measures import measure
 from reports.reading.plans import PLANNED
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
@@ -31,6 +33,8 @@ from runner.queue.store import Store
 from tests import report_fixtures as made
 from tests.conftest import rows
 from tests.report_reading import render, section, tables
+
+LOSS, ACCURACY = (measure({"name": name, **METRICS[name]}) for name in ("val_loss", "val_accuracy"))
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 40])
@@ -136,7 +140,7 @@ def test_the_power_table(connection: sa.Connection) -> None:
     ],
 )
 def test_differences_carry_their_unit(text: str, nats: float) -> None:
-    assert parse_difference("--difference", text, "val_loss", 130.0) == pytest.approx(nats)
+    assert parse_difference("--difference", text, LOSS, 130.0) == pytest.approx(nats)
 
 
 @pytest.mark.parametrize(
@@ -154,22 +158,22 @@ def test_differences_carry_their_unit(text: str, nats: float) -> None:
 )
 def test_bad_differences_are_one_line(text: str, metric: str, said: str) -> None:
     with pytest.raises(UnknownOption, match=re.escape(said)) as refusal:
-        parse_difference("--difference", text, metric, 130.0)
+        parse_difference("--difference", text, LOSS if metric == LOSS.column else ACCURACY, 130.0)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_difference_in_ppl_needs_a_perplexity() -> None:
     with pytest.raises(UnknownOption, match="no perplexity is recorded yet"):
-        parse_difference("--margin", "1ppl", "val_loss", math.nan)
+        parse_difference("--margin", "1ppl", LOSS, math.nan)
 
 
 def test_a_difference_is_said_in_every_unit() -> None:
-    loss = Target("val_loss", None, "")
+    loss = Target(LOSS, None, "")
     assert (
         describe_difference(math.log(1.005), loss, 200.0)
         == "0.004988 nats (0.5 % of the PPL, 1 PPL at 200.00)"
     )
-    assert describe_difference(0.01, Target("val_accuracy", None, ""), 1.0) == "0.01 in val_accuracy"
+    assert describe_difference(0.01, Target(ACCURACY, None, ""), 1.0) == "0.01 share of tokens"
 
 
 def test_the_plan_follows_the_contrast_that_varies_most(connection: sa.Connection) -> None:

@@ -42,7 +42,11 @@ def test_the_word_for_a_difference(low: float, high: float, said: str) -> None:
     assert word(contrast(low, high), MARGIN) == said
     turned = {"better": "worse", "worse": "better"}
     other = " ".join(turned.get(part, part) for part in said.split())
-    assert word(contrast(low, high), MARGIN, higher_is_better=True) == other
+    assert word(contrast(low, high), MARGIN, better="higher") == other
+    neutral = {"better": "lower", "worse": "higher"}
+    assert word(contrast(low, high), MARGIN, better="none") == " ".join(
+        neutral.get(p, p) for p in said.split()
+    )
     assert word(contrast(low, high, n=2), MARGIN) == "unclear"
 
 

@@ -1,0 +1,117 @@
+"""A report of another program than the language model: what it measures comes from the study's row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reports.output.compare import compare_studies
+from reports.output.export import export
+from reports.output.files import first_screen, gather, produce
+from reports.output.seeds import plan
+from reports.reading.units import UnknownOption
+from reports.statistics.analysis import Options
+from runner.queue import schema
+from tests import report_fixtures as made
+from tests.conftest import PROJECT
+from tests.report_reading import render, section, tables
+
+MEASURES: list[dict[str, Any]] = [
+    {"name": "test_loss", "better": "lower"},
+    {"name": "test_accuracy", "better": "higher", "decimals": 3, "unit": "share"},
+]
+RATES, SEEDS = (0.03, 0.1, 0.3), range(4)
+OF_A_LANGUAGE_MODEL = ("perplexity", "ppl", "expert", "corpus", "token", "router", "text")
+
+
+def loss_of(rate: float, seed: int, effect: float = 0.5) -> float:
+    return 1 + effect * abs(rate - 0.1) + 0.01 * seed + 0.001 * ((seed * 7 + int(rate * 10)) % 5) * rate
+
+
+def accuracy_of(rate: float, seed: int) -> float:
+    return 0.8 - abs(rate - 0.1) / 4 + 0.001 * ((seed * 3 + int(rate * 10)) % 4)
+
+
+def add_study(connection: sa.Connection, name: str, effect: float = 0.5, **facts: str) -> None:
+    grid = {
+        "question": "Which step size?",
+        "factors": {"lr": list(RATES)},
+        "baseline": {"lr": 0.1},
+        "primary": "",
+        "margins": {},
+        "seeds": list(SEEDS),
+    }
+    study = made.add_study(connection, name, grid=grid)
+    program = {
+        "path": "my_study.py",
+        "hash": "ab",
+        "measures": MEASURES,
+        "keys": {"lr": "float", "seed": "int"},
+    }
+    connection.execute(
+        sa.update(schema.studies)
+        .where(schema.studies.c.id == study)
+        .values(program=json.dumps(program), facts=json.dumps(facts))
+    )
+    for rate in RATES:
+        for seed in SEEDS:
+            job = made.add_job(connection, study, {"lr": rate}, seed, config={"lr": rate, "seed": seed})
+            made.add_attempt(connection, job)
+            connection.execute(
+                sa.insert(schema.results).values(job_id=job, attempt=1, recorded_at=made.START + job)
+            )
+            values = {"test_loss": loss_of(rate, seed, effect), "test_accuracy": accuracy_of(rate, seed)}
+            rows = [{"job_id": job, "name": name, "value": value} for name, value in values.items()]
+            connection.execute(sa.insert(schema.measures), rows)
+
+
+def test_the_report_has_its_measures_and_nothing_of_a_language_model(connection: sa.Connection) -> None:
+    add_study(connection, "mine", data="digits")
+    text = render(connection)
+    assert "lr=0.1 has the lowest test_loss, 1.01" in text
+    rows = tables(section(text, "Results by condition"))[0]
+    assert [row["test_accuracy"] for row in rows] == ["0.784 ± 0.001", "0.801 ± 0.001", "0.751 ± 0.001"]
+    assert "- **data:** digits" in text
+    assert "Primary metric:** test_loss (lower is better); margin of equivalence none" in text
+    assert not [word for word in OF_A_LANGUAGE_MODEL if f" {word}" in text.lower()]
+    higher = first_screen(connection, "mine")
+    assert "worse" in higher
+
+
+def test_the_direction_is_the_rows(connection: sa.Connection) -> None:
+    add_study(connection, "mine")
+    text = render(connection, metric="test_accuracy").replace("\u00a0", " ")
+    assert "lr=0.1 has the highest test_accuracy, 0.801, and is the baseline." in text
+    assert "0.03 is worse by 2.2 % and 0.3 is worse by 6.2 %" in text
+    with pytest.raises(UnknownOption, match="choose one of test_loss, test_accuracy"):
+        render(connection, metric="val_loss")
+
+
+def test_the_page_the_plan_and_the_comparison(connection: sa.Connection) -> None:
+    add_study(connection, "mine")
+    add_study(connection, "other", 0.2)
+    options = Options(format="html")
+    page = produce(gather(connection, "mine", options), options, PROJECT / "none")["report.html"].decode()
+    assert "test_accuracy (share)" not in page
+    assert "nats" not in page
+    assert "if it is 0.05 in test_loss" in plan(connection, "mine", "0.05", None).text
+    with pytest.raises(UnknownOption, match="test_loss has its own unit"):
+        plan(connection, "mine", "0.5percent", None)
+    text = compare_studies(connection, "mine", "other")
+    assert "Of 3 conditions" in text
+    assert "% of PPL" not in text
+    made.finished_study(connection, "language")
+    columns = export(connection, "mine").decode().splitlines()[0].split(",")
+    assert columns[:4] == ["seed", "lr", "test_loss", "test_accuracy"]
+    assert not {"val_loss", "noise_std", "corpus"} & set(columns)
+
+
+def test_a_report_imports_no_torch() -> None:
+    modules = "reports.output.page, reports.output.files, reports.output.compare, reports.output.seeds"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
