@@ -16,10 +16,13 @@ HEADING = "Best level"
 
 
 def best_levels(analysis: Analysis) -> Section | None:
-    """A table a factor, or a sentence on why there is none; None where nothing varies or was measured."""
+    """A table a factor, or a sentence on why there is none.
+
+    None where nothing varies or was measured, and for a measure of which neither more nor less is better.
+    """
     study, matrix = analysis.study, analysis.blocks
     varied = [factor for factor, levels in study.factors.items() if len(levels) > 1]
-    if matrix is None or not varied:
+    if matrix is None or not varied or analysis.metric.better == "none":
         return None
     found = {name: rank(study, matrix, name, analysis.metric.higher_is_better) for name in varied}
     ranked = [levels for levels in found.values() if isinstance(levels, Levels)]

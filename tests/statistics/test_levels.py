@@ -113,3 +113,9 @@ def test_incomplete_seeds_are_dropped_and_a_missing_condition_leaves_its_combina
     alone = [[loss(noise, WEIGHTS[1], seed) for seed in SEEDS] for noise in NOISE]
     assert found.means == pytest.approx(np.mean(alone, axis=1))
     assert found.strata == (1, 2)
+
+
+def test_a_measure_that_has_no_better_has_no_best_level(connection: sa.Connection) -> None:
+    study(connection)
+    assert "## Best level" in render(connection)
+    assert "## Best level" not in render(connection, metric="expert_usage_cv")
