@@ -1,6 +1,7 @@
-"""The Triton engine without a card: its kernels interpreted, built, and chosen.
+"""The Triton engine without a card: its kernels interpreted, built, counted, and chosen.
 
-Interpreting is decided when triton is imported: each kind has a process of its own, and its tests a file.
+Interpreting is decided when triton is imported, and the budgets stand in for functions of torch, which
+torch.compile remembers: each kind has a process of its own, and its tests a file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ needs_triton = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "way"), [("kernels_interpreted.py", "1"), ("kernels_compiled.py", "0")])
+@pytest.mark.parametrize(
+    ("file", "way"), [("kernels_interpreted.py", "1"), ("kernels_compiled.py", "0"), ("budgets.py", "0")]
+)
 def test_kernels(file: str, way: str) -> None:
     if way == "1" and importlib.metadata.version("triton").startswith("3.6"):
         pytest.skip("Triton 3.6's interpreter takes no array of numpy 2.4 as a loop's bound")
