@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from model.events import Finished, Progressed, from_json
-from runner.design.program import COPIES
+from runner.design.program import place
 from runner.queue.schema import attempts, jobs, measures, results, studies
 from runner.queue.store import Store
 from runner.view.text import label, plain
@@ -90,19 +90,16 @@ def train_again(store: Store, runs: Path, cache: Path, job_id: int, say: Callabl
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        threads, known_program = int(provenance.get("threads", 1)), json.loads(job.program)
-        own_copy = (
-            runs / store.database_id / COPIES / known_program["hash"] if known_program["hash"] else code
-        )
-        program = own_copy / known_program["path"]
-        warm = str(program) if known_program.get("warm") else ""
+        threads, program = int(provenance.get("threads", 1)), json.loads(job.program)
+        path = str(place(program, runs / store.database_id, code))
+        warm = path if program.get("warm") else ""
         trainer = TrainerProcess(job.device, threads, beside / "trainer.log", source=code, warm=warm)
         command = {
             "config_json": job.config,
             "workdir": str(beside),
             "cache_dir": str(cache.resolve()),
-            "program": str(program),
-            "program_hash": known_program["hash"],
+            "program": path,
+            "program_hash": program["hash"],
             "source": sha256,
             "log_path": str(beside / "trainer.log"),
         }
@@ -117,6 +114,8 @@ def train_again(store: Store, runs: Path, cache: Path, job_id: int, say: Callabl
             )
         if not (beside / WEIGHTS).is_file():
             raise NotKept(f"{name}: the weights could not be written; is the disk full?")
+        # A try that was killed here may have left its tokenizer, and a folder is not replaced.
+        shutil.rmtree(folder / KEPT[0], ignore_errors=True)
         for kept in KEPT:
             if (beside / kept).exists():
                 (beside / kept).replace(folder / kept)

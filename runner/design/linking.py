@@ -99,8 +99,8 @@ def _copy(connection: sa.Connection, job_id: int, theirs: Any) -> None:
         sa.select(attempts).where(attempts.c.job_id == theirs.id, attempts.c.number == theirs.attempt)
     ).one()
     copied = {
-        **tried._mapping,
-        **(new_ids(connection, attempts, 1)[0] or {}),
+        **{name: value for name, value in tried._mapping.items() if name != "id"},
+        **new_ids(connection, attempts, 1)[0],
         "job_id": job_id,
         "number": 1,
         "started_at": tried.ended_at,
@@ -108,6 +108,4 @@ def _copy(connection: sa.Connection, job_id: int, theirs: Any) -> None:
         "log_path": None,
         "message": f"taken over from job {theirs.id} of study {theirs.study}",
     }
-    if connection.dialect.name == "postgresql":
-        del copied["id"]
     connection.execute(attempts.insert().values(**copied))

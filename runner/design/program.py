@@ -235,6 +235,17 @@ def require_copy(path: Path, sha256: str) -> None:
         raise CopyDamaged(f"{folder}: not the program that was queued; enqueue its grid again to mend it")
 
 
+def place(known: Mapping[str, Any], runs: Path, code: Path = PROJECT) -> Path:
+    """The file of the program of a study's row.
+
+    Args:
+        runs: the database's run folder, which holds the copy of a program that is a user's own.
+        code: where the program is that is part of this project: there, or in a copy of its source.
+    """
+    folder = runs / COPIES / known["hash"] if known.get("hash") else code
+    return folder / str(known.get("path", ""))
+
+
 def load_copy(known: Mapping[str, Any], runs: Path) -> Program:
     """The program of a study's row: its own copy below the database's run folder, or the project's.
 
@@ -242,10 +253,9 @@ def load_copy(known: Mapping[str, Any], runs: Path) -> Program:
         ConfigError: it cannot be imported.
         CopyDamaged: the copy is not what was queued.
     """
-    if not known["hash"]:
-        return load(PROJECT / known["path"])
-    path = runs / COPIES / known["hash"] / known["path"]
-    require_copy(path, known["hash"])
+    path = place(known, runs)
+    if known["hash"]:
+        require_copy(path, known["hash"])
     return load(path)
 
 

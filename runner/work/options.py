@@ -14,7 +14,7 @@ from typing import Any
 
 from model.events import Phase
 from model.fields import ConfigError
-from runner.design.program import COPIES, load_copy
+from runner.design.program import load_copy, place
 from runner.queue.store import Store
 from runner.work.process import modules_from
 from runner.work.progress import Display
@@ -77,8 +77,7 @@ class Night:
 
     def program(self, known: Mapping[str, Any]) -> Path:
         """The file of a study's program: in its own copy, or in that of the project's source."""
-        copies = self.runs / COPIES / known["hash"] if known.get("hash") else self.source.folder(self.runs)
-        return copies / str(known.get("path", ""))
+        return place(known, self.runs, self.source.folder(self.runs))
 
     def warm(self, known: Mapping[str, Any]) -> str:
         """That file, of a program whose process is made ready before a job and serves many; else empty."""

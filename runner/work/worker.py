@@ -14,7 +14,7 @@ from dataclasses import replace
 from runner.design.program import reseeding
 from runner.queue import attempts, looks
 from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat, next_program
-from runner.queue.store import Store, StoreRefused, StoreUnavailable
+from runner.queue.store import Store, StoreRefused, StoreUnavailable, StoreUnreachable
 from runner.work import provenance, source
 from runner.work.options import Night, Options
 from runner.work.progress import Display
@@ -160,6 +160,8 @@ class Worker:
     def _fill(self, free: list[Slot], due: int) -> None:
         """Give the due jobs to the free slots, those with a trainer first."""
         room = due if self.options.jobs is None else min(due, self.options.jobs - self._handed_out)
+        if room <= 0:
+            return
         # Trainers that are starting are not counted on: one that hangs must not hold up the last job.
         with self.store.read() as connection:
             program = next_program(connection)
@@ -229,7 +231,7 @@ class Worker:
         assert self._decide is not None
         try:
             made = looks.make_due(self.store, self._decide, self.slots[0].owner, reseeding(self.runs))
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreUnreachable, StoreRefused):  # of the database, not of the look
             raise
         except Exception as error:  # the jobs of other studies go on, and another worker may look
             self._decide, self._looks_due = None, False

@@ -110,9 +110,12 @@ def test_a_finished_job_is_trained_again_for_its_weights_and_goes_on_with_a_text
     none = cli("generate", "1", "The state of")
     assert (none.returncode, "`python cli.py retry --keep-weights 1`" in none.stderr) == (65, True)
 
+    folder = tmp_path / "runs" / store.database_id / "1" / "a1"
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "half").write_text("of a command that was killed after it")
     done = cli("retry", "--keep-weights", "1", "--cache-dir", str(cache_dir), timeout=90)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / store.database_id / "1" / "a1"
+    assert not (folder / "tokenizer" / "half").exists()
     assert done.stdout == f"{folder}\n"
     assert "by the code that it ran" in done.stderr
     assert results_bits(store) == bits  # and each number came out again, or the weights were not kept

@@ -102,3 +102,19 @@ if SUPERVISOR:
     assert rows(night.store, "looks") == []
     assert night.drain(cli._decide) == 0
     assert len(rows(night.store, "looks")) == 1
+
+
+def test_damage_met_at_a_look_stops_the_worker_with_the_remedy(night: Night) -> None:
+    enqueue_looked(night)
+    fault = """
+if SUPERVISOR:
+    del sys.modules["reports"]
+    from runner.queue import looks
+    from runner.queue.store import StoreRefused
+    def make_due(*_):
+        raise StoreRefused("malformed")
+    looks.make_due = make_due
+"""
+    done = night.run("work", **night.inject(fault))
+    assert done.returncode == 78, done.stderr
+    assert ("malformed" in done.stderr, "no look could be made" in done.stderr) == (True, False)
