@@ -223,7 +223,9 @@ def _survey(path: Path, data: DataConfig) -> str:
         raise ConfigError(f"{path}: an empty corpus, no document in it has any text; give {KINDS}")
     files, used = account.files, f"{account.documents:,} documents, {account.characters:,} characters"
     parts = [f"{used} from {_listed([file.name for file in files.read])}"]
-    parts += [f"{name}: one text, cut into {n:,} documents" for name, n in list(account.pieces.items())[:3]]
+    if account.pieces:
+        told = "it is" if len(files.read) == 1 else f"{_listed(list(account.pieces))}, each"
+        parts.append(f"{told} one text cut into several, {sum(account.pieces.values()):,} in all")
     if files.by_name:
         drawn = f", {' and '.join(files.drawn)} drawn from training" if files.drawn else ""
         parts.append(f"split by the files' names{drawn}")

@@ -25,6 +25,8 @@ _SHORTEST_WINDOW = 32
 """Tokens: below it, a shorter window is no remedy."""
 _PIECES = 200
 """Documents that a .txt too small to be split should be cut into."""
+NEAR = 0.05
+"""n-gram overlap of validation with training above which near duplicates are warned of."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Dataset:
         self.require_unchanged = entry.require_unchanged
         """Raises CacheDamaged where what was read is not what was verified."""
         self._arrays, self.seq_len = arrays, train.seq_len
-        self.facts = {**entry.facts, "lossy": entry.facts["lost"] > MOST_LOST}
+        near = entry.facts.get("overlap", 0.0) > NEAR
+        self.facts = {**entry.facts, "lossy": entry.facts["lost"] > MOST_LOST, "near": near}
         """Counts for people: documents by split, duplicates, vocabulary; whether too much text is lost."""
         self.train_tokens = arrays["train"]
         self.unique_tokens = len(self.train_tokens)
@@ -148,6 +151,8 @@ class Dataset:
             parts.append(f"duplicates dropped {duplicates:,}")
         if (overlap := self.facts.get("overlap")) is not None:
             parts.append(f"n-gram overlap of validation with training: {percent(overlap)}")
+            if self.facts["near"]:
+                parts.append("near duplicates: the validation loss is partly of text that is trained on")
         parts.append(f"characters that the tokenizer loses: {percent(self.facts['lost'])}")
         return "; ".join(parts)
 
@@ -192,6 +197,10 @@ class Dataset:
             fits = 2 ** (most.bit_length() - 1)
             return f"--set train.seq_len={fits} fits, or --scale smoke; or give more text"
         documents, characters = sum(self.facts["documents"].values()), self.facts["characters"]
+        if (duplicates := self.facts["duplicates"]) > documents:
+            return (
+                f"of its {documents + duplicates:,} documents {duplicates:,} are duplicates; give more text"
+            )
         if documents == config.data.documents:
             return f"there may be more: raise data.documents = {documents}"
         piece = characters // _PIECES

@@ -31,11 +31,15 @@ class Document:
 
     text: str
     declared_split: str | None = None
+    whole: bytes | None = None
+    """The digest of the text that it is the beginning of; None where it is all of it, or goes on in it."""
+    continues: bool = False
+    """The document before it is of the same text."""
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the normalised text, 32 bytes: what makes two documents the same."""
-        return hashlib.sha256(normalised(self.text).encode()).digest()
+        """What makes two documents the same."""
+        return digest(self.text)
 
 
 @dataclass
@@ -52,7 +56,12 @@ class Account:
     further: int = 0
     """Documents past the limit, counted up to 100,000."""
     pieces: dict[str, int] = field(default_factory=dict)
-    """File → documents that its one text was cut into."""
+    """File → documents that its one text was cut into, where there are several."""
+
+
+def digest(text: str) -> bytes:
+    """SHA-256 of the normal form, 32 bytes."""
+    return hashlib.sha256(normalised(text).encode()).digest()
 
 
 def normalised(text: str) -> str:
@@ -151,7 +160,7 @@ def _documents_of(
     """(where it stands, document, characters cut off) of one file's documents that have text."""
     found = _texts(file, characters, account) if file.kind == ".txt" else _rows(file, column)
     any_text, columns = False, list[str]()
-    for where, text, split, names in found:
+    for where, text, split, names, whole in found:
         columns = names
         if not text.strip():
             account.without_text += 1
@@ -161,13 +170,19 @@ def _documents_of(
         except UnicodeEncodeError as error:
             raise ConfigError(f"{where}: text holds half a surrogate pair; mend its encoding") from error
         any_text = True
-        yield where, Document(text[:characters], split), max(0, len(text) - characters)
+        cut = max(0, len(text) - characters)
+        begins = digest(text) if cut else whole
+        document = Document(text[:characters], split, begins or None, continues=begins == b"")
+        yield where, document, cut
     if columns and not any_text and column not in columns:
         raise no_column(file.path, columns, column)
 
 
-Found = Iterator[tuple[str, str, str | None, list[str]]]
-"""Where it stands, its text (empty where it has none), its split, and its row's columns."""
+Found = Iterator[tuple[str, str, str | None, list[str], bytes | None]]
+"""Where it stands, its text (empty where it has none), its split, its row's columns, and what it is cut from.
+
+The last: the whole text's digest with its first piece, nothing (b"") with the others, None where it is whole.
+"""
 
 
 def _texts(file: File, characters: int, account: Account) -> Found:
@@ -175,10 +190,15 @@ def _texts(file: File, characters: int, account: Account) -> Found:
     if SEPARATOR in text:
         pieces = [part.strip("\n") for part in text.split(SEPARATOR)]
         pieces = [piece for piece in pieces if piece.strip()]  # the end of the file is no document
-    else:  # one text a file: its pieces are contiguous, and each is split by its own digest
-        pieces = list(cut_text(text, characters))
+        yield from ((str(file.path), piece, file.split, [], None) for piece in pieces)
+        return
+    # One text a file: its pieces are contiguous, and each is split by its own digest.
+    pieces = list(cut_text(text, characters))
+    if len(pieces) > 1:
         account.pieces[file.name] = len(pieces)
-    yield from ((str(file.path), piece, file.split, []) for piece in pieces)
+    for piece in pieces:
+        first = digest(text) if piece is pieces[0] else b""
+        yield str(file.path), piece, file.split, [], first if len(pieces) > 1 else None
 
 
 def _rows(file: File, column: str) -> Found:
@@ -187,7 +207,7 @@ def _rows(file: File, column: str) -> Found:
         if text is not None and not isinstance(text, str):
             kind = type(text).__name__
             raise ConfigError(f"{where}: `{column}` is a {kind}; each document needs a text there")
-        yield where, text or "", _split(where, split, file), list(row)
+        yield where, text or "", _split(where, split, file), list(row), None
 
 
 def _split(where: str, split: Any, file: File) -> str | None:

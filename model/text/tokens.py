@@ -24,7 +24,7 @@ from model.text.files import SPLITS
 from model.text.overlap import Sequences, share
 from model.text.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 """Goes into the cache's key: raise it when the same configuration would make other arrays."""
 DOCUMENTS_AT_ONCE = 256
 REBUILDS = 4
@@ -77,9 +77,9 @@ def build(
 ) -> tuple[cache.Arrays, dict[str, Any]]:
     """Tokenize documents into the arrays of the cache, and count them.
 
-    Sound: documents of the same normalised text dropped but for the first, then split, then tokenized, the
-    end-of-document token after each. Published: all documents in one stream without a separator, and no
-    split here.
+    Sound: documents of the same normalised text, cut or whole, dropped but for the first, then split, then
+    tokenized, the end-of-document token after each. Published: all documents in one stream without a
+    separator, and no split here.
     Arrays: `SPLIT` tokens, `SPLIT-bytes` of each token's text, `SPLIT-documents` SHA-256 (documents, 32).
     Facts: documents by split, duplicates, characters, vocabulary, `lost`, the share of the characters that
     the tokenizer does not give back, and `overlap`, of validation's word sequences with training's.
@@ -90,15 +90,17 @@ def build(
     sequences = Sequences() if sound else None
     streams = {split: _Stream(limits[split], small, sequences) for split in (SPLITS if sound else ("train",))}
     seen: set[bytes] = set()
-    duplicates = 0
+    duplicates, known = 0, False
     for some in _at_once(documents):
         texts: dict[str, list[str]] = {split: [] for split in streams}
         for document in some:
-            digest = document.digest
-            if sound and digest in seen:
+            digest, whole = document.digest, document.whole
+            # A text that was cut elsewhere, in another normal form, has other pieces: the whole is compared.
+            known = whole in seen if whole else known and document.continues
+            if sound and (known or digest in seen):
                 duplicates += 1
                 continue
-            seen.add(digest)
+            seen |= {digest, whole} if whole else {digest}
             split = split_of(document, digest) if sound else "train"
             texts[split].append(document.text)
             streams[split].digests.append(digest)

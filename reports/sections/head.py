@@ -74,6 +74,11 @@ def warnings(analysis: Analysis) -> tuple[str, ...]:
             f"The tokenizer loses {percent(text['lost'])} of the text's characters: bits per byte is too "
             "low, since what is lost costs nothing and its bytes are counted."
         )
+    if text.get("near"):
+        lines.append(
+            f"Near duplicates: {percent(text['overlap'])} of the validation text's sequences of 13 words "
+            "occur in the training text, so that its loss is partly of text that was trained on."
+        )
     if len(environment.mixed) == 1:
         lines.append(f"Mixed: {environment.mixed[0]}.")
     elif environment.mixed:

@@ -136,3 +136,13 @@ def test_repeats_of_a_seed_are_not_called_mixed(connection: sa.Connection) -> No
         job = made.add_job(connection, study, {"noise_std": 0.1}, 42, config=config)
         made.add_result(connection, job)
     assert "Mixed" not in render(connection)
+
+
+def test_a_text_that_doubts_its_own_loss_is_a_note(connection: sa.Connection) -> None:
+    facts = {"documents": {"train": 80, "val": 10, "test": 10}, "lost": 0.03, "overlap": 0.8}
+    doubts = {"lossy": "loses 3 % of the text", "near": "Near duplicates: 80 % of the validation text"}
+    for i, flag in enumerate(("", *doubts)):
+        grid = {"text": facts | {each: each == flag for each in doubts}}
+        made.finished_study(connection, name=f"s{i}", grid=grid)
+        text = first_screen(connection, f"s{i}")
+        assert [each for each, words in doubts.items() if words in text] == [flag][: bool(flag)]

@@ -16,7 +16,7 @@ import pytest
 from model.config import ConfigError, DataConfig, RunConfig
 from model.text.corpus import resolve
 from model.text.dataset import Dataset, prepare
-from model.text.documents import Document, normalised, read_documents
+from model.text.documents import Document, cut_text, normalised, read_documents
 from model.text.files import corpus_files, fingerprint
 from tests.text.test_corpora import TEXTS, choose, write_lines
 
@@ -129,7 +129,7 @@ def test_the_line_names_files_read_and_left_alone_and_what_is_left_out(tmp_path:
     assert "left alone: .hidden.txt (hidden), LICENSE.txt (a licence), README.md (about the text" in said
     assert "left out: 23 documents past data.documents = 30" in said  # 10 rows and 13 pieces
     assert f"left out: {cut:,} characters past data.document_characters = 20 a document" in said
-    assert "b.txt: one text, cut into 13 documents" in said
+    assert "b.txt, each one text cut into several, 13 in all" in said
     assert "\n" not in said
 
 
@@ -218,6 +218,32 @@ def test_variants_of_a_text_are_one_document(tmp_path: Path) -> None:
     # White space decides no side: another layout of the same corpus is split alike.
     (tmp_path / "b.jsonl").write_text(lines(variants))
     assert sides(prepared(tmp_path / "b.jsonl", tmp_path / "cache")) == sides(data)
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".txt"])
+def test_variants_of_a_text_are_one_document_wherever_they_are_cut(tmp_path: Path, kind: str) -> None:
+    texts = [" ".join(f"Café {n} {i * n}." for i in range(40)) for n in range(1, 21)]
+    variants = [text.replace(" ", "  ").replace("é", "e\u0301") for text in texts]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    if kind == ".txt":
+        for n, (text, variant) in enumerate(zip(texts, variants, strict=True)):
+            (folder / f"{n}a.txt").write_text(text)
+            (folder / f"{n}b.txt").write_text(variant)
+    else:
+        (folder / "a.jsonl").write_text(lines(texts + variants))
+    data = prepared(folder, tmp_path / "cache", document_characters=200)
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text(lines(texts))
+    kept = prepared(alone, tmp_path / "cache", document_characters=200).facts
+    if kind == ".jsonl":
+        assert data.facts["documents"] == kept["documents"]
+        assert data.facts["duplicates"] == 20
+    else:  # cut into pieces, all of the first of each two
+        pieces = sum(len(list(cut_text(text, 200))) for text in texts)
+        assert sum(data.facts["documents"].values()) == pieces
+        assert data.facts["duplicates"] == sum(len(list(cut_text(text, 200))) for text in variants)
+    assert data.facts["overlap"] == 0.0
 
 
 def test_users_corpora_have_new_identities_since_their_split_changed(tmp_path: Path) -> None:
