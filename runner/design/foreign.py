@@ -72,7 +72,8 @@ def read_results(path: Path, columns: str = "") -> Imported:
     missing = [name for name in ("seed", "val_loss") if name not in sheet.columns]
     if missing:
         raise ConfigError(
-            f"{path}: no column {', '.join(missing)}; it has {listed}; add --columns {missing[0]}=THEIRS"
+            f"{path}: no column {' and none '.join(missing)}; it has {listed}; add --columns "
+            f"{','.join(f'{name}=THEIRS' for name in missing)}"
         )
     if not sheet.rows:
         raise ConfigError(f"{path}: no rows under its header")

@@ -44,9 +44,13 @@ def read_sheet(path: Path, mapping: str = "") -> Sheet:
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8; save it as CSV in UTF-8") from error
-    except (OSError, csv.Error) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {str(error.strerror).lower()}; give a CSV file") from error
+    except csv.Error as error:
         raise ConfigError(f"{path}: cannot be read as CSV: {error}") from error
-    header = found[0][1] if found else []
+    if not found:
+        raise ConfigError(f"{path}: empty; give a CSV file with a header and a row a run")
+    header = found[0][1]
     body = [(line, row) for line, row in found[1:] if any(row)]
     for line, row in body:
         if len(row) != len(header):
@@ -76,6 +80,7 @@ def _renamed(path: Path, header: list[str], mapping: str) -> tuple[list[str], tu
     twice = {name for name in names if names.count(name) > 1 and name != NONE}
     if twice:
         raise ConfigError(
-            f"{path}: two columns {', '.join(sorted(twice))}; --columns none=NAME leaves one out, by its name"
+            f"{path}: two columns are {', '.join(sorted(twice))}; give one another name, or leave one that "
+            "has another out by --columns none=NAME"
         )
     return names, tuple(factors)
