@@ -113,7 +113,8 @@ def paces(connection: sa.Connection, host: str | None = None) -> Paces:
         config = json.loads(run.config)
         whole = run.training is not None and not run.resumed  # else its clocks are of earlier attempts, too
         clocks = (run.training, run.evaluation or 0.0) if whole else (run.seconds, 0.0)
-        took = _Took(run.steps, evaluated_tokens(config), run.seconds, *clocks)
+        steps = run.steps - (config.get("train", {}).get("accumulate", 0) if whole else 0)
+        took = _Took(steps, evaluated_tokens(config), run.seconds, *clocks)
         if took.steps > 0 and took.seconds > 0:
             told[run.device][size_of(config)].append(took)
     return {device: {size: _pace(runs) for size, runs in sizes.items()} for device, sizes in told.items()}
@@ -124,6 +125,7 @@ class _Took:
     """What a finished run took; one whose program tells no clocks trained all the time."""
 
     steps: int
+    """Those in `training_seconds`: the language model's first update counts as compiling."""
     evaluated_tokens: int
     seconds: float
     training_seconds: float

@@ -59,10 +59,10 @@ def test_a_cost_is_steps_times_what_a_step_of_that_size_took(measured: Store) ->
 
 
 def test_short_runs_tell_what_long_ones_cost(store: Store) -> None:
-    """Of two runs of 8 steps: training took 4 s, two evaluations 10 s, everything 34 s."""
+    """Of two runs of 8 steps: the update after the first took 2 s, two evaluations 10 s, everything 32 s."""
     short = parse_grid({"name": "m", "seeds": [1, 2], "base": {"train.steps": 8, "train.eval_every": 0}})
     store.write(lambda c: enqueue(c, "m", short))
-    timed(store, {1: 34.0, 2: 34.0}, training_seconds=4.0, evaluation_seconds=10.0)
+    timed(store, {1: 32.0, 2: 32.0}, training_seconds=2.0, evaluation_seconds=10.0)
     with store.read() as connection:
         found = paces(connection, "here")
     long = parse_grid(
@@ -70,6 +70,14 @@ def test_short_runs_tell_what_long_ones_cost(store: Store) -> None:
     )
     # 800 steps at half a second; three evaluations between, one at the end, the test split; one start.
     assert cost(long, found) == Cost(pytest.approx(3 * (400 + 5 * 5 + 20)), "cpu")
+
+
+def test_runs_of_one_update_tell_nothing_of_the_next(store: Store) -> None:
+    one = parse_grid({"name": "m", "seeds": [1], "base": {"train.steps": 4}})
+    store.write(lambda c: enqueue(c, "m", one))
+    timed(store, {1: 34.0}, training_seconds=0.0, evaluation_seconds=10.0)
+    with store.read() as connection:
+        assert cost(one, paces(connection, "here")) is None
 
 
 def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> None:
