@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reports.reading.study import Cell
-from reports.statistics.inference import Std, finite, spread
+from reports.statistics.inference import ALPHA, Std, finite, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,12 +109,21 @@ def signed(value: Any, decimals: int = 4) -> str:
     return text if text in (DASH, "nan") or text.startswith("-") or float(text) == 0 else f"+{text}"
 
 
-def _telling(value: Any, decimals: int) -> int:
-    """As many decimals as show a digit other than 0, up to four more; what has none then is 0."""
+def _telling(value: Any, decimals: int, bounds: tuple[float, ...] = ()) -> int:
+    """As many decimals as show a digit other than 0, and on which side of each bound the value lies.
+
+    Up to four more; what has no such digit then is 0.
+    """
     if value is None or not math.isfinite(value):
         return decimals
-    more = range(decimals, decimals + 5)
-    return next((each for each in more if float(f"{value:.{each}f}") != 0), decimals)
+
+    def tells(each: int) -> bool:
+        shown = float(f"{value:.{each}f}")
+        return shown != 0 and all(
+            (shown > bound, shown < bound) == (value > bound, value < bound) for bound in bounds
+        )
+
+    return next((each for each in range(decimals, decimals + 5) if tells(each)), decimals)
 
 
 def percent(value: Any) -> str:
@@ -140,8 +149,8 @@ def minutes(seconds: float) -> str:
 
 
 def probability(p: float) -> str:
-    """A p value; tiny ones keep their size instead of becoming 0."""
-    return f"{p:.1e}" if p < 0.0001 else number(p, 4)
+    """A p value; tiny ones keep their size instead of becoming 0, those near .05 their side of it."""
+    return f"{p:.1e}" if 0 < p < 0.0001 else number(p, _telling(p, 4, (ALPHA,)))
 
 
 def mean_spread(values: npt.ArrayLike, decimals: int, std: Std, n: int) -> str:
@@ -153,11 +162,22 @@ def mean_spread(values: npt.ArrayLike, decimals: int, std: Std, n: int) -> str:
     return text if numbers.size == n else f"{text} (n={numbers.size})"
 
 
-def interval(low: float, high: float, decimals: int) -> str:
-    """An interval, or a dash; no brackets, which markdown would have to escape."""
+def interval(low: float, high: float, decimals: int, margin: float | None = None) -> str:
+    """An interval, or a dash; no brackets, which markdown would have to escape.
+
+    An end has as many decimals as show on which side of 0 and of ± `margin` it lies: words are read off it.
+    """
     if math.isnan(low):
         return DASH
-    return " to ".join(number(end, _telling(end, decimals)) for end in (low, high))
+    bounds = () if margin is None or math.isnan(margin) else (-margin, margin)
+    return " to ".join(number(end, _telling(end, decimals, bounds)) for end in (low, high))
+
+
+def ratio_interval(low: float, high: float) -> str:
+    """The interval of a ratio, from its logarithm's, in percent of change."""
+    if math.isnan(low):
+        return DASH
+    return f"{interval(100 * math.expm1(low), 100 * math.expm1(high), 1)} %"
 
 
 def listed(items: Iterable[str]) -> str:

@@ -28,11 +28,11 @@ from reports.sections.answer import ANSWER, answer
 from reports.sections.behaviour import ROUTING, STABILITY
 from reports.sections.conditions import RESULTS
 from reports.sections.contrasts import HEADING as CONTRASTS
-from reports.sections.contrasts import told_once
 from reports.sections.load import HEADING as LOAD
 from reports.sections.power import LOOKS
 from reports.statistics.analysis import Analysis
 from reports.statistics.blocks import Blocks
+from reports.statistics.contrasts import told_once
 from reports.statistics.inference import Array
 from reports.tables import Picture, plain, signed
 
@@ -43,7 +43,11 @@ MAX_ROWS = 24
 def answer_picture(analysis: Analysis) -> Picture | None:
     """The first screen's lines on the compared metric: differences and intervals, the margin as a band."""
     lines = answer(analysis).lines
-    shown = [line for line in lines if line.metric == analysis.metric and not math.isnan(line.contrast.low)]
+    shown = [
+        line
+        for line in lines
+        if line.metric == analysis.metric and not line.ratio and not math.isnan(line.contrast.low)
+    ]
     if not shown:
         return None
     metric, margin = analysis.metric, analysis.target.margin

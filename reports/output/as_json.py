@@ -10,6 +10,7 @@ import numpy as np
 
 from reports.output.report import Report
 from reports.reading.frames import StudyData
+from reports.reading.rows import by_seed
 from reports.reading.study import Cell
 from reports.statistics.analysis import Analysis
 from reports.statistics.contrasts import TestedFamily
@@ -65,12 +66,13 @@ def as_json(report: Report, analysis: Analysis) -> str:
 
 
 def _condition(data: StudyData, cell: Cell) -> dict[str, Any]:
-    """Mean, sample sd and t interval of every recorded number, with the n that have it."""
+    """Mean, sample sd and t interval over seeds of every recorded number, with the seeds that have it."""
     runs = data.by_cell[cell]
     done = runs[runs["status"] == "done"]
     metrics = {}
+    measured = by_seed(done[list(data.study.measures)].astype(float), done["seed"])
     for name in data.study.measures:
-        values = finite(done[name])
+        values = finite(measured[name])
         if values.size:
             low, high = mean_interval(values)
             sd = spread(values, "sample")

@@ -63,9 +63,6 @@ def _disagreements(found: Variance, families: tuple[TestedFamily, ...]) -> list[
     lines = []
     for effect in found.effects:
         tested = [t for f in families if f.family.factors == effect.factors for t in f.tested]
-        # A study of one factor has its levels in the family against the baseline.
-        if not tested and len(found.effects) == 1 and families:
-            tested = list(families[0].tested)
         p = min((t.contrast.p for t in tested if not math.isnan(t.contrast.p)), default=math.nan)
         if math.isnan(p) or math.isnan(effect.p) or (p < ALPHA) == (effect.p < ALPHA):
             continue

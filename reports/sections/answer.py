@@ -7,7 +7,8 @@ reports/output/report.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from reports.reading.measures import Measure
 from reports.reading.study import Cell
@@ -18,11 +19,25 @@ from reports.statistics.blocks import Weights
 from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.families import baseline_cell
 from reports.statistics.inference import Contrast, finite
-from reports.tables import DASH, Fact, Picture, Table, interval, listed, number, percent, signed
+from reports.statistics.levels import Best, best_condition
+from reports.tables import (
+    DASH,
+    Fact,
+    Picture,
+    Table,
+    interval,
+    listed,
+    number,
+    percent,
+    ratio_interval,
+    signed,
+)
 
 MAX_LINES = 8
 """Claims or comparisons on the first screen; the rest stand under findings and contrasts."""
 MAX_NOTES = 3
+_MOST_LEVELS = 10
+"""Levels of a factor that a sentence names."""
 ANSWER = "Answer"
 """Where the picture of the lines belongs."""
 _PERCENT = "\u00a0%"
@@ -121,18 +136,12 @@ def _row(line: Line, named: bool) -> tuple[str, ...]:
     contrast, decimals = line.contrast, line.metric.decimals
     column = f"{line.metric.column} " if named else ""
     if line.ratio:
-        shown, between = f"{column}× {number(math.exp(contrast.difference), 3)}", _ratio_interval(contrast)
+        shown = f"{column}× {number(math.exp(contrast.difference), 3)}"
+        between = ratio_interval(contrast.low, contrast.high)
     else:
-        shown, between = (
-            column + signed(contrast.difference, decimals),
-            interval(contrast.low, contrast.high, decimals),
-        )
+        shown = column + signed(contrast.difference, decimals)
+        between = interval(contrast.low, contrast.high, decimals, line.margin)
     return line.name, shown, _percent(line.change), between, str(contrast.n), line.verdict
-
-
-def _ratio_interval(contrast: Contrast) -> str:
-    low, high = (100 * math.expm1(value) for value in (contrast.low, contrast.high))
-    return DASH if math.isnan(low) else f"{number(low, 1)} to {number(high, 1)} %"
 
 
 def _percent(change: float) -> str:
@@ -178,13 +187,11 @@ def _main_families(analysis: Analysis) -> list[TestedFamily]:
 
 
 def _change(analysis: Analysis, metric: Measure, contrast: Contrast, weights: Weights, ratio: bool) -> float:
-    """A difference in percent."""
+    """A difference in percent; NaN where it would be a share of nothing."""
     if ratio or metric.logarithmic:
         return 100 * math.expm1(contrast.difference)
-    by_cell = analysis.data.by_cell
-    against = [by_cell[cell] for cell, weight in weights.items() if weight < 0 and cell in by_cell]
-    values = finite([value for runs in against for value in runs[metric.column]])
-    return 100 * contrast.difference / abs(float(values.mean())) if values.any() else math.nan
+    matrix = analysis.matrices.get(metric.column)
+    return math.nan if matrix is None else matrix.percent(weights, contrast.difference)
 
 
 # --- the sentences ----------------------------------------------------------------------------------------
@@ -204,6 +211,8 @@ def _sentences(analysis: Analysis) -> list[str]:
 
 def _nothing(analysis: Analysis) -> str:
     """Why nothing can be compared: that a condition has no result may be the result."""
+    if len(analysis.data.cells) == 1:
+        return _alone(analysis)
     lost = [t for family in analysis.families[:1] for t in family.tested if t.failures.balance]
     if not lost:
         return "Nothing can be said yet: no two conditions have results."
@@ -215,39 +224,55 @@ def _nothing(analysis: Analysis) -> str:
     )
 
 
+def _alone(analysis: Analysis) -> str:
+    """The mean of a study that has one condition."""
+    (cell,) = analysis.data.cells
+    values = finite(analysis.blocks.column(cell)) if analysis.blocks is not None else finite([])
+    if not values.size:
+        return "Nothing can be said yet: no run has a result."
+    seeds = f"{values.size} seed{'s' * (values.size != 1)}"
+    mean = _level(analysis, cell, float(values.mean()), " is ")
+    return f"There is one condition, and nothing to compare it with: its {mean} over {seeds}."
+
+
 def _effect(analysis: Analysis, family: TestedFamily) -> str:
     """`Compared with noise_std 0.0: 0.1 costs 0.9 % and 0.5 costs 10.7 % of the perplexity.`"""
     (factor,) = family.family.factors
     standard = analysis.study.values(baseline_cell(analysis.data)[0])[factor]
-    by_phrase: dict[str, list[str]] = {}
-    for tested in family.tested:
-        level, against = tested.comparison.levels or (None, None)
-        sign = 1.0 if against == standard else -1.0
-        if standard in (level, against):
-            phrase = _phrase(analysis, tested, sign)
-            by_phrase.setdefault(phrase, []).append(str(level if sign > 0 else against))
-    if not by_phrase:
+    found = [t for t in family.tested if t.comparison.levels and standard in t.comparison.levels]
+    if not any(tested.contrast.n for tested in found):
         return ""
+    by_phrase: dict[str, list[str]] = {}
+    for tested in found[:_MOST_LEVELS]:
+        level, against = tested.comparison.levels or (None, None)
+        first = against == standard
+        by_phrase.setdefault(_phrase(analysis, tested, first), []).append(str(level if first else against))
     told = [f"{listed(levels)} {_plural(phrase, len(levels))}" for phrase, levels in by_phrase.items()]
     text = f"Compared with {factor} {standard}: {listed(told)}"
     if analysis.metric.logarithmic and _PERCENT in text:
         text += " of the perplexity"
     others = sorted({name for effect in family.depends_on for name in effect.factors} - {factor})
-    return f"{text}, on average; how much depends on {listed(others)}." if others else f"{text}."
+    text += f", on average; how much depends on {listed(others)}." if others else "."
+    more = len(found) - _MOST_LEVELS
+    return f"{text} Its {more} further level{'s' * (more != 1)} stand below." if more > 0 else text
 
 
-def _phrase(analysis: Analysis, tested: Tested, sign: float) -> str:
-    """What a level does, from its word; `sign` is -1 where the level is the second side."""
+def _phrase(analysis: Analysis, tested: Tested, first: bool) -> str:
+    """What a level does to the standard, from its word; `first` where it is the first side."""
     word = str(tested.word)
     if word.startswith("negligible"):
         return _MATTERS_NOT
     if word == "unclear":
         return "is open"
-    change = abs(_change(analysis, analysis.metric, tested.contrast, tested.comparison.weights, False))
+    contrast, weights = tested.contrast, tested.comparison.weights
+    if not first:  # a rise by a half is undone by a fall by a third
+        contrast = replace(contrast, difference=-contrast.difference)
+        weights = {cell: -weight for cell, weight in weights.items()}
+    change = abs(_change(analysis, analysis.metric, contrast, weights, False))
     if word in ("higher", "lower"):
-        way = "higher" if (word == "higher") == (sign > 0) else "lower"
+        way = "higher" if (word == "higher") == first else "lower"
         return f"is {way} by {change:.1f}{_PERCENT}" if math.isfinite(change) else f"is {way}"
-    worse = (word == "worse") == (sign > 0)
+    worse = (word == "worse") == first
     size = f"{change:.1f}{_PERCENT}" if change >= 0.095 else f"{change:.2f}{_PERCENT}"
     if not math.isfinite(change):
         return "is worse" if worse else "is better"
@@ -264,32 +289,49 @@ def _plural(phrase: str, count: int) -> str:
 
 def _best(analysis: Analysis) -> str:
     """Which condition has the best mean, and how it stands to the baseline."""
-    if analysis.blocks is None or len(analysis.data.cells) < 2:
+    matrix, metric, study = analysis.blocks, analysis.metric, analysis.study
+    baseline = baseline_cell(analysis.data)[0]
+    found = None if matrix is None else best_condition(matrix, baseline, metric.higher_is_better)
+    if matrix is None or found is None:
         return ""
-    means = {
-        cell: float(values.mean())
-        for cell in analysis.blocks.cells
-        if (values := finite(analysis.blocks.column(cell))).size
-    }
-    if len(means) < 2:
-        return ""
-    metric = analysis.metric
-    choose, word = (max, "highest") if metric.higher_is_better else (min, "lowest")
-    best = choose(means, key=lambda cell: means[cell])
-    text = f"{analysis.study.label(best)} has the {word} {_level(analysis, best, means[best])}"
-    if best == baseline_cell(analysis.data)[0]:
-        return f"{text}, and is the baseline."
+    best = found.cell
+    level = _level(analysis, best, float(finite(matrix.column(best)).mean()))
+    if len(found.equal) + 1 == found.compared:
+        return f"All {found.compared} conditions have the same {level}."
+    so_far = "So far, " if matrix.pending.any() else ""
+    word = "highest" if metric.higher_is_better else "lowest"
+    lost, ended = found.diverged
+    survived = f" (of the runs that survived: {lost} of its {ended} diverged)" if lost else ""
+    text = f"{so_far}{study.label(best)} has the {word} {level}{survived}"
+    if found.equal:
+        text += f" (as {'has' if len(found.equal) == 1 else 'have'} {_some(map(study.label, found.equal))})"
+    if best == baseline:
+        text += ", and is the baseline"
     for tested in analysis.families[0].tested:
-        if tested.comparison.weights.get(best, 0) > 0:
+        if tested.comparison.weights.get(best, 0) > 0 and tested.contrast.n:
             change = _change(analysis, metric, tested.contrast, tested.comparison.weights, False)
-            return f"{text}, {percent(change)}{_PERCENT} against the baseline ({tested.word})."
-    return f"{text}."
+            percentage = f"{percent(change)}{_PERCENT} against" if math.isfinite(change) else "against"
+            text += f", {percentage} the baseline ({tested.word})"
+    return f"{text}.{_by_shared_seeds(found, study.label(found.against), found.against == baseline)}"
 
 
-def _level(analysis: Analysis, cell: Cell, mean: float) -> str:
+def _by_shared_seeds(found: Best, against: str, is_baseline: bool) -> str:
+    """How conditions were compared that do not have the same seeds: no mean of theirs says it."""
+    if found.alike:
+        return ""
+    name = "the baseline" if is_baseline else against
+    return f" Not every condition has every seed: each was compared over those that it shares with {name}."
+
+
+def _some(labels: Iterable[str]) -> str:
+    first, *others = labels
+    return f"{first} and {len(others)} more" if others else first
+
+
+def _level(analysis: Analysis, cell: Cell, mean: float, between: str = ", ") -> str:
     """`val loss, 7.2624 (PPL 1425.96)`."""
     metric = analysis.metric
-    text = f"{metric.label.lower()}, {number(mean, metric.decimals)}"
+    text = f"{metric.label.lower()}{between}{number(mean, metric.decimals)}"
     if not metric.logarithmic:
         return text
     return f"{text} (PPL {number(mean_perplexity(analysis.data.by_cell[cell][metric.column]), 2)})"

@@ -9,7 +9,7 @@ import math
 
 from reports.reading.study import Target
 from reports.statistics.analysis import Analysis
-from reports.statistics.contrasts import Tested, TestedFamily
+from reports.statistics.contrasts import Tested, TestedFamily, told_once
 from reports.statistics.failures import Failures
 from reports.statistics.families import (
     MAX_TESTS,
@@ -45,17 +45,6 @@ def contrasts(analysis: Analysis) -> Section:
     )
 
 
-def told_once(families: tuple[TestedFamily, ...]) -> list[TestedFamily]:
-    """The families without those whose every comparison another one has: one factor's levels, for one."""
-    asked = [{frozenset(t.comparison.weights.items()) for t in family.tested} for family in families]
-    return [
-        family
-        for i, family in enumerate(families)
-        if not any(asked[i] < other or (asked[i] == other and j < i) for j, other in enumerate(asked))
-        or family.family.skipped
-    ]
-
-
 def _table(family: TestedFamily, target: Target) -> Table:
     share = ("% of PPL",) if target.measure.logarithmic else ()
     columns = (
@@ -78,7 +67,7 @@ def _row(tested: Tested, target: Target) -> tuple[str, ...]:
         signed(contrast.difference, decimals),
         *share,
         number(contrast.sd, decimals),
-        interval(contrast.low, contrast.high, decimals),
+        interval(contrast.low, contrast.high, decimals, target.margin),
         probability(contrast.p),
         probability(tested.equivalence_p),
         diverged(tested.failures),
@@ -99,14 +88,19 @@ def provisional(word: str, to_come: int) -> str:
 
 
 def _notes(target: Target) -> tuple[str, ...]:
-    within = "no margin was declared" if target.margin is None else f"±{target.margin:.4g}, {target.origin}"
+    within = (
+        "No margin was declared, so there is no equivalence p."
+        if target.margin is None
+        else f"Equivalence p is for ±{target.margin:.4g}, {target.origin}: below .05 where the interval is "
+        "inside it."
+    )
     return (
         "n counts the seeds that have every condition in the contrast. sd is the sample standard deviation "
         "of the seeds' differences, the interval Student's t, whatever --std says. No bootstrap interval "
         "below n = 20, no Wilcoxon test: with few seeds neither can say more.",
         "The intervals of a table hold together: in 95 % of studies all of them do (Bonferroni: each has "
         "level 1 - .05 / tests, and p is multiplied by the tests). So an interval excludes 0 where p is "
-        f"below .05. Equivalence p is for {within}: below .05 where the interval is inside it.",
+        f"below .05. {within}",
         "First is: better or worse where the interval excludes 0; negligible where it lies inside the "
         "margin; both where both; unclear where neither, or with fewer than 3 seeds. A side that diverged "
         "more often is never called better or negligible.",

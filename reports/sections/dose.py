@@ -75,10 +75,13 @@ def _shape(found: Response, target: Target) -> str:
     slope = found.line.difference
     line = verdict("greater" if slope > 0 else "less", found.line, math.nan)
     bend = verdict("greater" if found.bend.difference > 0 else "less", found.bend, math.nan)
-    way = "rises" if slope > 0 else "falls" if slope < 0 else "neither rises nor falls"
-    text = f"{line}: {target.metric} {way} with {found.factor} on the whole. {bend}: the response bends"
+    way = "whether {} rises or falls" if line == "OPEN" else "{} rises" if slope > 0 else "{} falls"
+    text = f"{line}: {way.format(target.metric)} with {found.factor} on the whole. {bend}: "
     if bend == "OPEN":
-        return f"{text}; no best level is named."
+        return f"{text}whether the response bends; no best level is named."
+    text += "the response bends"
+    if target.measure.better == "none":
+        return f"{text}; of {target.metric} neither more nor less is better, so no best level is named."
     best = found.best(target.measure.higher_is_better)
     if best is None:
         return f"{text}; no best level is named: none within those tested has an interval within them."

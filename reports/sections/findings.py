@@ -17,14 +17,13 @@ from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.failures import Failures
 from reports.statistics.inference import ALPHA, Contrast
 from reports.statistics.judgement import Judged
-from reports.tables import Section, Table, interval, number, percent, probability, signed
+from reports.tables import DASH, Section, Table, interval, percent, probability, ratio_interval, signed
 
 HEADING = "Findings"
 _SENTENCES = 12
-_TOGETHER = (
-    "The {tests} claims that can be tested are one family: in 95 % of studies all their intervals hold "
-    "(Bonferroni). Every verdict is read off its interval. p is against no difference, equivalence p "
-    "against a difference of the margin, both corrected."
+_READ_OFF = (
+    "Every verdict is read off its interval. p is against no difference, equivalence p against a difference "
+    "of the margin"
 )
 _AT_LOOKS = (
     "The study is looked at as it grows: every verdict is read off the interval of the look that decided "
@@ -44,7 +43,7 @@ def findings(analysis: Analysis) -> Section:
     """The sentences, and with declared claims a table of what neither they nor the first screen says."""
     judged = analysis.judged
     if not judged:
-        return Section(HEADING, (*_diverged(analysis.families), *_undeclared(analysis.families)))
+        return Section(HEADING, (*_diverged(analysis.families), *_undeclared(analysis)))
     columns = ("Claim", "Metric", "Should be", "Margin", "p", "Equivalence p", "Diverged")
     table = Table(columns, tuple(_row(j) for j in judged), "lll" + "r" * 4)
     sentences = (*_diverged(analysis.families), *(_sentence(j) for j in judged))
@@ -77,16 +76,24 @@ def _sentence(judged: Judged) -> str:
     seeds = f"{judged.to_come} seed{'s' * (judged.to_come != 1)}"
     mark = f"PROVISIONAL: {seeds} to come. " if judged.to_come else ""
     text = f"{mark}{judged.verdict}: {judged.name}. {judged.what}: {judged.word}, "
-    text += _numbers(judged.measure, judged.contrast, judged.ratio, judged.outcome)
+    if not judged.weights:
+        return f"{text}the study has no such conditions."
+    text += _numbers(judged.measure, judged.contrast, judged.margin, judged.ratio, judged.outcome)
     return text + _failed(judged.failures) + _qualified(judged.depends_on)
 
 
-def _numbers(known: Measure, contrast: Contrast, ratio: bool = False, outcome: Outcome | None = None) -> str:
-    metric = known.column
+def _numbers(
+    known: Measure,
+    contrast: Contrast,
+    margin: float,
+    ratio: bool = False,
+    outcome: Outcome | None = None,
+) -> str:
+    metric, low, high = known.column, contrast.low, contrast.high
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
     seeds = f"n = {contrast.n} seed{'s' * (contrast.n != 1)}"
-    if contrast.low == contrast.high == 0:
+    if low == high == 0:
         return f"{metric} is the same in every seed ({seeds})."
     estimate = f"{metric} {_difference(known, contrast, ratio)}"
     if math.isnan(contrast.p):
@@ -97,7 +104,8 @@ def _numbers(known: Measure, contrast: Contrast, ratio: bool = False, outcome: O
     name = "95 % interval" if contrast.tests == 1 else f"95 % interval of {contrast.tests} together"
     if outcome is not None:
         name = f"interval of its look {outcome.look}" if outcome.look else "interval of the last look"
-    return f"{estimate} ({name} {_interval(known, contrast, ratio)}; {seeds})."
+    shown = ratio_interval(low, high) if ratio else interval(low, high, known.decimals, margin)
+    return f"{estimate} ({name} {shown}; {seeds})."
 
 
 def _difference(known: Measure, contrast: Contrast, ratio: bool) -> str:
@@ -106,13 +114,6 @@ def _difference(known: Measure, contrast: Contrast, ratio: bool) -> str:
     share = f", {percent(known.percent(contrast.difference))} % of the PPL" if known.logarithmic else ""
     unit = f" {known.unit}" if known.unit else ""
     return f"{signed(contrast.difference, known.decimals)}{unit}{share}"
-
-
-def _interval(known: Measure, contrast: Contrast, ratio: bool) -> str:
-    low, high = contrast.low, contrast.high
-    if ratio:
-        return f"{interval(100 * math.expm1(low), 100 * math.expm1(high), 1)} %"
-    return interval(low, high, known.decimals)
 
 
 def _failed(failures: Failures) -> str:
@@ -135,9 +136,11 @@ def _qualified(effects: tuple[Effect, ...]) -> str:
     return f" Qualified: {names} interact (p {p}), so this is an average of unlike effects."
 
 
-def _undeclared(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
+def _undeclared(analysis: Analysis) -> tuple[str, ...]:
+    families = analysis.families
+    margin = math.nan if analysis.target.margin is None else analysis.target.margin
     sentences = [
-        _told(family, tested)
+        _told(family, tested, margin)
         for family in [f for f in families if len(f.family.factors) == 1] or families[:1]
         for tested in family.tested
     ]
@@ -152,19 +155,32 @@ def _undeclared(families: tuple[TestedFamily, ...]) -> tuple[str, ...]:
     )
 
 
-def _told(family: TestedFamily, tested: Tested) -> str:
+def _told(family: TestedFamily, tested: Tested, margin: float) -> str:
     text = f"{tested.comparison.label}: {provisional(tested.word, tested.to_come)}, "
-    text += _numbers(family.measure, tested.contrast) + _failed(tested.failures)
+    text += _numbers(family.measure, tested.contrast, margin) + _failed(tested.failures)
     return text + _qualified(family.depends_on)
 
 
 def _row(judged: Judged) -> tuple[str, ...]:
     return (
         *(judged.name, judged.metric, _KINDS[judged.kind]),
-        number(judged.margin, judged.measure.decimals),
+        DASH if math.isnan(judged.margin) else f"{judged.margin:.4g}",
         probability(judged.contrast.p),
         probability(judged.equivalence_p),
         diverged(judged.failures),
+    )
+
+
+def _together(judged: tuple[Judged, ...]) -> str:
+    """What the intervals are, of as many claims as have one."""
+    tests = sum(not math.isnan(j.contrast.p) for j in judged)
+    if not tests:
+        return "No claim can be tested: none has two seeds whose differences vary."
+    if tests == 1:
+        return f"One claim can be tested: its interval holds in 95 % of studies. {_READ_OFF}."
+    return (
+        f"The {tests} claims that can be tested are one family: in 95 % of studies all their intervals hold "
+        f"(Bonferroni). {_READ_OFF}, both corrected."
     )
 
 
@@ -173,7 +189,7 @@ def _notes(judged: tuple[Judged, ...], looks: bool) -> tuple[str, ...]:
     return (
         "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "
         "over the factors that a claim does not name; n counts the seeds that have every condition in it.",
-        _AT_LOOKS if looks else _TOGETHER.format(tests=max(j.contrast.tests for j in judged)),
+        _AT_LOOKS if looks else _together(judged),
         "Better or worse: where the interval excludes 0; negligible: where it lies inside the "
         "margin; both where both; unclear otherwise. SUPPORTED: the interval is where the claim says. "
         "REFUTED: it is where the claim's opposite says, for equivalent and not worse beyond the margin. "

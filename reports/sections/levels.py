@@ -47,7 +47,8 @@ def _sentence(found: Levels) -> str:
         text += f" {level} is not compared: {lost} of {ended} of its runs diverged, more than of others."
     if found.strata[0] < found.strata[1]:
         text += f" Averaged over {found.strata[0]} of {found.strata[1]} combinations of the other factors."
-    return text + (f" PROVISIONAL: {found.to_come} seeds are still to come." if found.to_come else "")
+    seeds = "seed is" if found.to_come == 1 else "seeds are"
+    return text + (f" PROVISIONAL: {found.to_come} {seeds} still to come." if found.to_come else "")
 
 
 def _table(found: Levels, varied: list[str], decimals: int) -> Table:

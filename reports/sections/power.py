@@ -9,14 +9,24 @@ from __future__ import annotations
 import math
 
 from reports.reading.looks import Look, Outcome
-from reports.reading.measures import Measure
 from reports.reading.study import Target
 from reports.sections.head import looks_line
 from reports.statistics.analysis import Analysis
+from reports.statistics.contrasts import told_once
 from reports.statistics.inference import Contrast
 from reports.statistics.judgement import Judged
 from reports.statistics.power import MAX_SEEDS, detectable_difference, observed_sd, seeds_needed
-from reports.tables import DASH, Section, Table, interval, number, percent, probability, signed
+from reports.tables import (
+    DASH,
+    Section,
+    Table,
+    interval,
+    number,
+    percent,
+    probability,
+    ratio_interval,
+    signed,
+)
 
 HEADING = "Power and seeds needed"
 LOOKS = "Looks"
@@ -28,7 +38,8 @@ def power(analysis: Analysis) -> Section:
     families, target, study = analysis.families, analysis.target, analysis.study.name
     if not families:
         return Section(HEADING, ("There is nothing to compare, so nothing to plan.",))
-    rows = [t for f in families for t in f.tested if f is families[0] or len(f.family.factors) == 1]
+    shown = [f for f in told_once(families) if f is families[0] or len(f.family.factors) == 1]
+    rows = [tested for family in shown for tested in family.tested]
     ppl = ("% of PPL",) if analysis.metric.logarithmic else ()
     columns = ("Contrast", "n", "sd of differences", "Detectable difference", *ppl, "Seeds for the margin")
     table = tuple(_row(t.comparison.label, t.contrast, target) for t in rows[:_ROWS])
@@ -92,10 +103,9 @@ def looks(analysis: Analysis) -> Section | None:
 
 
 def _look_row(judged: Judged, look: Look, outcome: Outcome) -> tuple[str, ...]:
-    known = judged.measure
     return (
         *(judged.name, str(look.number), str(look.seeds), str(outcome.n)),
-        *_difference(outcome, known, judged.ratio),
+        *_difference(outcome, judged),
         f"{outcome.level:.2g}",
         probability(outcome.p),
         probability(outcome.equivalence_p),
@@ -105,12 +115,12 @@ def _look_row(judged: Judged, look: Look, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _difference(outcome: Outcome, known: Measure, ratio: bool) -> tuple[str, str]:
-    if not ratio:
-        shown = signed(outcome.difference, known.decimals)
-        return shown, interval(outcome.low, outcome.high, known.decimals)
-    low, high = (100 * math.expm1(value) for value in (outcome.low, outcome.high))
-    return f"× {number(math.exp(outcome.difference), 3)}", f"{interval(low, high, 1)} %"
+def _difference(outcome: Outcome, judged: Judged) -> tuple[str, str]:
+    decimals = judged.measure.decimals
+    if not judged.ratio:
+        shown = signed(outcome.difference, decimals)
+        return shown, interval(outcome.low, outcome.high, decimals, judged.margin)
+    return f"× {number(math.exp(outcome.difference), 3)}", ratio_interval(outcome.low, outcome.high)
 
 
 def _look_notes(analysis: Analysis) -> tuple[str, ...]:

@@ -74,9 +74,15 @@ class Analysis:
         return observe(self.data)
 
     @cached_property
+    def matrices(self) -> dict[str, Blocks]:
+        """The compared metric and those of the claims, seeds × conditions; without what is not measured."""
+        names = {self.target.metric, *(str(claim["metric"]) for claim in self.study.claims)}
+        return {name: blocks(self.data, name) for name in names if usable(self.data, name)}
+
+    @property
     def blocks(self) -> Blocks | None:
-        """The compared metric, seeds × conditions; None where no finished run has a number for it."""
-        return blocks(self.data, self.target.metric) if usable(self.data, self.target.metric) else None
+        """The compared metric; None where the study does not measure it."""
+        return self.matrices.get(self.target.metric)
 
     @cached_property
     def families(self) -> tuple[TestedFamily, ...]:

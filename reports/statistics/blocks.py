@@ -21,7 +21,7 @@ from reports.reading.frames import StudyData
 from reports.reading.study import Cell
 from reports.statistics import failures
 from reports.statistics.failures import Failures
-from reports.statistics.inference import NOTHING, Array, Contrast, weighted_contrast
+from reports.statistics.inference import NOTHING, ROUNDING, Array, Contrast, weighted_contrast
 
 Weights = Mapping[Cell, float]
 """Condition → its weight in a contrast; the weights sum to 0."""
@@ -59,6 +59,21 @@ class Blocks:
             return NOTHING
         values = self.values[:, [self.columns[cell] for cell in weights]]
         return weighted_contrast(values, list(weights.values()), self.spread_of)
+
+    def percent(self, weights: Weights, difference: float) -> float:
+        """A contrast's difference in percent of its second side's mean, over the seeds of the contrast.
+
+        NaN for an interaction, which has no second side, and where that side's values lie on both sides of 0:
+        a share of what may be nothing says nothing.
+        """
+        second = [-weight for weight in weights.values() if weight < 0]
+        if abs(sum(second) - 1) > ROUNDING or any(cell not in self.columns for cell in weights):
+            return math.nan
+        _, found = self.complete(weights)
+        values = found[:, [weight < 0 for weight in weights.values()]]
+        if not values.any() or not ((values >= 0).all() or (values <= 0).all()):
+            return math.nan
+        return 100 * difference / abs(float((values @ np.array(second)).mean()))
 
     def failures(self, weights: Weights) -> Failures:
         """How often the two sides of the contrast diverged."""

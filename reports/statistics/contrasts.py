@@ -7,13 +7,14 @@ reports/statistics/inference.py. Printed by reports/sections/contrasts.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.reading.frames import StudyData
 from reports.reading.measures import Measure
-from reports.reading.study import Target
+from reports.reading.study import Cell, Target
 from reports.statistics.anova import Effect, Variance, analyse
-from reports.statistics.blocks import Blocks, blocks, usable
+from reports.statistics.blocks import Blocks, Weights, blocks, usable
 from reports.statistics.failures import Failures
 from reports.statistics.families import (
     Comparison,
@@ -80,6 +81,25 @@ def judge_family(family: Family, matrix: Blocks, target: Target) -> tuple[Tested
         same = equivalence(contrast, bound)
         tested.append(Tested(comparison, contrast, same, failed, said, matrix.to_come(whole)))
     return tuple(tested)
+
+
+def told_once(families: Sequence[TestedFamily]) -> list[TestedFamily]:
+    """The families without those whose every comparison another one has: one factor's levels, for one.
+
+    Which side of a comparison is first makes no other one of it.
+    """
+    asked = [{_either_way(t.comparison.weights) for t in family.tested} for family in families]
+    return [
+        family
+        for i, family in enumerate(families)
+        if not any(asked[i] < other or (asked[i] == other and j < i) for j, other in enumerate(asked))
+        or family.family.skipped
+    ]
+
+
+def _either_way(weights: Weights) -> frozenset[frozenset[tuple[Cell, float]]]:
+    """The same for first - second and second - first."""
+    return frozenset(frozenset((cell, sign * w) for cell, w in weights.items()) for sign in (1, -1))
 
 
 def _qualifiers(family: Family, analysis: Variance | str) -> tuple[Effect, ...]:

@@ -81,8 +81,7 @@ def factor_families(study: Study, baseline: Cell, without: Set[Cell] = frozenset
     pairs = {factor: pairs_of(study.factors[factor], standard[factor]) for factor in varied}
     found = [_levels(study, factor, pairs[factor], without) for factor in varied]
     if len(varied) < 2:
-        # With one factor its levels are the conditions; a third level makes pairs beside the baseline's.
-        return [family for family in found if len(family.comparisons) > 1]
+        return found
     sizes = {factor: len(levels) for factor, levels in study.factors.items()}
     wanted = sum(len(pairs[factor]) * math.prod(sizes.values()) // sizes[factor] for factor in varied)
     simple = (c for factor in varied for c in _simple(study, factor, pairs[factor]))

@@ -14,7 +14,7 @@ import numpy as np
 
 from reports.reading.study import Cell, Study
 from reports.statistics.blocks import Blocks, Flags
-from reports.statistics.inference import Array, Contrast, family, weighted_contrast
+from reports.statistics.inference import ROUNDING, Array, Contrast, family, weighted_contrast
 from reports.statistics.words import FEWEST, direction
 
 MOST_LEVELS = 30
@@ -91,6 +91,53 @@ def rank(study: Study, matrix: Blocks, factor: str, higher_is_better: bool) -> L
         {level: counts[level] for level in at if level not in kept},
         (len(whole), len(others)),
         matrix.to_come(dict.fromkeys(cells, 1.0)),
+    )
+
+
+@dataclass(frozen=True)
+class Best:
+    """The condition with the best mean, by the seeds that conditions share with one of them."""
+
+    cell: Cell
+    equal: list[Cell]
+    """Others with the same mean, but for rounding."""
+    compared: int
+    """How many conditions, this one included."""
+    against: Cell
+    """Whose seeds decide: the baseline, or the first condition with a result where that one has none."""
+    alike: bool
+    """Every condition has the same seeds."""
+    diverged: tuple[int, int]
+    """Runs of the best condition that diverged, of those that ended."""
+
+
+def best_condition(matrix: Blocks, baseline: Cell, higher_is_better: bool) -> Best | None:
+    """Which condition's mean is best; None where no two share a seed.
+
+    A condition that lacks the hard seeds would have the best mean of all, so each is compared with `baseline`
+    over the seeds that both have. Where all have the same seeds that is the order of the means.
+    """
+    there = [cell for cell in matrix.cells if np.isfinite(matrix.column(cell)).any()]
+    if not there:
+        return None
+    against = baseline if baseline in there else there[0]
+    apart = {cell: matrix.column(cell) - matrix.column(against) for cell in there}
+    gaps = {cell: float(np.nanmean(each)) for cell, each in apart.items() if np.isfinite(each).any()}
+    if len(gaps) < 2:
+        return None
+    cells = list(gaps)
+    wanted = max(gaps.values()) if higher_is_better else min(gaps.values())
+    rounding = ROUNDING * float(np.nanmax(np.abs(matrix.values)))
+    equal = [cell for cell in cells if abs(gaps[cell] - wanted) <= rounding]
+    best = baseline if baseline in equal else equal[0]
+    seeds = np.isfinite(matrix.values[:, [matrix.columns[cell] for cell in there]])
+    return Best(
+        best,
+        [cell for cell in equal if cell != best],
+        len(gaps),
+        against,
+        bool((seeds == seeds[:, :1]).all()),
+        _diverged(matrix, [best]),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from reports.reading.study import Target
-from reports.statistics.contrasts import TestedFamily
+from reports.statistics.contrasts import TestedFamily, told_once
 from reports.statistics.inference import ALPHA, Contrast
 from reports.statistics.judgement import Judged
 from reports.statistics.words import FEWEST, Kind
@@ -170,7 +170,8 @@ def needs(
         (j.name, j.kind, j.contrast, j.margin) for j in judged if j.metric == target.metric and not j.ratio
     ]
     if not asked:
-        chosen = [f for f in families if f is families[0] or len(f.family.factors) == 1]
+        once = told_once(families)
+        chosen = [f for f in once if f is families[0] or len(f.family.factors) == 1]
         asked = [(t.comparison.label, "greater", t.contrast, math.nan) for f in chosen for t in f.tested]
     return [
         _need(label, kind, contrast, margin, difference, half_width)

@@ -27,7 +27,7 @@ from runner.design.program import Program
 Kind = Literal["less", "greater", "equivalent", "not_worse"]
 """compare - against is below 0, above 0, within ± the margin, or no worse than the margin."""
 MAX_CLAIMS = 50
-"""Claims of one grid; more are refused: each makes all the others harder to support (Holm)."""
+"""Claims of one grid; more are refused: each makes all the others harder to support (Bonferroni)."""
 Levels = dict[str, Level]
 """Factor → level."""
 Margin = Annotated[

@@ -118,7 +118,7 @@ def test_a_study_of_one_factor_has_its_levels(connection: sa.Connection) -> None
             made.finish(connection, study, {"noise_std": noise, "load_balancing_weight": 0.0}, seed)
     text = render(connection)
     assert len(tables(section(text, "Paired contrasts"))) == 1
-    assert "noise_std=0.1: unclear, val_loss" in section(text, "Findings")
+    assert "noise_std 0.1 - 0.0: unclear, val_loss" in section(text, "Findings")
 
 
 def test_claims_are_one_family(connection: sa.Connection) -> None:
