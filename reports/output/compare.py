@@ -12,18 +12,27 @@ import pandas as pd
 import sqlalchemy as sa
 
 from reports.output.markdown import markdown
-from reports.output.matching import Effect, Match, common, effects, last, levels, matches
+from reports.output.matching import (
+    Effect,
+    Match,
+    common,
+    effects,
+    last,
+    levels,
+    matches,
+    repeated,
+    sign_of,
+)
 from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import LOAD, Measure
 from reports.reading.origin import configurations, distinct, flatten
-from reports.reading.rows import by_seed
+from reports.reading.rows import by_seed, recorded
 from reports.reading.units import UnknownOption
 from reports.sections.answer import Answer
 from reports.sections.provenance import corpus_line, protocol_line
 from reports.statistics.analysis import DEFAULT_DB
-from reports.statistics.inference import ALPHA, Contrast
-from reports.statistics.words import direction
+from reports.statistics.inference import Contrast
 from reports.tables import (
     DASH,
     Section,
@@ -62,6 +71,7 @@ def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report
     names = (first.study.name, second.study.name)
     found = matches(first, second)
     sections = [_differences(first, second)]
+    notes = [note for _, note in _obstacles(first, second)]
     if found:
         metric = first.study.measure(first.study.primary)
         if metric.column not in second.study.measures:
@@ -69,10 +79,9 @@ def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report
         base, apart = common(first, found), levels(first, second, metric.column, found)
         each = effects(first, second, metric.column, found, base)
         sentences = [_agreement(each, base.label), _better(first, second, metric, apart)]
-        sections += [
-            _side_by_side(first, second, metric, found, apart),
-            _effects(names, metric, each, base.label),
-        ]
+        sections.append(_side_by_side(first, second, metric, found, apart))
+        sections += [_effects(names, metric, each, base.label)] if each else []
+        notes += _twice(repeated(first, second, metric.column, found), names, metric)
     else:
         sentences = [f"No condition of {names[0]} has the same factors' values as one of {names[1]}."]
     words = ["compare", *names, *(["--db", db] if db != DEFAULT_DB else [])]
@@ -83,7 +92,7 @@ def compose(first: StudyData, second: StudyData, db: str = DEFAULT_DB) -> Report
             sentences=tuple(sentences),
             lines=(),
             more=0,
-            notes=tuple(note for _, note in _obstacles(first, second)),
+            notes=tuple(notes),
             missing=_missing(first, second),
             limits=tuple((data.study.name, _line(data)) for data in (first, second)),
         ),
@@ -102,7 +111,7 @@ def _agreement(each: list[Effect], base: str) -> str:
         return f"One condition matches, {base}: there is no effect to set beside another."
     signs = [effect.sign for effect in each]
     opposite = [effect.label for effect in each if effect.sign < 0]
-    apart = [effect.label for effect in each if effect.apart.p < ALPHA]
+    apart = [effect.label for effect in each if sign_of(effect.apart)]
     told = [
         f"{_have(signs.count(1))} the same sign in both studies",
         f"{_have(len(opposite))} opposite signs{_named(opposite)}",
@@ -128,7 +137,7 @@ def _better(first: StudyData, second: StudyData, metric: Measure, apart: list[Co
     name = metric.label.lower()
     if reasons := [what for what, _ in _obstacles(first, second)]:
         return f"Their values of {name} do not compare: {listed(reasons)}."
-    ways = [direction(contrast) for contrast in apart]
+    ways = [sign_of(contrast) for contrast in apart]
     told = [
         f"{data.study.name} has the lower {name} in {ways.count(way)}"
         for data, way in ((first, -1), (second, 1))
@@ -160,6 +169,19 @@ def _obstacles(first: StudyData, second: StudyData) -> tuple[tuple[str, str], ..
         )
         found.append(("the protocols differ", note))
     return tuple(found)
+
+
+def _twice(count: int, names: tuple[str, str], metric: Measure) -> list[str]:
+    """That the studies share runs: what both say of those, one run says."""
+    if not count:
+        return []
+    one = count == 1
+    runs = "1 run is" if one else f"{count} runs are"
+    return [
+        f"{runs} in both {names[0]} and {names[1]}, of the same seed and with the same "
+        f"{metric.label.lower()} to the last digit: that the studies agree in {'it' if one else 'them'} is "
+        "no second finding, and the intervals between the studies do not hold: they are for other runs."
+    ]
 
 
 def _missing(first: StudyData, second: StudyData) -> str:
@@ -223,9 +245,12 @@ def _side_by_side(
     first: StudyData, second: StudyData, metric: Measure, found: list[Match], apart: list[Contrast]
 ) -> Section:
     names = (first.study.name, second.study.name)
-    shared = [m for m in first.study.results if m.column in second.study.measures]
-    shared += [
-        m for name, m in first.study.measures.items() if name == LOAD and name in second.study.measures
+    wanted = [*first.study.results, *(m for name, m in first.study.measures.items() if name == LOAD)]
+    shared = [
+        m
+        for m in wanted
+        if m.column in second.study.measures
+        and any(recorded(data.done, [m.column]) for data in (first, second))
     ]
     columns = ("Condition", *(f"n, {name}" for name in names))
     columns += tuple(f"{measure.label}, {name}" for measure in shared for name in names)
@@ -267,7 +292,7 @@ def _effects(names: tuple[str, str], metric: Measure, each: list[Effect], base: 
         )
         for effect in each
     )
-    kinds = ("n", "Difference", *(("% of PPL",) if metric.logarithmic else ()), "95 % interval")
+    kinds = ("n", "Difference", *(("% of PPL",) if metric.logarithmic else ()), "95 % interval, together")
     columns = ("Condition", *(f"{kind}, {name}" for name in names for kind in kinds))
     columns += ("First - second", "95 % interval, together", "p", "Signs")
     return Section(
@@ -279,7 +304,8 @@ def _effects(names: tuple[str, str], metric: Measure, each: list[Effect], base: 
             "to every condition is not in them.",
             "First - second is the one study's effect minus the other's, by Welch's t, corrected for the "
             "table: where its interval holds 0, that they differ is not shown.",
-            "Signs are given where both intervals exclude 0; one seed has no sign.",
+            "The intervals of a column hold together. Signs are given where both intervals exclude 0, over "
+            "three seeds and more.",
         ),
     )
 

@@ -15,8 +15,8 @@ from reports.reading.origin import flatten
 from reports.reading.study import Cell
 from reports.statistics.blocks import blocks
 from reports.statistics.families import baseline_cell
-from reports.statistics.inference import Array, Contrast, finite, unpaired, weighted_contrast
-from reports.statistics.words import direction
+from reports.statistics.inference import Array, Contrast, family, finite, unpaired, weighted_contrast
+from reports.statistics.words import FEWEST, direction
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,19 @@ class Effect:
     label: str
     first: Contrast
     second: Contrast
+    """Each corrected for all effects of its study."""
     apart: Contrast
     """The first study's effect minus the second's, by Welch's t, corrected for all effects."""
 
     @property
     def sign(self) -> int:
-        """1 where both studies show the same sign, -1 where opposite ones, 0 where an interval holds 0."""
-        return direction(self.first) * direction(self.second)
+        """1 where both studies show the same sign, -1 where opposite ones, 0 where one shows none."""
+        return sign_of(self.first) * sign_of(self.second)
+
+
+def sign_of(contrast: Contrast) -> int:
+    """1 above 0, -1 below it, 0 where the interval holds 0 or rests on fewer than three seeds."""
+    return direction(contrast) if contrast.n >= FEWEST else 0
 
 
 def matches(first: StudyData, second: StudyData) -> list[Match]:
@@ -84,14 +90,23 @@ def effects(
         )
         for match in others
     ]
+    own, theirs = (
+        family([weighted_contrast(pair[side][:, None], [1.0]) for pair in pairs]) for side in (0, 1)
+    )
     return [
-        Effect(match.label, _over_seeds(first_one), _over_seeds(second_one), apart)
-        for match, (first_one, second_one), apart in zip(others, pairs, _together(pairs), strict=True)
+        Effect(match.label, *each) for match, *each in zip(others, own, theirs, _together(pairs), strict=True)
     ]
 
 
-def _over_seeds(differences: Array) -> Contrast:
-    return weighted_contrast(differences[:, None], [1.0])
+def repeated(first: StudyData, second: StudyData, metric: str, found: list[Match]) -> int:
+    """Runs side by side that are the same run twice: of one seed, with one value to the last bit."""
+    one, two = blocks(first, metric), blocks(second, metric)
+    count = 0
+    for match in found:
+        values = dict(zip(two.seeds, two.column(match.second).tolist(), strict=True))
+        mine = zip(one.seeds, one.column(match.first).tolist(), strict=True)
+        count += sum(values.get(seed) == value for seed, value in mine)
+    return count
 
 
 def _together(pairs: list[tuple[Array, Array]]) -> list[Contrast]:

@@ -20,7 +20,7 @@ def frame(connection: sa.Connection, statement: sa.Select[Any]) -> pd.DataFrame:
     # but for columns that cannot be NULL.
     columns = list(statement.selected_columns)
     # By column: pandas would ask each of SQLAlchemy's rows what it is, and ten thousand take a second.
-    found = list(zip(*connection.execute(statement), strict=True)) or [()] * len(columns)
+    found = list(zip(*connection.execute(statement).fetchall(), strict=True)) or [()] * len(columns)
     made = {}
     for column, values in zip(columns, found, strict=True):
         if isinstance(column.type, sa.Double | sa.Integer):

@@ -111,7 +111,7 @@ def limits(analysis: Analysis) -> tuple[Fact, ...]:
         for column, what in (("parameters_total", "parameters"), ("tokens_seen", "training tokens a run"))
         if recorded(done, [column])
     ]
-    small = "; far below the question's" if scale in ("small", "smoke") else ""
+    small = "; far below the scale of the question" if scale in ("small", "smoke") else ""
     told = [*([str(scale)] if scale else []), *([" and ".join(sizes)] if sizes else [])]
     seeds = sorted(set(data.runs["seed"].tolist()))
     of_one_text = ", of one text" if study.has_text else ""

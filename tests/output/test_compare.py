@@ -175,3 +175,49 @@ def test_one_seed_has_no_sign(connection: sa.Connection) -> None:
             made.add_result(connection, job, val_loss=4.0 + way * level)
     (effect,) = tables(section(compare_studies(connection, "up", "down"), "Effects side by side"))[0]
     assert effect["Signs"] == effect["p"] == "–"
+
+
+def test_two_seeds_have_no_sign_either(connection: sa.Connection) -> None:
+    for name, way in (("up", 1), ("down", -1)):
+        study = made.add_study(connection, name, grid={"factors": {"noise_std": [0.0, 0.5]}, "baseline": {}})
+        for level in (0.0, 0.5):
+            for seed in (42, 43):
+                job = made.add_job(connection, study, {"noise_std": level}, seed)
+                made.add_result(connection, job, val_loss=4.0 + way * level * (1 + seed / 1e4))
+    text = compare_studies(connection, "up", "down")
+    (effect,) = tables(section(text, "Effects side by side"))[0]
+    assert effect["Signs"] == "–"
+    assert "none has opposite signs and 1 is open; none is shown to differ in size" in first_lines(text)
+
+
+def test_intervals_within_a_study_hold_together(connection: sa.Connection) -> None:
+    made.finished_study(connection, "one")
+    made.published_study(connection)
+    rows = tables(section(compare_studies(connection, "one", "published"), "Effects side by side"))[0]
+    base, other = made.cells(made.FACTORS)[2], made.cells(made.FACTORS)[5]
+    apart = [made.loss_of(other, seed) - made.loss_of(base, seed) for seed in made.SEEDS]
+    # Of the five effects one is the same in every seed, and no test.
+    low, high = stats.t.interval(1 - 0.05 / 4, 2, np.mean(apart), stats.sem(apart))
+    (row,) = (r for r in rows if r["Condition"] == "noise_std=0.5, load_balancing_weight=0.0")
+    assert row["95 % interval, together, one"] == f"{low:.4f} to {high:.4f}"
+
+
+def test_runs_that_both_studies_have_are_named(connection: sa.Connection) -> None:
+    made.finished_study(connection, "one")
+    made.finished_study(connection, "two")
+    two_noises(connection, "three", 0.1)
+    text = first_lines(compare_studies(connection, "one", "two"))
+    assert "18 runs are in both one and two, of the same seed and with the same val loss" in text
+    assert "to the last digit" not in compare_studies(connection, "one", "three")
+
+
+def test_what_neither_study_recorded_has_no_column(connection: sa.Connection) -> None:
+    for name in ("one", "two"):
+        study = made.add_study(connection, name, grid={"factors": {"noise_std": [0.0]}, "baseline": {}})
+        empty = {"val_accuracy": None, "val_bits_per_byte": None}
+        made.add_result(connection, made.add_job(connection, study, {"noise_std": 0.0}, 42), **empty)
+    text = compare_studies(connection, "one", "two")
+    (row,) = tables(section(text, "Conditions side by side"))[0]
+    assert "Val loss, one" in row
+    assert not any(name.startswith(("Accuracy", "Bits per byte")) for name in row)
+    assert "## Effects side by side" not in text

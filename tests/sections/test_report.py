@@ -235,7 +235,7 @@ def test_scaled_and_published_studies_are_marked(connection: sa.Connection) -> N
     made.finished_study(connection, grid={"scale": "smoke"}, protocol="published")
     text = render(connection)
     assert fact(text, "Scale").startswith("smoke: ")
-    assert fact(text, "Scale").endswith("far below the question's")
+    assert fact(text, "Scale").endswith("far below the scale of the question")
     assert "> **Note:** Published protocol: its validation text is almost all in the training text" in text
     assert "the split is drawn from the run's seed" in fact(text, "Known defects of the protocol").lower()
 
