@@ -55,6 +55,17 @@ METRICS: dict[str, Any] = {
 }
 """What a run comes to, in the order of the tables; the first is primary. docs/schema.md says what each is."""
 
+PACE = {
+    "size": (
+        *("model.d_model", "model.n_layers", "model.n_heads", "model.d_ff", "model.n_experts", "model.top_k"),
+        *("train.batch_size", "train.seq_len"),
+    ),
+    "update": "train.accumulate",
+    "evaluate_every": "train.eval_every",
+    "evaluated": "data.held_out_tokens",
+}
+"""Keys that tell what a run costs: the vocabulary, which follows the corpus, is left out of its size."""
+
 SHARED = ("protocol", "data")
 """Keys, or parts, that all runs of a study share."""
 OPTIONS = {

@@ -111,9 +111,11 @@ def _cell(grid: Grid, cell: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
 def _seconds(grid: Grid, by_size: Mapping[Size, Pace]) -> float:
     runs = len(grid.seeds) * grid.repeats
-    unknown = Pace(math.nan)
+    unknown, program = Pace(math.nan), grid.program.record()
     each = (
-        by_size.get(size_of(told := as_dict(config)), unknown).run_seconds(told, grid.program.steps(config))
+        by_size.get(size_of(program, told := as_dict(config)), unknown).run_seconds(
+            program, told, grid.program.steps(config)
+        )
         for _, config in grid.cells
     )
     return runs * sum(each)

@@ -203,6 +203,7 @@ class Program:
             "identity": hasattr(self.module, "identity"),
             "warm": hasattr(self.module, "open_device"),
             "stalled_seconds": getattr(self.module, "STALLED_SECONDS", None),
+            "pace": getattr(self.module, "PACE", {}),
         }
 
 
@@ -298,6 +299,7 @@ def load(path: Path = DEFAULT) -> Program:
             default = config()
         except Exception as error:
             raise ConfigError(f"Config: every field needs a default ({error})") from error
+        _require_pace(getattr(module, "PACE", {}), keys)
         scales = {"full": {}, **getattr(module, "SCALES", {})}
         program = Program(path, root, module, measures, default, keys, scales)
         program.files  # noqa: B018  as they are now: an edit may follow
@@ -326,6 +328,20 @@ def read_measures(metrics: Any) -> tuple[Measure, ...]:
         except ConfigError as error:
             raise ConfigError(f"METRICS[{name!r}]: {error}") from None
     return tuple(found)
+
+
+def _require_pace(pace: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    """Hold that PACE names keys of Config.
+
+    Raises:
+        ConfigError: names what it does not know.
+    """
+    for name, keyed in pace.items():
+        if name not in ("size", "update", "evaluate_every", "evaluated"):
+            raise ConfigError(f"PACE: {name!r}: write size, update, evaluate_every or evaluated")
+        for key in keyed if name == "size" else [keyed]:
+            if key not in keys:
+                raise ConfigError(f"PACE[{name!r}]: {key!r} is no key of Config")
 
 
 def _imported(path: Path) -> tuple[ModuleType, Path]:

@@ -14,19 +14,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from runner.queue.schema import JobStatus, attempts, jobs, measures, workers
+from runner.queue.schema import JobStatus, attempts, jobs, measures, studies, workers
 from runner.queue.store import now
 
 LATEST = 50
 """The newest finished runs of a study, by which its speed is measured: more would only add the past."""
 LATEST_OF_HOST = 2_000
 """The newest finished runs of a machine, by which the cost of a size is measured."""
-_SIZE = (
-    *("model.d_model", "model.n_layers", "model.n_heads", "model.d_ff", "model.n_experts", "model.top_k"),
-    *("train.batch_size", "train.seq_len"),
-)
-"""Keys that make two runs the same size; the vocabulary follows the corpus and is left out."""
-
 Key = TypeVar("Key")
 Size = tuple[Any, ...]
 Slot = tuple[str, str]
@@ -58,13 +52,14 @@ class Pace:
     """What runs of a size take on a device: starts, steps and evaluations apart, so that short ones tell."""
 
     step_seconds: float
-    evaluated_token_seconds: float = 0.0
+    evaluated_seconds: float = 0.0
+    """Of a unit of what is evaluated: a held-out token, of the language model."""
     start_seconds: float = 0.0
     """Once a run: compiling and waiting, for data and for a trainer."""
 
-    def run_seconds(self, config: Mapping[str, Any], steps: int) -> float:
+    def run_seconds(self, program: Mapping[str, Any], config: Mapping[str, Any], steps: int) -> float:
         """A whole run of such a configuration."""
-        evaluating = evaluated_tokens(config) * self.evaluated_token_seconds
+        evaluating = evaluated(program, config, steps) * self.evaluated_seconds
         return steps * self.step_seconds + evaluating + self.start_seconds
 
 
@@ -110,13 +105,13 @@ def paces(connection: sa.Connection, host: str | None = None) -> Paces:
     """The paces by device and size, over the newest finished runs of a machine, this one by default."""
     told: dict[str, dict[Size, list[_Took]]] = defaultdict(lambda: defaultdict(list))
     for run in _timed(connection, attempts.c.host == (host or platform.node()), LATEST_OF_HOST):
-        config = json.loads(run.config)
+        program, config = json.loads(run.program), json.loads(run.config)
         whole = run.training is not None and not run.resumed  # else its clocks are of earlier attempts, too
         clocks = (run.training, run.evaluation or 0.0) if whole else (run.seconds, 0.0)
-        steps = run.steps - (config.get("train", {}).get("accumulate", 0) if whole else 0)
-        took = _Took(steps, evaluated_tokens(config), run.seconds, *clocks)
+        steps = run.steps - (_setting(program, config, "update") if whole else 0)
+        took = _Took(steps, evaluated(program, config, run.steps), run.seconds, *clocks)
         if took.steps > 0 and took.seconds > 0:
-            told[run.device][size_of(config)].append(took)
+            told[run.device][size_of(program, config)].append(took)
     return {device: {size: _pace(runs) for size, runs in sizes.items()} for device, sizes in told.items()}
 
 
@@ -125,43 +120,59 @@ class _Took:
     """What a finished run took; one whose program tells no clocks trained all the time."""
 
     steps: int
-    """Those in `training_seconds`: the language model's first update counts as compiling."""
-    evaluated_tokens: int
+    """Those in `training_seconds`: a first update counts as compiling."""
+    evaluated: int
     seconds: float
     training_seconds: float
     evaluation_seconds: float
 
 
 def _pace(runs: Sequence[_Took]) -> Pace:
-    tokens = sum(run.evaluated_tokens for run in runs)
+    scored = sum(run.evaluated for run in runs)
     other = sum(max(0.0, run.seconds - run.training_seconds - run.evaluation_seconds) for run in runs)
     evaluating = sum(run.evaluation_seconds for run in runs)
     return Pace(
         step_seconds=sum(run.training_seconds for run in runs) / sum(run.steps for run in runs),
-        evaluated_token_seconds=evaluating / tokens if tokens else 0.0,
-        start_seconds=(other + (0.0 if tokens else evaluating)) / len(runs),
+        evaluated_seconds=evaluating / scored if scored else 0.0,
+        start_seconds=(other + (0.0 if scored else evaluating)) / len(runs),
     )
 
 
-def evaluated_tokens(config: Mapping[str, Any]) -> int:
-    """Held-out tokens that a run scores: validation now and then and at the end, the test split once.
+def evaluated(program: Mapping[str, Any], config: Mapping[str, Any], steps: int) -> int:
+    """What a run scores, in the program's unit: now and then, at the end, and a sealed split once.
 
-    0 for a configuration of another program than the language model.
+    0 where the program's PACE does not say.
     """
-    train, data = config.get("train", {}), config.get("data", {})
-    every, steps = train.get("eval_every") or 0, train.get("steps") or 0
+    every = _setting(program, config, "evaluate_every")
     between = (steps - 1) // every if every else 0
-    return int((between + 2) * data.get("held_out_tokens", 0))
+    return int((between + 2) * _setting(program, config, "evaluated"))
 
 
-def size_of(config: Mapping[str, Any]) -> Size:
-    """What a run's time a step depends on, of a configuration as it is stored."""
-    parts = (key.split(".") for key in _SIZE)
-    return tuple(config.get(part, {}).get(name) for part, name in parts)
+def size_of(program: Mapping[str, Any], config: Mapping[str, Any]) -> Size:
+    """What a run's time a step depends on, of a configuration as it is stored: the program, and its sizes.
+
+    Args:
+        program: as `studies.program` has it; `pace` holds dotted keys.
+    """
+    return program.get("path"), *(_value(config, key) for key in program.get("pace", {}).get("size", ()))
+
+
+def _setting(program: Mapping[str, Any], config: Mapping[str, Any], name: str) -> int:
+    """The value of the key that PACE names so; 0 where it names none."""
+    key = program.get("pace", {}).get(name)
+    return int(_value(config, key) or 0) if key else 0
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key."""
+    *parts, last = key.split(".")
+    for part in parts:
+        config = config.get(part, {})
+    return config.get(last)
 
 
 def _timed(connection: sa.Connection, chosen: sa.ColumnElement[bool], most: int) -> sa.CursorResult[Any]:
-    """The newest attempts among the chosen that finished their run: host, device, config, steps, seconds.
+    """The newest attempts among the chosen that finished: host, device, config, program, steps, seconds.
 
     Steps are those from where the attempt resumed; seconds are all that it lasted, and what of them, as far
     as its program says, went into training and evaluation.
@@ -172,8 +183,9 @@ def _timed(connection: sa.Connection, chosen: sa.ColumnElement[bool], most: int)
     timed = [steps, resumed.label("resumed"), seconds.label("seconds")]
     clocks = [_clock("training"), _clock("evaluation")]
     return connection.execute(
-        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, *timed, *clocks)
+        sa.select(attempts.c.host, attempts.c.device, jobs.c.config, studies.c.program, *timed, *clocks)
         .join(jobs, jobs.c.id == attempts.c.job_id)
+        .join(studies, studies.c.id == jobs.c.study_id)
         .where(chosen, attempts.c.outcome == "done")
         .order_by(attempts.c.id.desc())
         .limit(most)

@@ -47,7 +47,7 @@ class RunningJob:
         program = {"program_sha256": lease.program["hash"]} if lease.program.get("hash") else {}
         self._outbox = Outbox(night, lease, {**night.machine, **device, **program}, trainer.pid)
         self._boundary_at: float | None = None
-        self._accumulate = int(lease.setting("train.accumulate", 1))
+        self._update = int(lease.setting(lease.program.get("pace", {}).get("update", ""), 1))
         self._phase, self._phase_at = Phase.START, time.monotonic()
         self._asked: Request | None = None
 
@@ -101,7 +101,7 @@ class RunningJob:
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Progressed):
             self._phase, self.step = event.phase, event.step
-            if event.phase is Phase.STEP and event.step % self._accumulate == 0:
+            if event.phase is Phase.STEP and event.step % self._update == 0:
                 self._time_update()
             self.display.progress(self.lease, event)
             return

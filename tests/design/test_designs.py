@@ -72,6 +72,13 @@ def test_short_runs_tell_what_long_ones_cost(store: Store) -> None:
     assert cost(long, found) == Cost(pytest.approx(3 * (400 + 5 * 5 + 20)), "cpu")
 
 
+def test_runs_of_one_program_do_not_tell_what_anothers_cost() -> None:
+    one, other = {"path": "one.py"}, {"path": "other.py"}
+    assert size_of(one, {"lr": 0.1}) == size_of(one, {"lr": 0.3}) != size_of(other, {"lr": 0.1})
+    sized = {**one, "pace": {"size": ["net.width"]}}
+    assert size_of(sized, {"net": {"width": 8}}) != size_of(sized, {"net": {"width": 9}})
+
+
 def test_runs_of_one_update_tell_nothing_of_the_next(store: Store) -> None:
     one = parse_grid({"name": "m", "seeds": [1], "base": {"train.steps": 4}})
     store.write(lambda c: enqueue(c, "m", one))
@@ -82,7 +89,7 @@ def test_runs_of_one_update_tell_nothing_of_the_next(store: Store) -> None:
 
 def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> None:
     grid = load_grid("factorial")
-    small = {size_of(grid.base.to_dict()): Pace(0.25)}
+    small = {size_of(grid.program.record(), grid.base.to_dict()): Pace(0.25)}
     with measured.read() as connection:
         found = dict(paces(connection, "here"))
     assert cost(grid, {**found, "cuda:0": small}) == Cost(7_200 * 0.25, "cuda:0")
@@ -91,7 +98,9 @@ def test_the_fastest_device_that_has_run_every_size_counts(measured: Store) -> N
 
 def test_the_horizons_and_sizes_of_a_grid_are_summed() -> None:
     grid = adjust(load_grid("factorial-long"), "full")
-    told = catalogue.describe("factorial-long", "full", {"cuda:0": {size_of(grid.base.to_dict()): Pace(0.1)}})
+    told = catalogue.describe(
+        "factorial-long", "full", {"cuda:0": {size_of(grid.program.record(), grid.base.to_dict()): Pace(0.1)}}
+    )
     assert (told["runs"], told["steps"], told["cost_seconds"]) == (60, 132_000, pytest.approx(13_200.0))
     assert told["training_tokens"] == 132_000 * 24 * 512
     assert catalogue.describe("factorial-long", "smoke", {})["steps"] == 30 * (40 + 400)

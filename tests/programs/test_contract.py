@@ -119,6 +119,12 @@ def test_a_wrong_value_is_refused_in_a_line(program: Path, values: dict[str, obj
         ('"error"', '"lr"', "METRICS: 'lr' is a key of Config too"),
         ("import neighbour", "import nobody_s_module", "cannot be imported (ModuleNotFoundError"),
         ("METRICS =", "METRICS == ", "cannot be imported (NameError"),
+        ("METRICS", 'PACE = {"size": ("width",)}\nMETRICS', "PACE['size']: 'width' is no key of Config"),
+        (
+            "METRICS",
+            'PACE = {"speed": "lr"}\nMETRICS',
+            "PACE: 'speed': write size, update, evaluate_every or",
+        ),
     ],
 )
 def test_what_a_program_lacks_is_said_in_a_line(program: Path, old: str, new: str, said: str) -> None:
