@@ -423,14 +423,24 @@ def prioritize(connection: sa.Connection, job_ids: Sequence[int], priority: int)
 
 
 def uncharge(connection: sa.Connection, owner: str, job_ids: Sequence[int]) -> None:
-    """Give back what a broken device cost these jobs: this owner's failures, as though not attempted."""
-    charged = sa.and_(attempts.c.owner == owner, attempts.c.charged == 1, attempts.c.job_id.in_(job_ids))
+    """Give back what a broken device cost these jobs: this owner's failures, as though not attempted.
+
+    Another worker may have claimed or ended one meanwhile: that stands, and its failures are given back too.
+    """
+    ours = sa.and_(attempts.c.owner == owner, attempts.c.job_id.in_(job_ids))
+    charged = sa.and_(ours, attempts.c.charged == 1)
+    newest = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.number == jobs.c.attempt)
     _lock(connection, job_ids)
     for job_id in connection.scalars(sa.select(attempts.c.job_id).where(charged)).all():
+        this = jobs.c.id == job_id
+        connection.execute(
+            sa.update(jobs).where(this, jobs.c.failures > 0).values(failures=jobs.c.failures - 1)
+        )
+        waiting = jobs.c.status.in_((JobStatus.QUEUED, JobStatus.FAILED))
         connection.execute(
             sa.update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.status.in_((JobStatus.QUEUED, JobStatus.FAILED)))
-            .values(failures=jobs.c.failures - 1, run_after=None, **_BACK_IN_QUEUE)
+            .where(this, waiting, sa.exists().where(newest, ours))
+            .values(run_after=None, **_BACK_IN_QUEUE)
         )
     connection.execute(sa.update(attempts).where(charged).values(charged=0, cause="device"))
     for job_id in job_ids:

@@ -342,6 +342,28 @@ def test_broken_device_costs_the_jobs_nothing(queued: Store, worker: Worker) -> 
     assert {(a["cause"], a["charged"]) for a in rows(queued, "attempts")} == {("device", 0)}
 
 
+def test_broken_device_is_paid_back_whatever_became_of_the_jobs_meanwhile(
+    queued: Store, worker: Worker
+) -> None:
+    other = replace(worker, owner="other")
+    for _ in range(4):
+        lease = claim(queued, worker)
+        assert lease is not None
+        queued.write(lambda c, lease=lease: jobs.fail(c, lease, "infrastructure", "dead"))
+    queued.write(lambda c: c.exec_driver_sql("UPDATE jobs SET run_after = NULL"))
+    leases = [claim(queued, other) for _ in range(3)]
+    queued.write(lambda c: jobs.finish(c, leases[1], {"val_loss": 1.0}))
+    queued.write(lambda c: jobs.fail(c, leases[2], "diverged", "ran away"))
+    queued.write(lambda c: jobs.retry_all(c, [4]))  # counts anew
+    queued.write(lambda c: jobs.uncharge(c, worker.owner, [1, 2, 3, 4]))
+    assert [(j["status"], j["failures"], j["owner"]) for j in rows(queued, "jobs")][:4] == [
+        ("running", 0, "other"),
+        ("done", 0, None),
+        ("failed", 1, None),  # of the other's own
+        ("queued", 0, None),
+    ]
+
+
 # --- asked for by people ----------------------------------------------------------------------------------
 
 
