@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from tests.work.night import Night
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+if instructions := os.environ.get("ATEN_CPU_CAPABILITY"):
+    # What torch.compile kept was built for this processor's instructions; its key does not hold these.
+    cache = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{instructions}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
 TINY_GRID = """
 name = "tiny"
