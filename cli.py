@@ -68,6 +68,7 @@ CONDITIONS = 'With --study alone: "noise_std in (0.0, 0.1)".'
 LOOKS = "Seeds at each look, such as 3,6,10,15."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
+MEASURED = "Of whose measures and keys the columns are; default: the language model."
 PAGE = "Static pages of the night, each minute."
 PROTOCOL = "Of runs whose file does not say; default: unknown."
 SLOTS = "Trainers on each device; default: 1, on a CPU one for each of its cores, as far as memory allows."
@@ -271,15 +272,17 @@ def import_(
     study: Annotated[str, typer.Option("--study", help="Name of the study that it becomes.")],
     protocol: Annotated[Protocol | None, typer.Option("--protocol", help=PROTOCOL)] = None,
     columns: Annotated[str, typer.Option("--columns", help="Such as val_loss=eval/loss,seed=trial.")] = "",
+    program: Annotated[Path | None, typer.Option("--program", help=MEASURED)] = None,
     db: Db = "jobs.db",
 ) -> None:
     """Read results that were made elsewhere.   Example: python cli.py import results.csv --study published"""
     from runner.design.grid_file import checked_name
     from runner.design.importing import import_results
+    from runner.design.program import DEFAULT
 
-    name = checked_name(study)
+    name, measured = checked_name(study), program or DEFAULT
     with command.opened(db, create=True) as store:
-        count = store.write(lambda c: import_results(c, file, name, protocol, columns))
+        count = store.write(lambda c: import_results(c, file, name, protocol, columns, measured))
     print(f"{name}: {count} results imported")
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, RunConfig, canonical_json, full_key
-from runner.design.program import load
+from model.config import ConfigError, canonical_json
+from runner.design.program import Program, load
 from runner.design.spreadsheet import Sheet, read_sheet
 
 _NOT_MEASURED = ("job_id", "attempt", "recorded_at", "exact")
@@ -54,12 +54,14 @@ class Imported:
     rows: list[Run]
     factors: list[str]
     shared: dict[str, str]
+    program: Program
 
 
-def read_results(path: Path, columns: str = "") -> Imported:
+def read_results(path: Path, columns: str = "", program: Program | None = None) -> Imported:
     """The rows of the file, checked.
 
     Args:
+        program: whose keys and measures the columns are; the language model's by default.
         columns: `val_loss=eval/loss,seed=trial,factor=router,none=Name`: our name for a column, a column that
             is a factor, one that is left out.
 
@@ -67,9 +69,11 @@ def read_results(path: Path, columns: str = "") -> Imported:
         ConfigError: no such file, a column that is missing, or varies and is nobody's, or a value that is
             refused; names the line.
     """
+    program = program or load()
+    outcome = program.measures[0].name
     sheet = read_sheet(path, columns)
     listed = ", ".join(sheet.columns) or "none"
-    missing = [name for name in ("seed", "val_loss") if name not in sheet.columns]
+    missing = [name for name in ("seed", outcome) if name not in sheet.columns]
     if missing:
         raise ConfigError(
             f"{path}: no column {' and none '.join(missing)}; it has {listed}; add --columns "
@@ -79,20 +83,20 @@ def read_results(path: Path, columns: str = "") -> Imported:
         raise ConfigError(f"{path}: no rows under its header")
     if len({row.get("study") for row in sheet.rows}) > 1:
         raise ConfigError(f"{path}: several studies in its column study; import each from a file of its own")
-    factors = _factors(path, sheet)
+    factors = _factors(path, sheet, program)
     shared = {name: _shared(path, sheet, name) for name in OF_STUDY if name in sheet.columns}
     found: dict[str, Run] = {}
     for line, texts in zip(sheet.lines, sheet.rows, strict=True):
-        row = _Reader(f"{path} line {line}", texts, sheet.decimal_comma).row(factors)
+        row = _Reader(f"{path} line {line}", texts, sheet.decimal_comma, program).row(factors)
         if row.config_hash in found:
             raise ConfigError(f"{path} line {line}: seed {row.seed} of this cell stands there twice")
         found[row.config_hash] = row
     if not any(row.results for row in found.values()):
-        raise ConfigError(f"{path}: no row has a finite val_loss")
-    return Imported(list(found.values()), factors, shared)
+        raise ConfigError(f"{path}: no row has a finite {outcome}")
+    return Imported(list(found.values()), factors, shared, program)
 
 
-def _factors(path: Path, sheet: Sheet) -> list[str]:
+def _factors(path: Path, sheet: Sheet, program: Program) -> list[str]:
     """The columns that tell conditions apart: none that varies is passed over.
 
     Raises:
@@ -100,11 +104,12 @@ def _factors(path: Path, sheet: Sheet) -> list[str]:
     """
     if "cell" in sheet.columns:  # export's own, which says them
         return list(parsed(path, "cell", sheet.rows[0]["cell"]))
-    known = {*_measured(), *CONVERTED, *OF_STUDY, *_NOT_MEASURED, *_OF_RUN}
+    known = {*_measured(program), *CONVERTED, *OF_STUDY, *_NOT_MEASURED, *_OF_RUN}
     found = []
     for name in sheet.columns:
         varies = len({row[name] for row in sheet.rows}) > 1
-        if name in sheet.factors or name in FACTORS or (varies and name not in known and _is_key(name)):
+        chosen = name in sheet.factors or (name in FACTORS and _is_key(program, name))
+        if chosen or (varies and name not in known and _is_key(program, name)):
             found.append(name)
         elif varies and name not in known:
             raise ConfigError(
@@ -114,14 +119,14 @@ def _factors(path: Path, sheet: Sheet) -> list[str]:
     return found
 
 
-def _measured() -> dict[str, bool]:
+def _measured(program: Program) -> dict[str, bool]:
     """Measures that a file may have as columns; whether they are whole numbers."""
-    return {measure.name: measure.decimals == 0 for measure in load().measures}
+    return {measure.name: measure.decimals == 0 for measure in program.measures}
 
 
-def _is_key(name: str) -> bool:
+def _is_key(program: Program, name: str) -> bool:
     try:
-        return bool(full_key(name))
+        return bool(program.full_key(name))
     except ConfigError:
         return False
 
@@ -146,8 +151,9 @@ def parsed(where: object, column: str, text: str) -> dict[str, Any]:
 class _Reader:
     """One row's texts as values; every complaint names the line."""
 
-    def __init__(self, where: str, texts: dict[str, str], decimal_comma: bool) -> None:
+    def __init__(self, where: str, texts: dict[str, str], decimal_comma: bool, program: Program) -> None:
         self.where, self.texts, self.decimal_comma = where, texts, decimal_comma
+        self.program = program
 
     def row(self, factors: list[str]) -> Run:
         seed = self.number("seed")
@@ -188,21 +194,22 @@ class _Reader:
         if self.texts.get("config"):
             config = parsed(self.where, "config", self.texts["config"])
             return config, self.texts.get("config_hash") or _digest(config)
-        if not all(map(_is_key, cell)):
+        program = self.program
+        if not all(_is_key(program, name) for name in cell):
             return {"seed": seed}, _digest({"cell": cell, "seed": seed})
         try:
-            config_of = RunConfig().with_values({**cell, "seed": seed})
+            config_of = program.with_values(program.default, {**cell, "seed": seed})
         except ConfigError as error:
             raise ConfigError(f"{self.where}: {error}") from error
-        cell.update({name: config_of.value(name) for name in cell})  # 0 and 0.0 are one level
+        cell.update({name: program.value(config_of, name) for name in cell})  # 0 and 0.0 are one level
         known: dict[str, Any] = {"seed": seed}
         for name, value in cell.items():
-            part, _, key = full_key(name).rpartition(".")
+            part, _, key = program.full_key(name).rpartition(".")
             if part:
                 known.setdefault(part, {})[key] = value
             else:
                 known[key] = value
-        return known, config_of.hash
+        return known, program.digest(config_of)
 
     def measured(self) -> dict[str, float | int | None] | None:
         """The run's measures; None for a run that failed, or whose loss is no number."""
@@ -211,15 +218,16 @@ class _Reader:
             raise ConfigError(
                 f"{self.where}: status = {self.texts['status']!r}: not finished, not failed; wait, or drop it"
             )
-        loss = self.number("val_loss")
-        if state == "failed" or loss is None or not math.isfinite(loss):
-            return None
-        measured = _measured()
+        measured = _measured(self.program)
         values = {name: self.number(name) for name in measured}
+        outcome = values[self.program.measures[0].name]
+        if state == "failed" or outcome is None or not math.isfinite(outcome):
+            return None
         for theirs, (ours, factor) in CONVERTED.items():
-            if values[ours] is None and (value := self.number(theirs)) is not None:
+            if ours in values and values[ours] is None and (value := self.number(theirs)) is not None:
                 values[ours] = value * factor
-        values["val_perplexity"] = self.perplexity(loss)
+        if "val_perplexity" in values:
+            values["val_perplexity"] = self.perplexity(outcome)
         for name, value in values.items():
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"{self.where}: {name} = {value}: must be a finite number, or empty")

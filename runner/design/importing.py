@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from model.config import ConfigError, canonical_json
 from runner.design.foreign import Run, parsed, read_results
-from runner.design.program import load
+from runner.design.program import DEFAULT, load
 from runner.queue import attempts as attempt_log
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.jobs import SUBMISSION, record_result
@@ -25,15 +25,22 @@ PROTOCOLS = (UNKNOWN, "sound", "published")
 
 
 def import_results(
-    connection: sa.Connection, path: Path, study: str, protocol: str | None = None, columns: str = ""
+    connection: sa.Connection,
+    path: Path,
+    study: str,
+    protocol: str | None = None,
+    columns: str = "",
+    program: Path = DEFAULT,
 ) -> int:
-    """Make a study of the file's rows; returns how many there are.
+    """Make a study of the file's rows, whose columns are a program's; returns how many rows there are.
 
     Raises:
         ConfigError: the file is refused, says another protocol, or a study of that name exists.
     """
-    imported = read_results(path, columns)
-    shared = imported.shared
+    imported = read_results(path, columns, load(program))
+    shared, of_text = imported.shared, "protocol" in imported.program.keys
+    if protocol and not of_text:
+        raise ConfigError(f"--protocol {protocol}: {program} has none; leave the option out")
     said = shared.get("protocol") or protocol or UNKNOWN
     if said not in PROTOCOLS:
         raise ConfigError(f"{path}: protocol {said!r}; it must be one of {', '.join(PROTOCOLS)}")
@@ -48,7 +55,7 @@ def import_results(
         "question": "",
         "factors": {name: list(dict.fromkeys(row.cell[name] for row in rows)) for name in imported.factors},
         "seeds": list(dict.fromkeys(row.seed for row in rows)),
-        "primary": "val_loss",
+        "primary": imported.program.measures[0].name,
         "baseline": {},
         "margins": {},
         "scale": UNKNOWN,
@@ -61,14 +68,8 @@ def import_results(
             **new_ids(connection, studies, 1)[0],
             name=study,
             grid=json.dumps(grid),
-            program=json.dumps(load().record()),
-            facts=json.dumps(
-                {
-                    "protocol": said,
-                    "corpus": shared.get("corpus") or UNKNOWN,
-                    "corpus_id": shared.get("corpus_id") or "",
-                }
-            ),
+            program=json.dumps(imported.program.record()),
+            facts=json.dumps(_facts(said, shared) if of_text else {}),
             imported_from=f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
             created_at=now(),
         )
@@ -78,6 +79,14 @@ def import_results(
         _insert(connection, study_id, row)
     attempt_log.note(connection, "imported", detail={"study_id": study_id, "jobs": len(rows)})
     return len(rows)
+
+
+def _facts(protocol: str, shared: dict[str, str]) -> dict[str, str]:
+    return {
+        "protocol": protocol,
+        "corpus": shared.get("corpus") or UNKNOWN,
+        "corpus_id": shared.get("corpus_id") or "",
+    }
 
 
 def _insert(connection: sa.Connection, study_id: int, row: Run) -> None:

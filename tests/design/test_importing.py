@@ -151,3 +151,24 @@ def test_failed_rows_are_failed_runs(store: Store, tmp_path: Path) -> None:
     path.write_text("seed,val_loss,status\n1,4.5,running\n")
     with pytest.raises(ConfigError, match="line 2: status = 'running'"):
         read_results(path)
+
+
+def test_results_of_another_program_are_read_by_its_measures_and_keys(store: Store, tmp_path: Path) -> None:
+    program = tmp_path / "mine.py"
+    program.write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Config:\n"
+        "    lr: float = 0.1\n    seed: int = 0\n"
+        "METRICS = {'error': 'lower', 'score': 'higher'}\ndef train(config, run): ...\n"
+    )
+    path = tmp_path / "theirs.csv"
+    path.write_text("lr,seed,error,score\n0.1,1,0.5,2\n0.1,2,0.25,4\n0.3,1,nan,\n0.3,2,0.75,1\n")
+    store.write(lambda c: import_results(c, path, "theirs", program=program))
+    study = row(store, "studies")
+    assert (json.loads(study["facts"]), json.loads(study["grid"])["primary"]) == ({}, "error")
+    assert [measure["name"] for measure in json.loads(study["program"])["measures"]] == ["error", "score"]
+    assert [job["status"] for job in rows(store, "jobs")] == ["done", "done", "failed", "done"]
+    assert [m["value"] for m in rows(store, "measures", name="score")] == [2.0, 4.0, 1.0]
+    with pytest.raises(ConfigError, match="no column val_loss; it has lr, seed, error, score"):
+        store.write(lambda c: import_results(c, path, "again"))
+    with pytest.raises(ConfigError, match=r"--protocol sound: .*mine\.py has none"):
+        store.write(lambda c: import_results(c, path, "again", "sound", program=program))
