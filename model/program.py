@@ -22,20 +22,26 @@ __all__ = ["CALLED_ELSEWHERE", "METRICS", "OPTIONS", "SCALES", "SHARED", "Config
 _NATS = "nats per token"
 _SECONDS = {"better": "lower", "unit": "seconds", "decimals": 1}
 _CV: dict[str, Any] = {"better": "none", "decimals": 4}
+_LOSS: dict[str, Any] = {"better": "lower", "unit": _NATS, "decimals": 4, "exponential": True}
 
 METRICS: dict[str, Any] = {
-    "val_loss": {"better": "lower", "unit": _NATS, "decimals": 4, "exponential": True},
-    "val_perplexity": {"better": "lower", "decimals": 2},
-    "val_accuracy": {"better": "higher", "unit": "share of tokens", "decimals": 4},
-    "val_bits_per_byte": {"better": "lower", "unit": "bits per byte", "decimals": 4},
-    "best_val_loss": {"better": "lower", "unit": _NATS, "decimals": 4, "exponential": True},
-    "best_val_perplexity": {"better": "lower", "decimals": 2},
-    "expert_usage_cv": _CV,
-    "expert_usage_cv_layer_mean": _CV,
+    "val_loss": {**_LOSS, "label": "Val loss"},
+    "val_perplexity": {"better": "lower", "decimals": 2, "label": "Val PPL"},
+    "val_accuracy": {"better": "higher", "unit": "share of tokens", "decimals": 4, "label": "Accuracy"},
+    "val_bits_per_byte": {"better": "lower", "unit": "bits per byte", "label": "Bits per byte"},
+    "best_val_loss": _LOSS,
+    "best_val_perplexity": {"better": "lower", "decimals": 2, "label": "Best Val PPL"},
+    "expert_usage_cv": {**_CV, "ratio": True, "label": "Expert Usage CV"},
+    "expert_usage_cv_layer_mean": {**_CV, "ratio": True, "label": "Mean layer CV"},
     "expert_usage_cv_layer_sd": _CV,
     "expert_usage_cv_layer_max": _CV,
-    "train_loss_last_100": {"better": "lower", "unit": _NATS, "decimals": 4, "exponential": True},
-    "aux_loss_last_100": {"better": "none", "unit": _NATS, "decimals": 5},
+    "train_loss_last_100": _LOSS,
+    "aux_loss_last_100": {
+        "better": "none",
+        "unit": _NATS,
+        "decimals": 5,
+        "label": "Aux loss, last 100 steps",
+    },
     "unweighted_aux_loss_last_100": {"better": "none", "unit": _NATS, "decimals": 4},
     "clipped_share": {"better": "none", "unit": "share of updates", "decimals": 4},
     "max_grad_norm": {"better": "none", "decimals": 4},
@@ -46,7 +52,12 @@ METRICS: dict[str, Any] = {
     "evaluation_seconds": _SECONDS,
     "compile_seconds": _SECONDS,
     "waiting_seconds": _SECONDS,
-    "tokens_per_second": {"better": "higher", "unit": "tokens per second", "decimals": 1},
+    "tokens_per_second": {
+        "better": "higher",
+        "unit": "tokens per second",
+        "decimals": 1,
+        "label": "Tokens/s",
+    },
     "peak_memory_bytes": {"better": "lower", "unit": "bytes", "decimals": 0},
     "tokens_seen": {"better": "none", "unit": "tokens", "decimals": 0},
     "unique_tokens": {"better": "none", "unit": "tokens", "decimals": 0},

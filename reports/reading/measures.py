@@ -67,8 +67,9 @@ _LABELS = {
     LAYER_LOAD: "Mean layer CV",
     "tokens_per_second": "Tokens/s",
 }
-"""What tables call a measure of that name; any other keeps its name."""
+"""What tables call a measure of that name whose study has no label for it: one of an earlier build."""
 _RATIOS = {LOAD, LAYER_LOAD}
+"""Compared as ratios in studies of earlier builds, which do not say."""
 
 
 def measure(declared: Mapping[str, Any]) -> Measure:
@@ -81,7 +82,7 @@ def measure(declared: Mapping[str, Any]) -> Measure:
         str(declared.get("unit") or ""),
         str(declared.get("better") or "none"),
         bool(declared.get("exponential")),
-        name in _RATIOS,
+        bool(declared.get("ratio", name in _RATIOS)),
     )
 
 

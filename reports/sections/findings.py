@@ -17,7 +17,17 @@ from reports.statistics.contrasts import Tested, TestedFamily
 from reports.statistics.failures import Failures
 from reports.statistics.inference import ALPHA, Contrast
 from reports.statistics.judgement import Judged
-from reports.tables import DASH, Section, Table, interval, percent, probability, ratio_interval, signed
+from reports.tables import (
+    DASH,
+    Section,
+    Table,
+    interval,
+    listed,
+    percent,
+    probability,
+    ratio_interval,
+    signed,
+)
 
 HEADING = "Findings"
 _SENTENCES = 12
@@ -185,7 +195,8 @@ def _together(judged: tuple[Judged, ...]) -> str:
 
 
 def _notes(judged: tuple[Judged, ...], looks: bool) -> tuple[str, ...]:
-    ratio = "A measure of load is compared as a ratio, by its logarithm: its spread grows with it."
+    ratios = dict.fromkeys(j.measure.column for j in judged if j.ratio)
+    verb = "is compared as a ratio" if len(ratios) == 1 else "are compared as ratios"
     return (
         "The claims were declared in the grid, before the runs. Differences are paired by seed and averaged "
         "over the factors that a claim does not name; n counts the seeds that have every condition in it.",
@@ -194,5 +205,5 @@ def _notes(judged: tuple[Judged, ...], looks: bool) -> tuple[str, ...]:
         "margin; both where both; unclear otherwise. SUPPORTED: the interval is where the claim says. "
         "REFUTED: it is where the claim's opposite says, for equivalent and not worse beyond the margin. "
         "OPEN: neither, fewer than 3 seeds, or diverged runs in the way. PROVISIONAL: seeds are to come.",
-        *((ratio,) if any(j.ratio for j in judged) else ()),
+        *((f"{listed(ratios)} {verb}, by the logarithm: the spread grows with the size.",) if ratios else ()),
     )

@@ -55,6 +55,10 @@ class Measure:
     ] = 4
     exponential: Annotated[bool, Field(strict=True), told("must be True or False")] = False
     """Its exponential means something, as that of a cross-entropy in nats does: a perplexity."""
+    ratio: Annotated[bool, Field(strict=True), told("must be True or False")] = False
+    """Claims compare its logarithms: it is above 0, and its spread over seeds grows with its size."""
+    label: str = ""
+    """What tables call it; its name where this is empty."""
 
 
 @dataclass(frozen=True)
