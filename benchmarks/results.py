@@ -127,9 +127,11 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
         whole = Path(temporary) / DATABASE
         done, jobs = copy(folder / database, whole, name)
         report = ["report", "--study", name, "--output", ".", "--db", DATABASE]
-        reported = subprocess.run(
-            [sys.executable, str(CLI), *report], cwd=temporary, check=False, stderr=subprocess.PIPE, text=True
-        )
+        failed = ""
+        if done:  # else there is nothing to report
+            words = [sys.executable, str(CLI), *report]
+            reported = subprocess.run(words, cwd=temporary, check=False, stderr=subprocess.PIPE, text=True)
+            failed = reported.stderr.strip().splitlines()[-1] if reported.returncode else ""
         with lzma.open(Path(temporary) / f"{DATABASE}.xz", "wb", preset=9) as file:
             file.write(whole.read_bytes())
         whole.unlink()
@@ -137,9 +139,8 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
         (output / "report.md").unlink(missing_ok=True)  # of an earlier piece
         shutil.copytree(temporary, output, dirs_exist_ok=True)
     said = f"{name}: {done} of {jobs} runs done; packed in {output}"
-    if reported.returncode:
-        # The report needs packages that the work does not (scipy): it can be made elsewhere.
-        said += f"; no report here: {reported.stderr.strip().splitlines()[-1]}"
+    if failed:  # it needs packages that the work does not (scipy): it can be made elsewhere
+        said += f"; no report here: {failed}"
     (output / "commands.md").write_text(page(name, done, jobs, commands, report))
     return said
 

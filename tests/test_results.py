@@ -29,74 +29,67 @@ def results(folder: Path, *more: str, **env: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny study that was run and packed."""
-    folder = tmp_path_factory.mktemp("results")
+def grid(folder: Path) -> Path:
     (folder / "tiny.toml").write_text(TINY_GRID)
-    done = results(folder, "--seeds", "42")
+    return folder / "kept"
+
+
+@pytest.mark.slow
+def test_what_is_packed_is_the_study_and_the_same_line_again_adds_nothing(tmp_path: Path) -> None:
+    kept, again = grid(tmp_path), tmp_path / "again"
+    done = results(tmp_path, "--seeds", "42")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "tiny: 2 of 2 runs done; packed in kept"
-    return folder
-
-
-def test_what_is_packed_is_the_study(packed: Path, tmp_path: Path) -> None:
-    kept = packed / "kept"
     assert {path.name for path in kept.iterdir()} == {"commands.md", "figures", "report.md", "study.db.xz"}
-    (tmp_path / "study.db").write_bytes(lzma.decompress((kept / "study.db.xz").read_bytes()))
-    connection = driver().connect(str(tmp_path / "study.db"))
+    again.mkdir()
+    (again / "study.db").write_bytes(lzma.decompress((kept / "study.db.xz").read_bytes()))
+    connection = driver().connect(str(again / "study.db"))
     assert connection.execute("SELECT COUNT(*) FROM results").fetchone() == (2,)
     connection.close()
+
     # The page's last command, run where it says, makes the same report and the same figures.
     page = (kept / "commands.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("python cli.py report"))
-    again = [sys.executable, str(PROJECT / "cli.py"), *line.split()[2:]]
-    subprocess.run(again, cwd=tmp_path, env=environment(), check=True, capture_output=True)
-    assert (tmp_path / "report.md").read_bytes() == (kept / "report.md").read_bytes()
+    words = [sys.executable, str(PROJECT / "cli.py"), *line.split()[2:]]
+    subprocess.run(words, cwd=again, env=environment(), check=True, capture_output=True)
+    before = (kept / "report.md").read_bytes()
+    assert (again / "report.md").read_bytes() == before
     for figure in (kept / "figures").iterdir():
-        assert (tmp_path / "figures" / figure.name).read_bytes() == figure.read_bytes()
+        assert (again / "figures" / figure.name).read_bytes() == figure.read_bytes()
 
-
-def test_the_page_names_the_commands_and_no_place_of_this_machine(packed: Path) -> None:
-    page = (packed / "kept/commands.md").read_text()
+    # It names the commands, and no place of this machine.
     assert "python cli.py enqueue --grid tiny.toml --scale full --corpus bundled --seeds 42\n" in page
     assert "python cli.py work --device auto --threads 1\n" in page
     assert "2 of 2 runs done" in page
-    assert str(packed) not in page
-    assert str(packed) not in (packed / "kept/report.md").read_text()
+    assert str(tmp_path) not in page
+    assert str(tmp_path).encode() not in before
 
-
-def test_the_same_line_again_adds_nothing_and_a_mistake_is_one_line(packed: Path, tmp_path: Path) -> None:
-    before = (packed / "kept/report.md").read_bytes()
-    done = results(packed, "--seeds", "42")
+    done = results(tmp_path, "--seeds", "42")
     assert done.returncode == 0, done.stderr
     assert "tiny: 0 queued, 2 already there" in done.stdout
-    assert (packed / "kept/report.md").read_bytes() == before
+    assert (kept / "report.md").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(tmp_path: Path) -> None:
+    kept = grid(tmp_path)
+    cut = results(tmp_path, "--seeds", "42", "--time-limit", "0s")
+    assert cut.returncode == 75, cut.stderr
+    assert cut.stdout.splitlines()[-1] == "tiny: 0 of 2 runs done; packed in kept"
+    assert "0 of 2 runs done" in (kept / "commands.md").read_text()
+    # Without scipy the database is packed, and the report is left for home.
+    (tmp_path / "scipy.py").write_text("raise ImportError('not on this machine')\n")
+    done = results(tmp_path, "--seeds", "42", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
+    assert {path.name for path in kept.iterdir()} == {"commands.md", "study.db.xz"}
+
+
+def test_a_grid_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     refused = results(tmp_path)
     assert refused.returncode == 1
     assert "error: --grid tiny.toml: no such grid or file" in refused.stderr
     assert not (tmp_path / "kept").exists()
-
-
-def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(packed: Path) -> None:
-    cut = results(packed, "--seeds", "42,43", "--time-limit", "0s")
-    assert cut.returncode == 75, cut.stderr
-    assert cut.stdout.splitlines()[-1] == "tiny: 2 of 4 runs done; packed in kept"
-    assert "Unfinished: 2 of 4 runs have no result" in (packed / "kept/report.md").read_text()
-    done = results(packed, "--seeds", "42,43")
-    assert done.returncode == 0, done.stderr
-    assert "4 of 4 runs done" in (packed / "kept/commands.md").read_text()
-
-
-def test_without_scipy_the_database_is_packed_and_the_report_is_left_for_home(
-    packed: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "scipy.py").write_text("raise ImportError('not on this machine')\n")
-    done = results(packed, "--seeds", "42,43", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "4 of 4 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
-    left = {path.name for path in (packed / "kept").iterdir()}
-    assert left == {"commands.md", "study.db.xz"}
 
 
 # The GPU's part, on a CPU with tiny sizes
