@@ -137,8 +137,21 @@ def load(connection: sa.Connection, study: Study) -> StudyData:
 
 
 def shared(connection: sa.Connection, study: Study) -> tuple[tuple[str, int], ...]:
-    """The database's other studies with runs of this one's configurations, and how many, by name."""
-    theirs = jobs.alias()
+    """The database's other studies with runs of this one's configurations, and how many, by name.
+
+    An import's configuration is only what its file says: such a run is another's where its value is, too.
+    """
+    theirs, own_value, their_value = jobs.alias(), measures_table.alias(), measures_table.alias()
+    equal = (
+        sa.select(own_value.c.job_id)
+        .join(
+            their_value, (their_value.c.name == own_value.c.name) & (their_value.c.value == own_value.c.value)
+        )
+        .where(own_value.c.job_id == jobs.c.id, own_value.c.name == study.outcome)
+        .where(their_value.c.job_id == theirs.c.id)
+        .exists()
+    )
+    made_here = sa.true() if study.imported_from is None else sa.false()
     # By study, then hash: the way the unique index of jobs is sorted, so that no study is scanned.
     statement = (
         sa.select(studies.c.name, sa.func.count())
@@ -146,6 +159,7 @@ def shared(connection: sa.Connection, study: Study) -> tuple[tuple[str, int], ..
         .join(studies, studies.c.id != jobs.c.study_id)
         .join(theirs, (theirs.c.study_id == studies.c.id) & (theirs.c.config_hash == jobs.c.config_hash))
         .where(jobs.c.study_id == study.id)
+        .where(sa.and_(made_here, studies.c.imported_from.is_(None)) | equal)
         .group_by(studies.c.name)
         .order_by(studies.c.name)
     )

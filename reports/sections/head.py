@@ -56,7 +56,7 @@ _OF_MEASURES = (
         "so the more evaluations there are. The final loss is primary.",
     ),
 )
-"""What is said of a measure where the study has it."""
+"""What is said of a measure where a run recorded it."""
 
 
 def warnings(analysis: Analysis) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ def method(analysis: Analysis) -> Section:
             f"± is the {std} standard deviation over seeds, divisor {divisor}; --std chooses. The population "
             "form understates the spread of few seeds and is there to reproduce published tables.",
             *(_METHOD_ELSEWHERE if study.imported_from is not None else _METHOD_HERE),
-            *(text for name, text in _OF_MEASURES if name in study.measures),
+            *(text for name, text in _OF_MEASURES if recorded(analysis.data.done, [name])),
         ),
     )
 

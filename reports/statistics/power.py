@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -141,12 +142,16 @@ def _fewest(least: int, enough: Callable[[int], bool]) -> int:
     return min(many, MAX_SEEDS + 1)
 
 
+Planned = Kind | Literal["different"]
+"""What a plan is for: a claim's kind, or a comparison that nobody made a claim about."""
+
+
 @dataclass(frozen=True)
 class Need:
     """The seeds that one contrast needs in all; None where the sd of its differences is not known."""
 
     label: str
-    kind: Kind
+    kind: Planned
     n: int
     sd: float
     tests: int
@@ -166,13 +171,13 @@ def needs(
     levels of each factor. A claim of equivalence, or of not being worse, needs its margin, not `difference`:
     its seeds are those that find it supported where there is no difference at all.
     """
-    asked: list[tuple[str, Kind, Contrast, float]] = [
+    asked: list[tuple[str, Planned, Contrast, float]] = [
         (j.name, j.kind, j.contrast, j.margin) for j in judged if j.metric == target.metric and not j.ratio
     ]
     if not asked:
         once = told_once(families)
         chosen = [f for f in once if f is families[0] or len(f.family.factors) == 1]
-        asked = [(t.comparison.label, "greater", t.contrast, math.nan) for f in chosen for t in f.tested]
+        asked = [(t.comparison.label, "different", t.contrast, math.nan) for f in chosen for t in f.tested]
     return [
         _need(label, kind, contrast, margin, difference, half_width)
         for label, kind, contrast, margin in asked
@@ -181,7 +186,7 @@ def needs(
 
 def _need(
     label: str,
-    kind: Kind,
+    kind: Planned,
     contrast: Contrast,
     margin: float,
     difference: float | None,
@@ -191,7 +196,7 @@ def _need(
     if half_width is not None:
         seeds = stein_seeds(sd, contrast.df + 1, half_width, tests)
         seeds = seeds if seeds is None else max(seeds, contrast.n)
-    elif kind in ("equivalent", "not_worse"):
+    elif kind == "equivalent" or kind == "not_worse":
         seeds = seeds_needed(sd, 0.0, tests=tests, kind=kind, margin=margin, there=contrast.n)
     else:
         seeds = seeds_needed(sd, difference or math.nan, tests=tests, there=contrast.n)

@@ -208,3 +208,13 @@ def test_whole_numbers_stay_whole_where_all_are_known(connection: sa.Connection)
     runs = frames.runs(connection, chosen(connection))
     assert runs["seed"].dtype == runs["peak_memory_bytes"].dtype == "int64"
     assert pd.api.types.is_float_dtype(runs["steps_to_loss"])
+
+
+def test_an_import_shares_runs_only_where_their_values_are_the_same(connection: sa.Connection) -> None:
+    for name in ("first", "again", "other"):
+        study = made.add_study(connection, name, imported_from=f"{name}.csv")
+        for seed in (1, 2):
+            job = made.add_job(connection, study, CELL, seed, config={"routing": CELL, "seed": seed})
+            made.add_result(connection, job, val_loss=4.0 + seed / 10 + (name == "other"))
+    assert frames.shared(connection, chosen(connection, "first")) == (("again", 2),)
+    assert frames.shared(connection, chosen(connection, "other")) == ()

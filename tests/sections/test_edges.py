@@ -19,6 +19,7 @@ from scipy import stats
 
 from reports.output.as_json import as_json
 from reports.output.report import compose
+from reports.output.seeds import plan
 from reports.reading.frames import choose_study, load
 from reports.reading.measures import Measure
 from reports.sections.answer import Answer, Line
@@ -187,6 +188,21 @@ def test_a_study_without_a_margin_or_with_one_claim_is_told_in_english(connectio
     assert "No margin was declared, so there is no equivalence p." in text
     assert "One claim can be tested: its interval holds in 95 % of studies." in text
     assert "OPEN: So does most. x=0.7 against x=0.0: unclear, the study has no such conditions." in text
+
+
+def test_a_plan_calls_comparisons_that_nobody_claimed_different(connection: sa.Connection) -> None:
+    add(connection, lambda level, seed, _: 1 + level + jitter(level, seed))
+    text = plan(connection, None, "0.00001", None).text
+    assert [line.split()[4] for line in text.splitlines()[3:6]] == ["different"] * 3
+    assert "greater" not in text
+
+
+def test_the_method_explains_what_was_recorded(connection: sa.Connection) -> None:
+    made.published_study(connection)
+    text = section(render(connection), "Method")
+    assert "Best Val PPL is the lowest" in text
+    assert "Aux loss" not in text
+    assert "bits per byte" not in text
 
 
 # --- a verdict is what its printed interval says ----------------------------------------------------------
