@@ -1,6 +1,7 @@
 """What a study that stops when it knows is worth: its error, its power and its seeds, by simulation.
 
     nice -n 5 python benchmarks/looks.py                       # a few minutes on one core
+    python benchmarks/looks.py --replay   # finished studies, as if they had been looked at
 
 Every study is made of normal differences of runs and put through the report's own decision at each look
 (reports/statistics/looks.py). ± is the Monte Carlo standard error. Seeded: the same numbers each time.
@@ -10,21 +11,33 @@ docs/method.md has the tables.
 from __future__ import annotations
 
 import argparse
+import json
+import lzma
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.looks import Outcome
 from reports.statistics import power
 from reports.statistics.inference import ALPHA, Array, Contrast
+from reports.statistics.judgement import asked
 from reports.statistics.looks import Case, decide, ending
 from reports.statistics.sequential import Design, Spending, error, levels, nominal
+from runner.design.grid_file import load_grid
+from runner.design.importing import import_results
+from runner.queue.schema import studies
+from runner.queue.store import open_store, upgrade_store
 
+PROJECT = Path(__file__).resolve().parents[1]
 PLANS = {2: (5, 10), 3: (3, 6, 12), 4: (3, 6, 10, 15), 5: (3, 6, 9, 12, 15)}
 """Looks → seeds at each."""
 SPENDING: tuple[Spending, ...] = ("obrien-fleming", "pocock")
@@ -120,6 +133,62 @@ def worth(studies: int) -> None:
                 print(f"| {spending} | {at} | {effect} | {text} |", flush=True)
 
 
+def replay() -> None:
+    """At which look each claim of a finished study would have been decided: its first seeds, then more."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, database, plan in (
+            ("published", _published(Path(temporary)), (3, 6, 10, 15)),
+            ("factorial-smoke", _kept(Path(temporary)), (3, 6, 10)),
+        ):
+            with (store := open_store(str(database))).read() as connection:
+                data = load(connection, choose_study(connection, name)[0])
+            store.close()
+            found = [_looked(data, Design(plan, spending)) for spending in SPENDING]
+            print(f"\n| {name}, looks at {', '.join(map(str, plan))} | {' | '.join(SPENDING)} |")
+            print("|:---|---:|---:|")
+            for each in zip(*found, strict=True):
+                told = (f"{one.verdict} at {one.n}" if one.look else f"open at {one.n}" for one in each)
+                print(f"| {each[0].name} | {' | '.join(told)} |")
+
+
+def _looked(data: StudyData, design: Design) -> list[Outcome]:
+    """The claims as the last look that the study has seeds for left them."""
+    outcomes: list[Outcome] = []
+    seeds = sorted(set(data.runs["seed"].tolist()))
+    for number, count in enumerate(design.seeds):
+        if count > len(seeds):
+            break
+        seen = replace(data, runs=data.runs[data.runs["seed"].isin(seeds[:count])])
+        cases = [
+            Case(c.claim["name"], c.kind, c.contrast, c.margin, c.higher_is_better, c.failures, c.weights)
+            for c in asked(seen)
+        ]
+        outcomes = decide(design, number, cases, outcomes)
+        if ending(outcomes, last=False):
+            break
+    return outcomes
+
+
+def _published(folder: Path) -> Path:
+    """The published results, with the claims of the grid that repeats that study."""
+    path, table = folder / "published.db", PROJECT / "tests" / "data" / "published_results.csv"
+    store = open_store(str(path), create=True)
+    store.write(lambda c: import_results(c, table, "published", "published"))
+    claims = load_grid("factorial-published").describe()["claims"]
+    with_claims = sa.func.json_set(studies.c.grid, "$.claims", sa.func.json(json.dumps(claims)))
+    store.write(lambda c: c.execute(sa.update(studies).values(grid=with_claims)))
+    store.close()
+    return path
+
+
+def _kept(folder: Path) -> Path:
+    path = folder / "kept.db"
+    packed = PROJECT / "docs" / "results" / "factorial-smoke" / "study.db.xz"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    upgrade_store(str(path))
+    return path
+
+
 def _share(count: int, studies: int) -> str:
     share = count / studies
     return f"{share:.4f} ± {math.sqrt(share * (1 - share) / studies):.4f}"
@@ -130,7 +199,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--studies", type=int, default=10_000, help="simulated studies a number")
-    studies = parser.parse_args().studies
+    parser.add_argument(
+        "--replay", action="store_true", help="two finished studies, instead of simulated ones"
+    )
+    options = parser.parse_args()
+    if options.replay:
+        replay()
+        return
+    studies = options.studies
     print(f"{studies:,} simulated studies a number; the error may be {ALPHA} at most.")
     few_seeds()
     familywise(studies)
