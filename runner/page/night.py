@@ -64,6 +64,8 @@ class Study:
     """(state, jobs), without those that are none."""
     total: int
     when: str
+    looks: str
+    """How far its looks have come, in words; empty where its seeds are a fixed number."""
     seeds: str
     cells: tuple[tuple[str, tuple[tuple[int, str], ...]], ...]
     """(cell, its (seed, state)); empty for a study too large for a square a job."""
@@ -113,6 +115,7 @@ def _study(connection: sa.Connection, shown: Snapshot, screen: Screen | None) ->
         counts=tuple((state, told[state]) for state in STATUSES if told[state]),
         total=told["jobs"],
         when=f"ETA {eta(told)}" if told["queued"] or told["running"] else "finished",
+        looks=told["looks"]["told"] if told["looks"] else "",
         seeds=f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else "",
         cells=tuple((cell, tuple(states)) for cell, states in shown.cells.items()),
         shares=tuple((c, counts.get("done", 0), sum(counts.values())) for c, counts in shown.counts.items()),

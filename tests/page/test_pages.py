@@ -55,6 +55,17 @@ def test_a_page_has_cells_what_runs_and_what_failed(busy: Store) -> None:
     assert '<a href="study-tiny.html">tiny</a>' in found["index.html"]
 
 
+def test_a_study_that_looks_says_how_far_it_has_come(busy: Store) -> None:
+    claim_ = {"name": "More is worse", "kind": "greater", "compare": {"top_k": 2}, "against": {"top_k": 1}}
+    grid = {"factors": {"top_k": [1, 2]}, "claims": [claim_], "looks": {"seeds": [3, 6]}}
+    busy.write(lambda c: enqueue(c, "looked", parse_grid(grid)))
+    found = shown(busy)
+    line = "no look yet: the first of 2 is at 3 seeds"
+    assert [line in found[name] for name in ("index.html", "study-looked.html", "study-tiny.html")] == [
+        *(True, True, False)
+    ]
+
+
 def test_what_is_worked_on_comes_first(busy: Store) -> None:
     busy.write(lambda c: enqueue(c, "newer", parse_grid({"factors": {"top_k": [1, 2]}, "seeds": [1]})))
     with busy.read() as connection:
