@@ -15,6 +15,7 @@ import math
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -159,16 +160,9 @@ def _different(studies: list[Kept]) -> str:
     hashes = {each.name: set(each.analysis.data.done["config_hash"]) for each in studies}
     different = len(set[str]().union(*hashes.values()))
     said = f"Of these {sum(map(len, hashes.values()))} runs {different} are different"
-    pairs = [
-        f"{one} and {other} {shared}"
-        for one, other in itertools.combinations(hashes, 2)
-        if (shared := len(hashes[one] & hashes[other]))
-    ]
-    return (
-        f"{said}: the same configuration with the same seed occurs in {listed(pairs)} times."
-        if pairs
-        else f"{said}."
-    )
+    several = Counter(itertools.chain.from_iterable(hashes.values()))
+    shared = sum(count > 1 for count in several.values())
+    return f"{said}: {shared} of them, of the same configuration and seed, occur in several studies."
 
 
 def answers(studies: list[Kept]) -> str:

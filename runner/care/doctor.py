@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from packaging.requirements import Requirement
 
 from runner.care import clean, leftovers
 from runner.design.program import DEFAULT
@@ -84,9 +85,11 @@ def examine(
 
 def packages(requirements: Path) -> Finding:
     """Installed versions against the pins."""
-    pins = dict(
-        re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==(\S+)", requirements.read_text(), flags=re.MULTILINE)
-    )
+    lines = (line.partition("#")[0].strip() for line in requirements.read_text().splitlines())
+    asked = [
+        each for each in map(Requirement, filter(None, lines)) if not each.marker or each.marker.evaluate()
+    ]
+    pins = {each.name: next(iter(each.specifier)).version for each in asked if each.specifier}
     wrong = []
     for name, pinned in pins.items():
         try:

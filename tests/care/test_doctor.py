@@ -17,7 +17,7 @@ from runner.care import doctor
 from runner.queue import jobs, records
 from runner.queue.jobs import Lease
 from runner.queue.store import Store
-from tests.conftest import row, rows
+from tests.conftest import PROJECT, row, rows
 
 Cli = Callable[..., CompletedProcess[str]]
 
@@ -67,8 +67,12 @@ def test_versions_are_held_against_the_pins(tmp_path: Path) -> None:
     assert "pip install -r requirements.txt" in finding.remedy
     pins.write_text("psycopg[binary]==0.0.2\n")
     assert "psycopg" in doctor.packages(pins).text  # extras are no part of the name
+    pins.write_text('psycopg==0.0.2; python_version < "3"  # not here\nhere==1; python_version > "3"\n')
+    assert doctor.packages(pins).text == "here is missing"  # a marker is no part of the version
     pins.write_text("")
     assert doctor.packages(pins).level == "ok"
+    text = doctor.packages(PROJECT / "requirements.txt").text
+    assert "triton" not in text  # what the tests run in is what is asked for
 
 
 def test_an_old_sqlite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
