@@ -251,7 +251,7 @@ def _more_seeds(
     if study is None or seeds is None:
         raise typer.BadParameter("--grid NAME makes a study; --study NAME --seeds 45..51 adds seeds to one")
     if theirs:
-        raise typer.BadParameter(f"{theirs[0]}: the study has its own; leave it out, or name a --grid")
+        raise typer.BadParameter(f"{theirs[0]} goes with --grid; leave it out, the study stays as it is")
     wanted = parse_seeds(seeds)
     with command.opened(db) as store:
         with store.read() as connection:

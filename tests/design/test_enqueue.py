@@ -218,7 +218,7 @@ def test_the_command_adds_seeds_and_refuses_what_the_study_has(cli: Cli, tiny_gr
     assert (more.stdout, more.stderr) == ("mine: 7 queued\n", "")
     refused = [
         (("--study", "mine"), "--study NAME --seeds 45..51 adds seeds"),
-        (("--study", "mine", "--seeds", "52", "--set", "muon_lr=0.1"), "--set: the study has its own"),
+        (("--study", "mine", "--seeds", "52", "--set", "muon_lr=0.1"), "--set goes with --grid"),
         ((*made, "--where", "noise_std=0.5"), "leave out --grid"),
     ]
     for words, said in refused:
