@@ -194,11 +194,13 @@ def _texts(file: File, characters: int, account: Account) -> Found:
         return
     # One text a file: its pieces are contiguous, and each is split by its own digest.
     pieces = list(cut_text(text, characters))
+    pieces = [piece for piece in pieces if piece.strip()] or pieces[:1]  # so that the first one is a document
+    wholes: list[bytes | None] = [None] * len(pieces)
     if len(pieces) > 1:
         account.pieces[file.name] = len(pieces)
-    for piece in pieces:
-        first = digest(text) if piece is pieces[0] else b""
-        yield str(file.path), piece, file.split, [], first if len(pieces) > 1 else None
+        wholes = [digest(text), *[b""] * (len(pieces) - 1)]
+    for piece, whole in zip(pieces, wholes, strict=True):
+        yield str(file.path), piece, file.split, [], whole
 
 
 def _rows(file: File, column: str) -> Found:

@@ -246,6 +246,19 @@ def test_variants_of_a_text_are_one_document_wherever_they_are_cut(tmp_path: Pat
     assert data.facts["overlap"] == 0.0
 
 
+def test_blank_beginning_of_a_text_is_no_reason_to_drop_it(tmp_path: Path) -> None:
+    """The text before it is known already, by its first piece; this one's first piece is white space."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    known = " ".join(f"Once {i}." for i in range(900))
+    fresh = " " * 500 + " ".join(f"Twice {i}." for i in range(900))
+    for name, text in (("a.txt", known), ("b.txt", known.replace(" ", "  ")), ("c.txt", fresh)):
+        (folder / name).write_text(text)
+    data = prepared(folder, tmp_path / "cache", document_characters=200)
+    pieces = [piece for text in (known, fresh) for piece in cut_text(text, 200) if piece.strip()]
+    assert sum(data.facts["documents"].values()) == len(pieces)
+
+
 def test_users_corpora_have_new_identities_since_their_split_changed(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
     assert choose(path, tmp_path / "cache").corpus_id != fingerprint(path)
