@@ -25,11 +25,11 @@ import sqlalchemy as sa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reports.output.looks import cases
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.looks import Outcome
 from reports.statistics import power
 from reports.statistics.inference import ALPHA, Array, Contrast
-from reports.statistics.judgement import asked
 from reports.statistics.looks import Case, decide, ending
 from reports.statistics.sequential import Design, Spending, error, levels, nominal
 from runner.design.grid_file import load_grid
@@ -159,11 +159,7 @@ def _looked(data: StudyData, design: Design) -> list[Outcome]:
         if count > len(seeds):
             break
         seen = replace(data, runs=data.runs[data.runs["seed"].isin(seeds[:count])])
-        cases = [
-            Case(c.claim["name"], c.kind, c.contrast, c.margin, c.higher_is_better, c.failures, c.weights)
-            for c in asked(seen)
-        ]
-        outcomes = decide(design, number, cases, outcomes)
+        outcomes = decide(design, number, cases(seen), outcomes)
         if ending(outcomes, last=False):
             break
     return outcomes

@@ -27,20 +27,25 @@ def planned(looks: Mapping[str, Any]) -> Design:
     return Design(tuple(looks["seeds"]), looks["spending"], looks["futility"])
 
 
+def cases(data: StudyData) -> list[Case]:
+    """The study's claims as a look judges them, of the runs that are there."""
+    return [
+        Case(c.claim["name"], c.kind, c.contrast, c.margin, c.higher_is_better, c.failures, c.weights)
+        for c in asked(data)
+    ]
+
+
 def look(data: StudyData) -> Decided:
     """What the next look at the study decides; the data are those of complete blocks."""
     study = data.study
     design = planned(study.looks)
     number = len(data.looks)
     before = data.looks[-1].outcomes if data.looks else ()
-    cases = [
-        Case(c.claim["name"], c.kind, c.contrast, c.margin, c.higher_is_better, c.failures, c.weights)
-        for c in asked(data)
-    ]
-    outcomes = decide(design, number, cases, before)
+    claims = cases(data)
+    outcomes = decide(design, number, claims, before)
     wanted = {
         cell
-        for case, outcome in zip(cases, outcomes, strict=True)
+        for case, outcome in zip(claims, outcomes, strict=True)
         if outcome.open
         for cell in case.weights or ()
     }
