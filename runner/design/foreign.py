@@ -54,7 +54,6 @@ class Imported:
     rows: list[Run]
     factors: list[str]
     shared: dict[str, str]
-    program: Program
 
 
 def read_results(path: Path, columns: str = "", program: Program | None = None) -> Imported:
@@ -93,7 +92,7 @@ def read_results(path: Path, columns: str = "", program: Program | None = None) 
         found[row.config_hash] = row
     if not any(row.results for row in found.values()):
         raise ConfigError(f"{path}: no row has a finite {outcome}")
-    return Imported(list(found.values()), factors, shared, program)
+    return Imported(list(found.values()), factors, shared)
 
 
 def _factors(path: Path, sheet: Sheet, program: Program) -> list[str]:

@@ -37,8 +37,9 @@ def import_results(
     Raises:
         ConfigError: the file is refused, says another protocol, or a study of that name exists.
     """
-    imported = read_results(path, columns, load(program))
-    shared, of_text = imported.shared, "protocol" in imported.program.keys
+    theirs = load(program)
+    imported = read_results(path, columns, theirs)
+    shared, of_text = imported.shared, "protocol" in theirs.keys
     if protocol and not of_text:
         raise ConfigError(f"--protocol {protocol}: {program} has none; leave the option out")
     said = shared.get("protocol") or protocol or UNKNOWN
@@ -55,7 +56,7 @@ def import_results(
         "question": "",
         "factors": {name: list(dict.fromkeys(row.cell[name] for row in rows)) for name in imported.factors},
         "seeds": list(dict.fromkeys(row.seed for row in rows)),
-        "primary": imported.program.measures[0].name,
+        "primary": theirs.measures[0].name,
         "baseline": {},
         "margins": {},
         "scale": UNKNOWN,
@@ -68,7 +69,7 @@ def import_results(
             **new_ids(connection, studies, 1)[0],
             name=study,
             grid=json.dumps(grid),
-            program=json.dumps(imported.program.record()),
+            program=json.dumps(theirs.record()),
             facts=json.dumps(_facts(said, shared) if of_text else {}),
             imported_from=f"{path.name}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
             created_at=now(),
