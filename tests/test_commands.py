@@ -85,9 +85,10 @@ def test_the_documented_cells_are_jobs_of_the_shipped_grid(store: Store) -> None
         assert {find_job(connection, cell) for cell in cells} <= set(range(1, 19))
 
 
-def test_the_documented_options_are_the_commands_own() -> None:
+@pytest.mark.parametrize("script", ["docs/options.py", "docs/results.py"])
+def test_what_a_script_makes_of_the_documents_is_what_stands_there(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, "docs/options.py", "--check"],
+        [sys.executable, script, "--check"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -191,14 +191,3 @@ def test_what_the_gpu_script_lacks_is_one_line(tmp_path: Path, words: tuple[str,
     assert done.stderr.startswith(said)
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "results-gpu").exists()
-
-
-def test_the_kept_reports_and_their_page_are_what_the_databases_say() -> None:
-    done = subprocess.run(
-        [sys.executable, "docs/results.py", "--check"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
