@@ -16,6 +16,7 @@ from torch import Tensor
 from model.config import RunConfig
 from model.engines.choice import settle, steps_at_once, usable
 from model.engines.device import choose_attention, make_deterministic
+from model.engines.graph import Replay
 from model.network.transformer import build
 from model.training.optimizer import Optimizers
 
@@ -25,8 +26,11 @@ PHASES = ("forward", "backward", "optimizer")
 def ours(
     config: RunConfig, device: torch.device, engine: str, precision: str, deterministic: bool = True
 ) -> Callable[..., Any]:
-    """An update of this project's model, as model/training/loop.py makes it; fp16 without a scaler."""
-    train = config.with_values({"engine": engine}).train
+    """An update of this project's model, as model/training/loop.py makes it; fp16 without a scaler.
+
+    With `auto` on a GPU the update is one graph once two are made, and its phases are not timed apart.
+    """
+    train, chosen = config.with_values({"engine": engine}).train, engine
     engine, why_not = usable(engine, device, config.model)
     if why_not:
         raise RuntimeError(why_not)
@@ -41,22 +45,45 @@ def ours(
     optimizers, noise = Optimizers(model, train, "sound"), torch.Generator(device)
     tokens, together = random_tokens(config, device), steps_at_once(train, device)
 
-    def forward() -> tuple[Tensor, Tensor]:
-        batch_BT = torch.cat([next(tokens) for _ in range(together)])
+    def forward(batch_BT: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, narrow, enabled=narrow is not None):
             loss, routing = model.loss(batch_BT[:, :-1], batch_BT[:, 1:], 0.1, noise, None, together)
         return (loss + 0.01 * routing.aux_loss.sum()) * together / train.accumulate, routing.counts_E
 
-    def update(number: int) -> dict[str, float]:
+    def by_phase(number: int, steps_BT: Tensor) -> dict[str, float]:
         model.open_gradients()
         clock = Clock(device)
         counts_LE: Any = 0
-        for _ in range(train.accumulate // together):
-            total, step_counts_LE = clock.time("forward", forward)
+        for batch_BT in steps_BT.split(together * train.batch_size):
+            total, step_counts_LE = clock.time("forward", lambda batch_BT=batch_BT: forward(batch_BT))
             counts_LE = counts_LE + step_counts_LE
             clock.time("backward", total.backward)
         clock.time("optimizer", lambda: optimizers.step(number, counts_LE))
         return clock.seconds
+
+    def whole() -> list[Tensor]:
+        model.open_gradients()
+        counts_LE: Any = 0
+        for batch_BT in static_BT.split(together * train.batch_size):
+            total, step_counts_LE = forward(batch_BT)
+            counts_LE = counts_LE + step_counts_LE
+            total.backward()
+        return [optimizers.move(counts_LE)]
+
+    static_BT = torch.cat([next(tokens) for _ in range(train.accumulate)])
+    replay: list[Replay] = []
+
+    def update(number: int) -> dict[str, float]:
+        steps_BT = torch.cat([next(tokens) for _ in range(train.accumulate)])
+        if number < 1 or chosen != "auto" or engine != "triton":
+            return by_phase(number, steps_BT)
+        if not replay:
+            replay.append(Replay(whole, [noise]))
+        optimizers.set_rate(number)
+        static_BT.copy_(steps_BT)
+        replay[0]()
+        torch.cuda.synchronize(device)
+        return dict.fromkeys(PHASES, 0.0)
 
     return update
 

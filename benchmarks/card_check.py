@@ -43,6 +43,7 @@ def main() -> None:
         "kernels that are off": kernels,
         "engine": found.computing,
         "remarks": found.remarks,
+        "replayed as a graph": found.replays,
         "update twice": rehearsal.twice(config, found.engine, found.precision, device),
         "waits for the host": waits(config, found, device) if device.type == "cuda" else None,
     }
@@ -84,7 +85,7 @@ def kernels_off(config: RunConfig, device: torch.device) -> dict[str, str]:
 
 def waits(config: RunConfig, found: setting.Setting, device: torch.device) -> str:
     """What in an update at full size waits for the device; empty where nothing does."""
-    update = rehearsal.prepared(config, found.engine, found.precision, device)
+    update, _ = rehearsal.prepared(config, found.engine, found.precision, device)
     update()  # what is built, is built now
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("error")

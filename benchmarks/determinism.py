@@ -1,11 +1,12 @@
-"""Is the same run the same bits on this device: twice, in a fresh process, and interrupted half-way?
+"""Is the same run the same bits on this device: twice, in a fresh process, interrupted half-way, as a graph?
 
     python benchmarks/determinism.py [--device cuda:0] [--scale full] [--set steps=40] [--tokenizer FOLDER]
         [--json FILE]
 
-Four runs of one configuration, on the bundled text: in a fresh process; in another one a first, a second that
-finds it used, and a third that is stopped at half its updates and resumed from its checkpoint. Compared are
-all measured values, the expert counts, the results without their times, and the final weights, by SHA-256.
+Runs of one configuration, on the bundled text: in a fresh process; in another one a first, a second that
+finds it used, and a third that is stopped at half its updates and resumed from its checkpoint; where updates
+are replayed as a CUDA graph, a fourth whose kernels are launched one by one. Compared are all measured
+values, the expert counts, the results without their times, and the final weights, by SHA-256.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
         "same seed twice": used["second"] == first,
         "fresh = reused process": fresh["first"] == used["second"],
         "interrupted = uninterrupted": used["interrupted"] == first,
+        "graph = kernel by kernel": used["by kernel"] == first if "by kernel" in used else None,
         "resumed from step": step,
         "digests": {"fresh": fresh["first"], **used},
     }
@@ -101,6 +103,9 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
             found["second"] = digest(run(config, place / "2", options), place / "2")
             events, step = interrupted(config, place / "3", options)
             found |= {"interrupted": digest(events, place / "3"), "resumed from step": step}
+            if "as one graph" in environment["engine"]:
+                by_kernel = config.with_values({"engine": "triton"})
+                found["by kernel"] = digest(run(by_kernel, place / "4", options), place / "4")
     return found
 
 

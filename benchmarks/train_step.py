@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -39,8 +40,8 @@ from model.training.memory import peak_memory_bytes  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
 
 ENGINES = {
-    "fp32": "auto", "bf16": "auto", "nondeterministic": "auto", "grouped": "grouped", "compiled": "compiled",
-    "loop": "plain", "published": "plain",
+    "fp32": "auto", "bf16": "auto", "by kernel": "triton", "nondeterministic": "auto", "grouped": "grouped",
+    "compiled": "compiled", "loop": "plain", "published": "plain",
 }  # fmt: skip
 """train.engine of each alternative; bf16 on a GPU and under that name, else fp32. Published: its formulas and
 its fp16, and determinism not asked for, as its code had it."""
@@ -57,12 +58,14 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options)))
         return
-    names = ["fp32", "bf16"] if options.device == "cpu" else ["bf16"]
-    names += LOOP_ALLOCATORS if "loop" in options.against else ()
+    names = ["fp32", "bf16"] if options.device == "cpu" else ["bf16", "by kernel"]
     against = options.against.split(",")
+    loops = LOOP_ALLOCATORS if options.device == "cpu" else LOOP_ALLOCATORS[:1]
+    names += loops if "loop" in against else ()
     names += [name for name in ("grouped", "compiled", "published", "nondeterministic") if name in against]
-    if "transformers" in options.against:
+    if "transformers" in against:
         names += [f"transformers {way}" for way in EXPERTS if options.device != "cpu" or "comp" not in way]
+    names += [name for name in against if name.startswith("transformers ")]  # one of its ways alone
     ceiling = spawn("ceiling", options)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
@@ -73,10 +76,11 @@ def main() -> None:
             except ChildProcessError as error:  # the others' times are still worth having
                 failed[name] = f"{error}"
                 print(f"{name}: {error}", file=sys.stderr)
-    rows = {name: median_of(results) for name, results in rounds.items() if results}
-    report = {"about": about(options), "ceiling": ceiling, "rows": rows, "rounds": rounds, "failed": failed}
-    if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+            rows = {each: median_of(results) for each, results in rounds.items() if results}
+            report = {"about": about(options), "ceiling": ceiling, "rows": rows, "rounds": rounds}
+            report["failed"] = failed
+            if options.json:  # each time: a lent card may be gone before the last
+                Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     print_table(report)
 
 
@@ -196,7 +200,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     config = configuration(options)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
         "device": processor() if options.device == "cpu" else torch.cuda.get_device_name(options.device),
         "accelerator": options.device != "cpu",
         "threads": options.threads,

@@ -188,13 +188,13 @@ if TRAINER:
     import json
     dumps = json.dumps
     def poisoned(message, **options):
-        update = sys.modules.get("model.training.update")
-        if hasattr(update, "_forward_backward") and not hasattr(update, "sound"):
-            update.sound = update._forward_backward
-            def bad(run, seen):
-                losses, counts = update.sound(run, seen)
+        passes = sys.modules.get("model.training.passes")
+        if hasattr(passes, "_piece") and not hasattr(passes, "sound"):
+            passes.sound = passes._piece
+            def bad(run, *rest):
+                losses, counts = passes.sound(run, *rest)
                 return losses * (float("nan") if run.step >= 20 else 1.0), counts
-            update._forward_backward = bad
+            passes._piece = bad
         return dumps(message, **options)
     json.dumps = poisoned
 """

@@ -25,13 +25,10 @@ def add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
     """into += a @ b, of matrices or stacks; the sum over steps stays float32 where the product is bf16."""
     if a.dtype == into.dtype:
         (into.addmm_ if into.ndim == 2 else into.baddbmm_)(a, b)
+    elif a.is_cuda and a.ndim == 2:  # cuBLAS sums in float32, and need not round each product to bf16 first
+        torch.addmm(into, a, b, out_dtype=into.dtype, out=into)
     else:
-        into.add_(_wide(a, b) if a.is_cuda and a.ndim == 2 else (a @ b).to(into.dtype))
-
-
-def _wide(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of bf16 matrices in float32, as cuBLAS sums it: without rounding each product to bf16 first."""
-    return torch.mm(a, b, out_dtype=torch.float32)
+        into.add_((a @ b).to(into.dtype))
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

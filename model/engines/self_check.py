@@ -188,12 +188,16 @@ def products(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Pairs:
 
 
 def weight_gradient(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Pairs:
-    """The head's, which cuBLAS hands on in float32; a CPU rounds each product to the dtype first."""
+    """The head's, which cuBLAS adds in float32; a CPU rounds each product to the dtype first."""
     dlogits = _normal((sizes.tokens, sizes.vocabulary), device, 1, dtype)
     x = _normal((sizes.tokens, sizes.width), device, 2, dtype)
-    into = torch.zeros(sizes.vocabulary, sizes.width, device=device)
+    due = dlogits.float().mT @ x.float()
+    into = torch.zeros_like(due)
     add_product(into, dlogits.mT, x)
-    yield into if device.type == "cuda" else into.to(dtype), dlogits.float().mT @ x.float()
+    yield into if device.type == "cuda" else into.to(dtype), due
+    if device.type == "cuda":
+        add_product(into, dlogits.mT, x)
+        yield into, 2.0 * due
 
 
 COMPARISONS: dict[str, Callable[[Sizes, torch.dtype, torch.device], Pairs]] = {

@@ -72,14 +72,14 @@ class Muon:
         }
 
     @torch.no_grad()
-    def step(self, rate: float, counts_LE: Tensor) -> None:
+    def step(self, rate: float | Tensor, counts_LE: Tensor) -> None:
         """One update from the parameters' gradients.
 
         An expert without an assignment in this update is skipped, its momentum included: alone, it would have
         had no gradient at all.
 
         Args:
-            rate: Muon's learning rate.
+            rate: Muon's learning rate; a tensor where the update is captured (model/engines/graph.py).
             counts_LE: assignments in this update, by layer and expert.
         """
         used_LE = (counts_LE > 0).float()
@@ -94,7 +94,7 @@ class Muon:
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
             pieces = direction_GRC.split([entry.parameter.numel() // math.prod(shape) for entry in stack])
             for entry, piece in zip(stack, pieces, strict=True):
-                entry.parameter.add_(piece.view_as(entry.parameter), alpha=-rate * scale)
+                _move(entry.parameter, piece.view_as(entry.parameter), rate, scale)
 
 
 def orthogonalize(matrices_GRC: Tensor) -> Tensor:
@@ -132,6 +132,13 @@ class Optimizers:
         self.adamw = torch.optim.AdamW(
             self.adamw_parameters.values(), weight_decay=train.weight_decay, fused=True
         )
+        self.rate: float | Tensor = 0.0
+        """Muon's, at the update that is under way; on a GPU a tensor, which a graph reads anew each time."""
+        device = self.parameters[0].device
+        if device.type == "cuda":
+            self.rate = torch.zeros((), device=device)
+            self.adamw.param_groups[0] |= {"lr": torch.zeros((), device=device), "capturable": True}
+            self.adamw._warned_capturable_if_run_uncaptured = True  # the first update is not
 
     def step(self, update: int, counts_LE: Tensor) -> tuple[float, Tensor]:
         """Clip the gradients, update the weights, drop the gradients.
@@ -139,14 +146,27 @@ class Optimizers:
         Returns:
             Muon's learning rate, and the global gradient norm before clipping (on the device).
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.grad_clip, foreach=True)
+        return self.set_rate(update), self.move(counts_LE)
+
+    def set_rate(self, update: int) -> float:
+        """Settle both optimizers' rates at an update, and return Muon's."""
         rate = self.train.muon_lr * rate_share(update, self.train, self.protocol)
-        self.adamw.param_groups[0]["lr"] = ADAMW_SHARE * rate
+        adamw = self.adamw.param_groups[0]
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(rate)
+            adamw["lr"].fill_(ADAMW_SHARE * rate)
+        else:
+            self.rate, adamw["lr"] = rate, ADAMW_SHARE * rate
+        return rate
+
+    def move(self, counts_LE: Tensor) -> Tensor:
+        """What `step` does at the rates that are set; returns the norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.grad_clip, foreach=True)
         self.adamw.step()
-        self.muon.step(rate, counts_LE)
+        self.muon.step(self.rate, counts_LE)
         for parameter in self.parameters:
             parameter.grad = None
-        return rate, norm
+        return norm
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next update depends on, by name; the same tensors, not copies."""
@@ -183,6 +203,14 @@ def _add_product(x: Tensor, a: Tensor, b: Tensor, *, beta: float, alpha: float =
     """beta · x + alpha · a @ b in one rounding, of matrices or stacks."""
     product = torch.addmm if x.ndim == 2 else torch.baddbmm
     return product(x, a, b, beta=beta, alpha=alpha)
+
+
+def _move(parameter: nn.Parameter, direction: Tensor, rate: float | Tensor, scale: float) -> None:
+    """parameter -= rate · scale · direction."""
+    if isinstance(rate, Tensor):
+        parameter.addcmul_(direction, rate, value=-scale)
+    else:
+        parameter.add_(direction, alpha=-rate * scale)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from model.config import RunConfig
+from model.engines.choice import in_a_line
 from model.engines.device import default_generator
+from model.engines.graph import Replay
 from model.network.transformer import build
 from model.training.optimizer import Optimizers
 
 VOCABULARY = 64
 NEAR_NATS = 1.0
 """An untrained model spreads its belief over all tokens: its loss is ln(VOCABULARY), within this."""
+REPLAYS = 2
+"""Of the graph: the second shows that the random streams move on."""
 
 
 def twice(config: RunConfig, engine: str, precision: str, device: torch.device) -> str:
@@ -39,13 +43,33 @@ def twice(config: RunConfig, engine: str, precision: str, device: torch.device) 
 
 def update(config: RunConfig, engine: str, precision: str, device: torch.device) -> list[Tensor]:
     """The loss of one update from fixed weights and draws, and every weight after it."""
-    return prepared(config, engine, precision, device)()
+    return prepared(config, engine, precision, device)[0]()
+
+
+def replay_differs(config: RunConfig, engine: str, precision: str, device: torch.device) -> str:
+    """What is wrong with an update that is replayed as a CUDA graph; empty where it repeats every bit."""
+    small = _small(config)
+    step, _ = prepared(small, engine, precision, device)
+    due = [[each.clone() for each in step()] for _ in range(1 + REPLAYS)]
+    step, noise = prepared(small, engine, precision, device)
+    step()
+    try:
+        replay = Replay(step, [noise])
+        found = [[each.clone() for each in replay()] for _ in range(REPLAYS)]
+    except RuntimeError as error:
+        return in_a_line(error)
+    differing = sum(
+        not torch.equal(a, b)
+        for one, other in zip(due[1:], found, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    return f"its bits differ in {differing} of {REPLAYS * len(due[0])} tensors" if differing else ""
 
 
 def prepared(
     config: RunConfig, engine: str, precision: str, device: torch.device
-) -> Callable[[], list[Tensor]]:
-    """That update, to be made again and again, each time from where the last one led."""
+) -> tuple[Callable[[], list[Tensor]], torch.Generator]:
+    """That update, to be made again and again, each from where the last one led; and its noise's stream."""
     train, routing = config.train, config.routing
     model = build(config.model, train.seq_len, 0, device, engine, routing).train()
     optimizers = Optimizers(model, train, "sound")  # whose first update moves the weights
@@ -62,7 +86,7 @@ def prepared(
         optimizers.step(0, layers.counts_E)
         return [loss.detach(), *(parameter.detach() for parameter in model.parameters())]
 
-    return step
+    return step, noise
 
 
 def _small(config: RunConfig) -> RunConfig:

@@ -34,6 +34,8 @@ class Setting:
     """Steps of an update that go through the model as one batch."""
     windows_at_once: int
     """Windows of one pass, unless several steps go together."""
+    replays: bool = False
+    """Whether an update is launched as one CUDA graph: `auto` on a GPU, where a rehearsal's bits repeat."""
     deterministic: bool = True
     remarks: list[str] = field(default_factory=list)
     """What is otherwise than asked for, and why: a line each."""
@@ -87,7 +89,12 @@ def settle(config: RunConfig, device: torch.device) -> Setting:
     wavering = _wavers(config, engine, precision, device) if device.type == "cuda" else ""
     if wavering:
         remarks.append(f"not deterministic on this device: {wavering}")
-    return Setting(engine, computing, precision, attention, together, windows, not wavering, remarks)
+    replays = config.train.engine == "auto" and engine == "triton" and not wavering
+    if replays and (why_not := rehearsal.replay_differs(config, engine, precision, device)):
+        remarks.append(f"an update's kernels are launched one by one, not as one CUDA graph: {why_not}")
+        replays = False
+    computing += ", an update as one graph" if replays else ""
+    return Setting(engine, computing, precision, attention, together, windows, replays, not wavering, remarks)
 
 
 def check(device_name: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from model.training.memory import peak_memory_bytes, reset_peak_memory
 from model.training.optimizer import Optimizers
 from model.training.setting import settle
 from model.training.stopwatch import CLOCKS, Stopwatch
+
+if TYPE_CHECKING:
+    from model.training.passes import Captured
 
 TRAIN_VALUES = (
     "loss",
@@ -62,6 +65,9 @@ class State:
     """Steps of an update that go through the model as one batch."""
     windows_at_once: int
     """Windows of one pass, in training unless several steps go together, and in evaluation."""
+    replays: bool
+    """Whether its updates become one CUDA graph, once the first is made."""
+    graph: Captured | None = None
     exact: bool = True
     step: int = 0
     series: list[list[float]] = field(default_factory=list)
@@ -130,6 +136,7 @@ def start(
         environment=environment,
         steps_at_once=setting.steps_at_once,
         windows_at_once=setting.windows_at_once,
+        replays=setting.replays,
         exact=setting.deterministic,
         asked=asked or Asked(),
         clock=clock,

@@ -1,18 +1,19 @@
-"""One update of a run, and the reading of its values: forward, backward, Muon and AdamW; has it diverged?
+"""The updates of a run, told as events, and the reading of their values: has it diverged?
 
-`update` computes on the device and waits for nothing; every ten updates `read_series` waits, sends what they
-measured and judges it. The events: model/events.py. Who calls: model/training/loop.py.
+`update` starts what model/training/passes.py computes and waits for nothing; every ten updates `read_series`
+waits, sends what they measured and judges it. The events: model/events.py. Who calls: model/training/loop.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
 
 from model.events import Event, Measured, Phase, Progressed
+from model.training import passes
 from model.training.state import TRAIN_VALUES, State
 
 LOG_EVERY_UPDATES = 10
@@ -32,62 +33,33 @@ class Diverged(Exception):
 
 def update(run: State) -> Events:
     """One optimizer update: `accumulate` forward and backward passes, then a step of Muon and AdamW."""
-    train, model = run.config.train, run.config.model
-    losses = torch.zeros(2, device=run.device)
-    counts_LE = torch.zeros(model.n_layers, model.n_experts, dtype=torch.int64, device=run.device)
-    run.model.open_gradients()
-    for _ in range(train.accumulate // run.steps_at_once):
-        last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
-        phase = Phase.STEP if run.clock.warm else Phase.COMPILE
-        yield Progressed(phase, run.step, last_loss, speed)
-        step_losses, step_counts_LE = _forward_backward(run, counts_LE)
-        losses += step_losses * run.steps_at_once / train.accumulate
-        counts_LE += step_counts_LE
-        run.step += run.steps_at_once
-    rate, norm = run.optimizers.step(run.updates - 1, counts_LE)
-    if run.config.routing.bias_rate:
-        run.model.shift_biases(counts_LE, run.config.routing.bias_rate)
-    run.unread.append((rate, torch.cat([losses, norm.view(1)])))
+    rate = run.optimizers.set_rate(run.updates)
+    if run.graph is None:
+        values = yield from _by_kernel(run)
+    else:
+        yield _progressed(run)
+        values = run.graph(run)
+        run.step += run.config.train.accumulate
+    run.unread.append((rate, values))
     _book_update(run)
     if len(run.unread) >= LOG_EVERY_UPDATES:
         yield from read_series(run)
 
 
-def _forward_backward(run: State, seen_LE: Tensor) -> tuple[Tensor, Tensor]:
-    """Add the gradient of the next step, or of several together, to the update's.
-
-    Args:
-        seen_LE: assignments of the update's steps before these.
-
-    Returns:
-        (cross-entropy, unweighted auxiliary loss), the mean over the steps, and their assignments, counts_LE.
-    """
-    inputs_BT, targets_BT = run.batches.steps(run.step, run.steps_at_once)
-    windows = run.windows_at_once * run.steps_at_once
-    losses, counts_LE = torch.zeros(2, device=run.device), torch.zeros_like(seen_LE)
-    for inputs, targets in zip(inputs_BT.split(windows), targets_BT.split(windows), strict=True):
-        pieces = len(inputs_BT) / len(inputs)
-        piece_losses, piece_counts_LE = _piece(run, inputs, targets, seen_LE + counts_LE, pieces)
-        losses += piece_losses / pieces
-        counts_LE += piece_counts_LE
-    return losses, counts_LE
+def _by_kernel(run: State) -> Generator[Event, None, Tensor]:
+    """An update whose kernels are launched one by one; says where it is before each pass."""
+    sums, noise_std = passes.opened(run), run.noise_std
+    for _ in range(run.config.train.accumulate // run.steps_at_once):
+        yield _progressed(run)
+        inputs_BT, targets_BT = run.batches.steps(run.step, run.steps_at_once)
+        passes.add(run, sums, inputs_BT, targets_BT, noise_std)
+        run.step += run.steps_at_once
+    return passes.closed(run, sums)
 
 
-def _piece(
-    run: State, inputs_BT: Tensor, targets_BT: Tensor, seen_LE: Tensor, pieces: float
-) -> tuple[Tensor, Tensor]:
-    """Forward and backward over one of `pieces` parts of a batch; 1 unless train.micro_batch splits it."""
-    routing, noise, together = run.config.routing, run.streams["noise"], run.steps_at_once
-    seen = seen_LE if routing.balance == "batch" else None
-    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.precision == "bf16"):
-        loss, layers = run.model.loss(inputs_BT, targets_BT, run.noise_std, noise, seen, together)
-    auxiliary = layers.aux_loss.sum()
-    total = loss + routing.load_balancing_weight * auxiliary
-    if layers.z_loss is not None:
-        total = total + routing.z_loss_weight * layers.z_loss.sum()
-    # All are divided alike: the gradient is that of the mean over the update's batches.
-    (total * together / (run.config.train.accumulate * pieces)).backward()
-    return torch.stack([loss.detach(), auxiliary.detach()]), layers.counts_E
+def _progressed(run: State) -> Progressed:
+    last_loss, speed = (run.series[-1][0], run.series[-1][-1]) if run.series else (None, None)
+    return Progressed(Phase.STEP if run.clock.warm else Phase.COMPILE, run.step, last_loss, speed)
 
 
 def _book_update(run: State) -> None:
@@ -95,6 +67,8 @@ def _book_update(run: State) -> None:
     if run.clock.warm:
         run.clock.timed_steps += run.config.train.accumulate
         return
+    if run.replays:  # now, that the kernels and the optimizers' state exist
+        run.graph = passes.Captured(run)
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
     run.clock.warm = True

@@ -154,13 +154,13 @@ def _softmax(model: LanguageModel, tokens_BT: Tensor, layer: int) -> Tensor:
 
 def test_the_bias_follows_the_counts_of_each_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[Tensor] = []
-    original = Optimizers.step
+    original = Optimizers.move
 
-    def noted(self: Optimizers, update: int, counts_LE: Tensor) -> Any:
+    def noted(self: Optimizers, counts_LE: Tensor) -> Any:
         counts.append(counts_LE.clone())
-        return original(self, update, counts_LE)
+        return original(self, counts_LE)
 
-    monkeypatch.setattr(Optimizers, "step", noted)
+    monkeypatch.setattr(Optimizers, "move", noted)
     config = TINY.with_values(VARIANTS["bias"])
     events = run(config, tmp_path, checkpoint_seconds=0, keep_weights=True)
     saved = dict(tensors(checkpoints(events)[0][0]))  # one update before the end

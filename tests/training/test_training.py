@@ -30,7 +30,7 @@ from model.network.transformer import build
 from model.program import METRICS
 from model.randomness import stream_seed
 from model.text.corpus import resolve
-from model.training import results, state, update
+from model.training import passes, results, state, update
 from model.training.checkpoint import numeric_environment
 from model.training.evaluation import Tally, batches
 from model.training.loop import train
@@ -103,13 +103,13 @@ def test_an_update_skips_experts_by_its_own_counts(
 ) -> None:
     """Over all of the update's batches and no other's: what Muon gets is tokens × top_k × accumulate."""
     seen: list[torch.Tensor] = []
-    original = Optimizers.step
+    original = Optimizers.move
 
-    def noted(self: Optimizers, update: int, counts_LE: torch.Tensor) -> Any:
+    def noted(self: Optimizers, counts_LE: torch.Tensor) -> Any:
         seen.append(counts_LE.clone())
-        return original(self, update, counts_LE)
+        return original(self, counts_LE)
 
-    monkeypatch.setattr(Optimizers, "step", noted)
+    monkeypatch.setattr(Optimizers, "move", noted)
     run(TINY, tmp_path)
     assert len(seen) == 16
     for counts_LE in seen:
@@ -561,12 +561,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: float, steps: range) -> None:
     """Make the loss of these steps another one, whatever the model computes."""
 
     def poisoned(
-        run_: state.State, seen_LE: torch.Tensor, original: Callable[..., Any] = update._forward_backward
-    ) -> Any:
-        losses, counts = original(run_, seen_LE)
+        run_: state.State, *rest: Any, original: Callable[..., Any] = passes._piece
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, counts = original(run_, *rest)
         return (torch.full_like(losses, bad) if run_.step in steps else losses), counts
 
-    monkeypatch.setattr(update, "_forward_backward", poisoned)
+    monkeypatch.setattr(passes, "_piece", poisoned)
 
 
 def test_a_run_that_diverges_says_when_and_what_to_change(

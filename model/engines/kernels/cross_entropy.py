@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4_096
-"""Columns at a time."""
+BLOCK, WARPS = 8_192, 16
+"""Columns at a time, and who takes them: of nine pairs the fastest on an H100 (docs/performance.md)."""
 
 
 def softmax_gradient(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def softmax_gradient(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     rows, width = logits_NV.shape
     losses_N = torch.empty(rows, dtype=torch.float32, device=logits_NV.device)
     block = min(BLOCK, triton.next_power_of_2(width))
-    _cross_entropy[(rows,)](logits_NV, targets_N, losses_N, width, BLOCK=block, num_warps=8)
+    _cross_entropy[(rows,)](logits_NV, targets_N, losses_N, width, BLOCK=block, num_warps=WARPS)
     return losses_N
 
 
