@@ -18,7 +18,7 @@ from reports.figures.dose import response_pictures
 from reports.figures.layout import MAX_SEEDS, Curves, Layout, arrange, drawn_jobs
 from reports.figures.load import heatmaps, load_curves, usage
 from reports.figures.looks import path_picture
-from reports.figures.panels import curves_of, legend, loss_unit, panel_grid, styled
+from reports.figures.panels import capital, curves_of, legend, of_series, panel_grid, styled
 from reports.figures.routing import layer_curves, routing_curves
 from reports.reading.frames import StudyData
 from reports.reading.measures import Measure
@@ -196,32 +196,47 @@ def _forest(analysis: Analysis) -> Picture | None:
 
 
 def _learning(curves: Curves, data: StudyData, layout: Layout) -> Picture | None:
-    """Training loss above, held-out loss below, a panel a condition of the other factors."""
+    """The training series above, the held-out one below, a panel a condition of the other factors."""
     jobs = {job for _, lines in layout.panels for _, cell in lines for job in drawn_jobs(data, cell)}
-    train, held_out = (found[found["job_id"].isin(jobs)] for found in (curves.train, curves.held_out))
-    unit = loss_unit(data)
-    unit = f"\n({unit})" if unit else ""
-    if train.empty and held_out.empty:
+    kinds = (("training", curves.train), ("held-out", curves.held_out))
+    shown = [
+        (kind, of_series(data.study, found), found[found["job_id"].isin(jobs)])
+        for kind, found in kinds
+        if found["job_id"].isin(jobs).any()
+    ]
+    if not shown:
         return None
 
     def draw() -> Figure:
-        figure, rows = panel_grid(len(layout.panels), 2.2, rows=2)
-        for found, name, row in ((train, "Training", rows[0]), (held_out, "Held-out", rows[1])):
+        figure, rows = panel_grid(len(layout.panels), 2.2, rows=len(shown))
+        for (kind, measure, found), row in zip(shown, rows, strict=True):
             for axes, (title, cells) in zip(row, layout.panels, strict=True):
-                style.curves(axes, curves_of(data, found, layout, cells), markers=found is held_out)
-                if found is train:
+                style.curves(axes, curves_of(data, found, layout, cells), markers=kind == "held-out")
+                if row is rows[0]:
                     axes.set_title(title)
-                else:
+                if row is rows[-1]:
                     axes.set_xlabel("Step")
-            row[0].set_ylabel(f"{name} loss{unit}")
-        legend(figure, rows[1][0])
+            unit = f"\n({plain(measure.unit)})" if measure.unit else ""
+            row[0].set_ylabel(f"{capital(kind)} {plain(measure.label)}{unit}")
+        legend(figure, rows[-1][0])
         return figure
 
-    return Picture(
-        "learning",
-        "Training and held-out loss over steps, a line a seed.",
-        "Loss over training steps: thin lines are seeds, thick lines their mean, bands its 95 % t "
-        "interval (unpaired, from three seeds on). Above, the training loss of each update; below, the "
-        "held-out loss of each evaluation." + layout.remark,
-        styled(draw),
+    alt, caption = _told([(kind, plain(measure.label)) for kind, measure, _ in shown])
+    return Picture("learning", alt, caption + layout.remark, styled(draw))
+
+
+def _told(shown: list[tuple[str, str]]) -> tuple[str, str]:
+    """Alternative text and caption of the learning curves: which kinds of which series."""
+    labels = list(dict.fromkeys(label for _, label in shown))
+    named = " and ".join(f"{kind} {label}" for kind, label in shown)
+    if len(labels) == 1:
+        named = f"{' and '.join(kind for kind, _ in shown)} {labels[0]}"
+    where = f"The {named}, as the runs logged it."
+    if len(shown) > 1:
+        (above, first), (below, second) = shown
+        where = f"Above, the {above} {first} of each update; below, the {below} {second} of each evaluation."
+    return (
+        f"{capital(named)} over steps, a line a seed.",
+        f"{capital(' and '.join(labels))} over training steps: thin lines are seeds, thick lines their mean, "
+        f"bands its 95 % t interval (unpaired, from three seeds on). {where}",
     )

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from reports.reading import series
 from reports.reading.frames import StudyData
-from reports.reading.study import Cell
+from reports.reading.study import Cell, Study
 from reports.statistics.families import baseline_cell
 from reports.tables import plain
+from runner.queue.series import candidates, chosen
 
 MAX_PANELS, MAX_LEVELS, MAX_CONDITIONS, MAX_SEEDS = 4, 8, 12, 12
 """More would not be told apart; captions say when something is left out."""
@@ -79,24 +80,35 @@ class Curves:
     """The series that are drawn, in memory: job_id, step, name or layer, value."""
 
     train: pd.DataFrame
+    """One series, under its name: the one that stands for a run;"""
     held_out: pd.DataFrame
+    """and of the evaluations, which may have logged another."""
     layers: pd.DataFrame
     """The experts' CV by layer."""
     routing: pd.DataFrame
-    """The router's measures at each evaluation, like the losses."""
+    """The router's measures at each evaluation, like `held_out`."""
 
 
 def read_curves(connection: sa.Connection, data: StudyData, further: Iterable[int] = ()) -> Curves:
-    """Losses and counts over steps of the runs that the figures draw, and the losses of `further` runs."""
+    """Series and counts over steps of the runs that the figures draw, and the series of `further` runs."""
     layout = arrange(data)
     drawn = {job for _, lines in layout.panels for _, cell in lines for job in drawn_jobs(data, cell)}
     jobs = sorted(drawn | set(further))
     return Curves(
-        series.metrics(connection, data.study, ["loss"], "train", jobs),
-        series.metrics(connection, data.study, ["loss"], "val", jobs),
+        _drawn(connection, data.study, "train", jobs),
+        _drawn(connection, data.study, "val", jobs),
         series.layer_variation(connection, data.study, sorted(drawn)),
         series.metrics(connection, data.study, series.ROUTER, "val", sorted(drawn)),
     )
+
+
+def _drawn(connection: sa.Connection, study: Study, split: str, jobs: list[int]) -> pd.DataFrame:
+    """The series of a split that is drawn; the names of all are asked for only where none is a candidate."""
+    found = series.metrics(connection, study, candidates(study.primary), split, jobs)
+    if found.empty:
+        other = chosen(series.names(connection, split, jobs), study.primary)
+        return series.metrics(connection, study, [other], split, jobs)
+    return found[found["name"] == chosen(set(found["name"]), study.primary)]
 
 
 def drawn_jobs(data: StudyData, cell: Cell) -> list[int]:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from reports.figures import style
 from reports.figures.layout import Layout, drawn_jobs
 from reports.reading.frames import StudyData
+from reports.reading.measures import Measure
 from reports.reading.study import Cell, Study
 from reports.statistics.inference import Array
 from reports.tables import plain
@@ -91,7 +92,18 @@ def curves_of(
     return [style.Series(f"{name}{label}", *by_step(found, drawn_jobs(data, cell))) for label, cell in cells]
 
 
-def loss_unit(data: StudyData) -> str:
-    """The unit of the losses that were logged: the outcome's, if that is a loss."""
-    outcome = data.study.measure(data.study.outcome)
-    return plain(outcome.unit) if outcome.column.endswith("loss") else ""
+def of_series(study: Study, found: pd.DataFrame) -> Measure:
+    """What a drawn series is called, and its unit: as the study declares the measure of its name.
+
+    A series that is none has the unit of the metric whose name it ends: `loss` that of `val_loss`.
+    """
+    name = str(found["name"].iloc[0]) if len(found) else ""
+    if name in study.measures:
+        return study.measure(name)
+    of = (study.measure(each) for each in (study.primary, study.outcome) if each.endswith(f"_{name}"))
+    return Measure(name, name, unit=next(of, Measure("", "")).unit)
+
+
+def capital(text: str) -> str:
+    """At the beginning of a sentence or an axis."""
+    return text[:1].upper() + text[1:]

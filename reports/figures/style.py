@@ -158,10 +158,11 @@ def _tick(axes: Axes) -> None:
 
 
 def run_curves(axes: Axes, train: tuple[Array, Array], held_out: tuple[Array, Array]) -> Axes:
-    """One run: its training loss as a line, its evaluations as points. Shapes: (steps,), (1, steps)."""
-    axes.plot(*train, color=_COLOURS[0], linewidth=1.2, label="training")
+    """One run: its training as a line, its evaluations as points. Shapes: (steps,), (1, steps)."""
+    if len(train[0]):
+        axes.plot(*train, color=_COLOURS[0], linewidth=1.2, label="training")
     steps, values = held_out
-    for row in values:
+    for row in values if len(steps) else ():
         axes.plot(steps, row, "s--", color=_COLOURS[2], linewidth=1.0, label="held-out")
     axes.legend(loc="upper right")
     _tick(axes)

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from reports.figures import style
 from reports.figures.layout import MAX_RUNS, Curves, chosen_runs
-from reports.figures.panels import by_step, loss_unit, styled
+from reports.figures.panels import by_step, capital, of_series, styled
 from reports.reading.frames import StudyData
 from reports.reading.measures import LOAD
-from reports.tables import DASH, Picture, instant, minutes, number, whole
+from reports.tables import DASH, Picture, instant, minutes, number, plain, whole
 
 LOG_LINES, LOG_BYTES = 30, 16_384
 
@@ -122,11 +122,13 @@ def _minutes(seconds: float) -> str:
 
 
 def _picture(data: StudyData, job: int, curves: Curves) -> Picture | None:
-    train, held_out = curves.train, curves.held_out
-    if not ((train["job_id"] == job).any() or (held_out["job_id"] == job).any()):
+    train, held_out = (found[found["job_id"] == job] for found in (curves.train, curves.held_out))
+    if train.empty and held_out.empty:
         return None
-
-    unit = loss_unit(data)
+    measure = of_series(data.study, held_out if train.empty else train)
+    if not train.empty and of_series(data.study, held_out).column != measure.column:
+        held_out = held_out[:0]  # another series: it would want an axis of its own
+    label, unit = capital(plain(measure.label)), plain(measure.unit)
 
     def draw() -> Figure:
         # Fixed margins: a settled layout takes ten times as long, and there may be sixty of these.
@@ -135,8 +137,13 @@ def _picture(data: StudyData, job: int, curves: Curves) -> Picture | None:
         steps, values = by_step(train, [job])
         style.run_curves(axes, (steps, values[0]), by_step(held_out, [job]))
         axes.set_xlabel("Step")
-        axes.set_ylabel(f"Loss ({unit})" if unit else "Loss")
+        axes.set_ylabel(f"{label} ({unit})" if unit else label)
         return figure
 
-    caption = "Training loss of each update (line) and held-out loss of each evaluation (points)."
-    return Picture(f"run-{job}", f"Loss of run {job} over steps.", caption, styled(draw, settle=False))
+    told = plain(measure.label)
+    kinds = [
+        *([] if train.empty else [f"training {told} of each update (line)"]),
+        *([] if held_out.empty else [f"held-out {told} of each evaluation (points)"]),
+    ]
+    caption = f"{capital(' and '.join(kinds))}."
+    return Picture(f"run-{job}", f"{label} of run {job} over steps.", caption, styled(draw, settle=False))

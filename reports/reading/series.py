@@ -62,6 +62,13 @@ def metrics(
     return with_infinities(frame(connection, statement))
 
 
+def names(connection: sa.Connection, split: str, only: Iterable[int]) -> list[str]:
+    """The series that some jobs logged of a split: every row of theirs is read for it."""
+    m = metrics_table.c
+    found = sa.select(m.name).distinct().where(m.job_id.in_(list(only)), m.split == split)
+    return list(connection.scalars(found.order_by(m.name)))
+
+
 def final_metrics(
     connection: sa.Connection, study: Study, names: Iterable[str], split: str = "val"
 ) -> pd.DataFrame:

@@ -40,10 +40,12 @@ class Running:
     state: str
     """`loss 7.990, 575 tok/s, 2s ago`."""
     curve: tuple[tuple[float, float], ...]
-    """Points from 0 to 100, the loss upwards."""
+    """Points from 0 to 100, the value upwards."""
+    series: str
+    """What it is of."""
     first: str
     last: str
-    """The losses at both ends of the curve."""
+    """The values at both ends of the curve."""
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,20 @@ def _study(connection: sa.Connection, shown: Snapshot, screen: Screen | None) ->
 
 
 def _running(job: dict[str, Any]) -> Running:
-    said = [] if job["loss"] is None else [f"loss {job['loss']:.3f}"]
+    said = [] if job["value"] is None else [f"{plain(job['series'])} {job['value']:.3f}"]
     said += [] if job["tokens_per_second"] is None else [f"{job['tokens_per_second']:,.0f} tok/s"]
     said += [f"try {job['attempt']}"] if job["attempt"] > 1 else []
     said += ["lost" if job["stale"] else f"{duration(job['event_age_seconds'])} ago"]
-    losses = thinned([loss for loss in job.get("losses", []) if loss is not None], MOST_POINTS)
+    values = thinned([value for value in job.get("curve", []) if value is not None], MOST_POINTS)
     return Running(
         name=f"job {job['id']} {label(job['cell'], job['seed'])}",
         step=job["progress_step"],
         total=job["total_steps"],
         state=", ".join(said),
-        curve=_points(losses) if len(losses) > 1 else (),
-        first=f"{losses[0]:.3f}" if losses else "",
-        last=f"{losses[-1]:.3f}" if losses else "",
+        curve=_points(values) if len(values) > 1 else (),
+        series=plain(job["series"]),
+        first=f"{values[0]:.3f}" if values else "",
+        last=f"{values[-1]:.3f}" if values else "",
     )
 
 

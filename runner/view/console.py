@@ -97,7 +97,10 @@ def _studies(overview: list[dict[str, Any]]) -> Table:
 
 
 def _running(running: list[dict[str, Any]]) -> Table:
-    columns = ("job", "cell", "step", "loss", "tok/s", "try", "device", "last event")
+    names = {job["series"] for job in running if job["series"]}
+    mixed = len(names) > 1
+    head = "value" if mixed else plain(names.pop()) if names else "loss"
+    columns = ("job", "cell", "step", head, "tok/s", "try", "device", "last event")
     made = table("Running", *columns, folds="cell")
     for job in running:
         age = f"{duration(job['event_age_seconds'])} ago"
@@ -105,10 +108,16 @@ def _running(running: list[dict[str, Any]]) -> Table:
             str(job["id"]),
             label(job["cell"], job["seed"]),
             f"{job['progress_step']}/{job['total_steps']}",
-            "–" if job["loss"] is None else f"{job['loss']:.3f}",
+            _value(job, mixed),
             "–" if job["tokens_per_second"] is None else f"{job['tokens_per_second']:,.0f}",
             str(job["attempt"]),
             plain(job["device"] or "–"),
             "lost" if job["stale"] else "cancelling" if job["cancel_requested"] else age,
         )
     return made
+
+
+def _value(job: dict[str, Any], named: bool) -> str:
+    if job["value"] is None:
+        return "–"
+    return f"{plain(job['series'])} {job['value']:.3f}" if named else f"{job['value']:.3f}"

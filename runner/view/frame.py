@@ -107,12 +107,12 @@ def _running(shown: Snapshot, width: int) -> list[Text]:
             f"job {job['id']} {label(job['cell'], job['seed'])}", max(12, width - len(tail)), pad=False
         )
         lines.append(Text(name + tail, style="cyan"))
-        loss = "" if job["loss"] is None else f" loss {job['loss']:.3f}"
+        value = "" if job["value"] is None else f" {plain(job['series'])} {job['value']:.3f}"
         speed = "" if job["tokens_per_second"] is None else f" {job['tokens_per_second']:,.0f} tok/s"
         line = Text("  ").append(progress(job["progress_step"], job["total_steps"], 16), style="cyan")
-        line.append(f" {job['progress_step']}/{job['total_steps']}{loss}{speed} ")
+        line.append(f" {job['progress_step']}/{job['total_steps']}{value}{speed} ")
         lines.append(
-            line.append(curve(job.get("losses", []), max(0, min(40, width - line.cell_len))), style="green")
+            line.append(curve(job.get("curve", []), max(0, min(40, width - line.cell_len))), style="green")
         )
     return lines + _more(len(shown.running), MOST_RUNNING, " are running")
 

@@ -19,7 +19,7 @@ from runner.view.text import label
 MOST_GLYPHS = 5_000
 """Jobs of a study up to which each is shown by a letter; a larger one is shown by counts."""
 MOST_RUNNING = 8
-"""Workers, and running jobs with their curve of losses, that are read."""
+"""Workers, and running jobs with their curve, that are read."""
 EVENTS = 12
 
 
@@ -53,7 +53,7 @@ def snapshot(connection: sa.Connection, study: str | None, cards: list[Gpu]) -> 
     size = next((each["jobs"] for each in overview if each["name"] == study), 0)
     small = size <= MOST_GLYPHS
     for job in running[:MOST_RUNNING]:
-        job["losses"] = _losses(connection, job["id"])
+        job["curve"] = _curve(connection, job["id"], job["series"])
     return Snapshot(
         at=float(connection.scalar(sa.select(now())) or 0.0),
         overview=overview,
@@ -108,10 +108,10 @@ def _counts(connection: sa.Connection, number: int) -> dict[str, dict[str, int]]
     return found
 
 
-def _losses(connection: sa.Connection, job_id: int) -> list[float | None]:
+def _curve(connection: sa.Connection, job_id: int, series: str) -> list[float | None]:
     rows = connection.scalars(
         sa.select(metrics.c.value)
-        .where(metrics.c.job_id == job_id, metrics.c.split == "train", metrics.c.name == "loss")
+        .where(metrics.c.job_id == job_id, metrics.c.split == "train", metrics.c.name == series)
         .order_by(metrics.c.step)
     )
     return list(rows)

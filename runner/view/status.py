@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from runner.queue.looks import standing
 from runner.queue.schema import OPEN, STATUSES, JobStatus, jobs, metrics, studies, workers
+from runner.queue.series import SPEED, chosen
 from runner.queue.speed import Eta, Left, etas
 from runner.queue.store import now
 from runner.view.text import duration
@@ -100,11 +101,16 @@ def _states(connection: sa.Connection) -> dict[int, dict[str, Any]]:
 
 
 def running_jobs(connection: sa.Connection) -> list[dict[str, Any]]:
-    """A row a running job: where it stands, how fast, who holds it, how old its last event is, in seconds."""
+    """A row a running job: where it stands, how fast, who holds it, how old its last event is, in seconds.
+
+    `value` is the newest of its training `series`, the one that stands for it; None before it logs any.
+    """
     rows = connection.execute(
         sa.select(
             jobs.c.id,
             studies.c.name.label("study"),
+            studies.c.grid,
+            studies.c.program,
             jobs.c.cell,
             jobs.c.seed,
             jobs.c.attempt,
@@ -112,8 +118,6 @@ def running_jobs(connection: sa.Connection) -> list[dict[str, Any]]:
             jobs.c.progress_step,
             jobs.c.total_steps,
             jobs.c.cancel_requested,
-            _latest("loss").label("loss"),
-            _latest("tokens_per_second").label("tokens_per_second"),
             workers.c.host,
             workers.c.device,
             (now() - jobs.c.heartbeat_at).label("heartbeat_age_seconds"),
@@ -125,15 +129,37 @@ def running_jobs(connection: sa.Connection) -> list[dict[str, Any]]:
         .where(jobs.c.status == JobStatus.RUNNING)
         .order_by(jobs.c.id)
     )
-    return [{**row._mapping, "cell": json.loads(row.cell), "stale": bool(row.stale)} for row in rows]
+    return [_running(connection, dict(row._mapping)) for row in rows]
 
 
-def _latest(name: str) -> Any:
-    """The newest training value of that name of the job in the outer query."""
-    return (
+def _running(connection: sa.Connection, job: dict[str, Any]) -> dict[str, Any]:
+    grid, program = json.loads(job.pop("grid")), json.loads(job.pop("program"))
+    measures = [measure["name"] for measure in program.get("measures", [])]
+    logged = _first_logged(connection, job["id"])
+    series = chosen(logged, grid.get("primary") or next(iter(measures), ""))
+    return {
+        **job,
+        "cell": json.loads(job["cell"]),
+        "stale": bool(job["stale"]),
+        "series": series,
+        "value": _latest(connection, job["id"], series) if series else None,
+        SPEED: _latest(connection, job["id"], SPEED) if SPEED in logged else None,
+    }
+
+
+def _first_logged(connection: sa.Connection, job_id: int) -> set[str]:
+    """The series of a job's first training step: found in the index, however long the job has run."""
+    own = (metrics.c.job_id == job_id, metrics.c.split == "train")
+    first = sa.select(metrics.c.step).where(*own).order_by(metrics.c.step).limit(1).scalar_subquery()
+    return set(connection.scalars(sa.select(metrics.c.name).where(*own, metrics.c.step == first)))
+
+
+def _latest(connection: sa.Connection, job_id: int, name: str) -> float | None:
+    """The newest training value of that name."""
+    statement = (
         sa.select(metrics.c.value)
-        .where(metrics.c.job_id == jobs.c.id, metrics.c.split == "train", metrics.c.name == name)
+        .where(metrics.c.job_id == job_id, metrics.c.split == "train", metrics.c.name == name)
         .order_by(metrics.c.step.desc())
         .limit(1)
-        .scalar_subquery()
     )
+    return connection.scalar(statement)

@@ -218,7 +218,7 @@ def test_every_reader_reads_a_server_too(store: Store, database: str, tiny_grid:
     states = {name: overview[name] for name in schema.STATUSES}
     assert states == {"queued": 4, "running": 1, "done": 1, "failed": 1, "cancelled": 1}
     assert (overview["queued"], overview["held"], overview["steps_left"]) == (4, 1, 4 * 40 - 8)
-    assert (running["loss"], running["tokens_per_second"], running["stale"]) == (4.5, 9.0, False)
+    assert (running["value"], running["tokens_per_second"], running["stale"]) == (4.5, 9.0, False)
     assert sum(map(len, shown.cells.values())) == sum(sum(each.values()) for each in counts.values()) == 8
     assert {state: sum(each.get(state, 0) for each in counts.values()) for state in ("paused", "done")} == {
         "paused": 1,

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from reports.figures.comparison import pictures
+from reports.figures.layout import read_curves
 from reports.output.compare import compare_studies
 from reports.output.export import export
 from reports.output.files import first_screen, gather, produce
+from reports.output.runs import run_pages
 from reports.output.seeds import plan
+from reports.reading.frames import choose_study, load
 from reports.reading.units import UnknownOption
-from reports.statistics.analysis import Options
+from reports.sections.behaviour import STABILITY
+from reports.statistics.analysis import Options, analyse
 from runner.queue import schema
+from runner.queue.series import chosen
 from tests import report_fixtures as made
 from tests.conftest import PROJECT
 from tests.report_reading import render, section, tables
@@ -37,12 +43,14 @@ def accuracy_of(rate: float, seed: int) -> float:
     return 0.8 - abs(rate - 0.1) / 4 + 0.001 * ((seed * 3 + int(rate * 10)) % 4)
 
 
-def add_study(connection: sa.Connection, name: str, effect: float = 0.5, **facts: str) -> None:
+def add_study(
+    connection: sa.Connection, name: str, effect: float = 0.5, primary: str = "", **facts: str
+) -> None:
     grid = {
         "question": "Which step size?",
         "factors": {"lr": list(RATES)},
         "baseline": {"lr": 0.1},
-        "primary": "",
+        "primary": primary,
         "margins": {},
         "seeds": list(SEEDS),
     }
@@ -109,6 +117,56 @@ def test_the_page_the_plan_and_the_comparison(connection: sa.Connection) -> None
     columns = export(connection, "mine").decode().splitlines()[0].split(",")
     assert columns[:4] == ["seed", "lr", "test_loss", "test_accuracy"]
     assert not {"val_loss", "noise_std", "corpus"} & set(columns)
+
+
+Logged = dict[str, tuple[str, ...]]
+
+
+@pytest.mark.parametrize(
+    ("primary", "logged", "axes", "told"),
+    [
+        ("test_loss", {"train": ("error",)}, ["Training error"], "Error over training steps: thin"),
+        ("test_loss", {"val": ("error",)}, ["Held-out error"], "The held-out error, as the runs logged it."),
+        (
+            "test_accuracy",  # its own name before loss, and its unit for what ends it
+            {"train": ("accuracy", "tokens_per_second"), "val": ("loss", "test_accuracy")},
+            ["Training accuracy\n(share)", "Held-out test_accuracy\n(share)"],
+            "Above, the training accuracy of each update; below, the held-out test_accuracy of each",
+        ),
+        (
+            "test_accuracy",
+            {"train": ("accuracy", "loss"), "val": ("loss", "other")},
+            ["Training loss", "Held-out loss"],
+            "Above, the training loss of each update; below, the held-out loss of each evaluation.",
+        ),
+    ],
+)
+def test_the_curves_are_of_what_the_program_logs(
+    connection: sa.Connection, primary: str, logged: Logged, axes: list[str], told: str
+) -> None:
+    add_study(connection, "mine", primary=primary)
+    for split, names in logged.items():
+        for name in names:
+            for step in (1, 2):
+                made.add_metric(connection, 1, name, len(name) / step, step=step, split=split)
+    data = load(connection, choose_study(connection)[0])
+    curves = read_curves(connection, data)
+    (learning,) = pictures(curves, analyse(data, Options()))[STABILITY]
+    assert [each.get_ylabel() for each in learning.draw().axes if each.get_ylabel()] == axes
+    assert told in learning.caption
+    run = next(page.picture for page in run_pages(curves, data, PROJECT / "none") if page.job == 1)
+    assert run is not None
+    (drawn,) = run.draw().axes
+    series = [each.replace("\n", " ").partition(" ")[2] for each in axes]
+    assert drawn.get_ylabel() == series[0][0].upper() + series[0][1:]
+    # Two series would want two axes: a run's figure has the second only where it is the first's.
+    assert len(drawn.lines) == series.count(series[0])
+    assert ("and held-out" in run.caption) == (len(drawn.lines) == 2)
+
+
+def test_no_candidate_is_the_alphabets_first_and_never_the_speed() -> None:
+    assert chosen(["tokens_per_second", "z", "b"], "test_loss") == "b"
+    assert chosen(["tokens_per_second"], "test_loss") == ""
 
 
 def test_a_report_imports_no_torch() -> None:

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from model.events import Measured
 from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
+from runner.page import pages
+from runner.page.night import night
 from runner.queue import jobs, records
 from runner.queue.store import Store
 from runner.view import console, digest
@@ -46,6 +48,30 @@ def test_status_shows_studies_and_running_jobs(queued: Store, worker: jobs.Worke
     assert "8/40" in job
     assert "4.500" in job
     assert "1,234" in job
+    assert lines[lines.index("Running") + 1].split()[3] == "loss"
+
+
+def test_status_and_page_show_what_a_program_logs(queued: Store, worker: jobs.Worker) -> None:
+    def logged(step: int, **values: float) -> None:
+        queued.write(lambda c: records.record(c, lease, Measured(step, "train", values)))
+
+    lease = claim(queued, worker)
+    logged(1, **{"er\x1bror <b>": 2.0, "zeal": 7.0})
+    logged(2, **{"er\x1bror <b>": 1.5, "later": 7.0})
+    with queued.read() as connection:
+        table = printed(console.status_screen, studies_overview(connection), running_jobs(connection))
+        page = pages.pages(night(connection))["study-tiny.html"]
+    assert "er�ror <b>" in table[table.index("Running") + 1]
+    assert "1.500" in table[table.index("Running") + 2]
+    assert "2/40 · er�ror &lt;b&gt; 1.500" in page
+    assert "<span>2.000</span><span>training er�ror &lt;b&gt;</span><span>1.500</span>" in page
+    assert "2/40 er�ror <b> 1.500 █▁" in "\n".join(frame_lines(snapshot_of(queued), 80, 24))
+    lease = claim(queued, worker)
+    logged(1, loss=3.0)
+    with queued.read() as connection:
+        table = printed(console.status_screen, studies_overview(connection), running_jobs(connection))
+    assert table[table.index("Running") + 1].split()[3] == "value"
+    assert [f" {name} " in "\n".join(table) for name in ("er�ror <b> 1.500", "loss 3.000")] == [True, True]
 
 
 def test_reading_changes_nothing(cli: Cli, queued: Store, tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""Which of the series that a run logs stands for it: in `status`, on the pages of a night, in the figures.
+
+A program logs what it likes, under names of its own. What its study is about says the study's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+SPEED = "tokens_per_second"
+"""Has a place of its own beside the series."""
+
+
+def candidates(primary: str) -> list[str]:
+    """Names to look for, best first: the primary metric's, `loss`, and its ends (`error` of `test_error`)."""
+    words = primary.split("_")
+    return [primary, "loss", *("_".join(words[at:]) for at in range(1, len(words)))]
+
+
+def chosen(logged: Collection[str], primary: str) -> str:
+    """The one of the names that were logged: a candidate, or else the alphabet's first; empty without any."""
+    found = (name for name in candidates(primary) if name in logged)
+    return next(found, "") or min((name for name in logged if name != SPEED), default="")
