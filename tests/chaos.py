@@ -2,7 +2,8 @@
 
 Workers are killed, stopped for longer than their leases, asked to leave, and robbed of their trainers; newest
 checkpoints are damaged; the disk under the database is locked for a while. Then the queue is drained, and
-everything is compared, bit for bit, with the same study undisturbed. Exit 0: nothing lost, nothing twice.
+everything is compared, bit for bit, with the same study undisturbed. After it each program of examples/ has
+its worker and trainer killed ten times. Exit 0: nothing lost, nothing twice.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ sys.path.insert(0, str(PROJECT))
 from runner.queue import sqlite  # noqa: E402
 from runner.queue.store import Store, open_store  # noqa: E402
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows  # noqa: E402
+from tests.programs.test_examples import STEPS, night  # noqa: E402
 
 WORKERS = 2
+KILLS = 10
+"""Of each example's worker and trainer."""
 LEASE = ("--lease-seconds", "3", "--checkpoint-seconds", "0.3")
 
 
@@ -148,6 +152,17 @@ def findings(store: Store, calm_bits: str) -> list[str]:
     return found
 
 
+def struck_examples(folder: Path, rng: random.Random) -> list[str]:
+    """The examples whose results are not those of an undisturbed night after ten kills at random steps."""
+    found = []
+    for name, steps in STEPS.items():
+        calm = night(folder / f"{name}-calm", name, [])
+        strikes = sorted(rng.sample(range(2, steps), KILLS))
+        if night(folder / f"{name}-struck", name, strikes) != calm:
+            found.append(f"examples/{name}.py, killed at steps {strikes}: other results")
+    return found
+
+
 def main() -> None:
     """Storm for the given minutes, then report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,6 +184,8 @@ def main() -> None:
         refused = len(rows(storm.store, "events", kind="checkpoint refused"))
         print(f"storm of seed {options.seed}: {dict(storm.done)}")
         print(f"attempts: {dict(outcomes)}; checkpoints refused: {refused}; {workers} workers to drain")
+        found += struck_examples(Path(folder), rng)
+        print(f"examples: {', '.join(STEPS)}, worker and trainer killed {KILLS} times each")
         print("found: " + ("nothing lost, nothing twice, every bit as undisturbed" if not found else ""))
         for line in found:
             print(f"  {line}")

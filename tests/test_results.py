@@ -14,6 +14,7 @@ import pytest
 
 from runner.queue.sqlite import driver
 from tests.conftest import PROJECT, TINY_GRID, environment
+from tests.injection import NO_SUMMARY, inject
 
 
 def results(folder: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +23,7 @@ def results(folder: Path, *more: str, **env: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, script, *words],
         cwd=folder,
-        env={**environment(), **env},
+        env={**environment(), **inject(folder / "quiet", NO_SUMMARY), **env},
         capture_output=True,
         text=True,
         check=False,
@@ -106,7 +107,7 @@ def gpu_results(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, script, "--seeds", "42", *words, *sizes, *more],
         cwd=folder,
-        env=environment(),
+        env={**environment(), **inject(folder / "quiet", NO_SUMMARY)},
         capture_output=True,
         text=True,
         check=False,
