@@ -176,6 +176,8 @@ def _parquet(columns: list[str], rows: Iterable[list[Any]], whole: set[str]) -> 
     frame = pd.DataFrame(list(rows), columns=columns, dtype=object)
     frame = frame.astype({column: _dtype(frame[column], column in whole) for column in columns})
     out = io.BytesIO()
+    import pyarrow  # type: ignore[import-untyped]  # noqa: F401  pandas would not name what is missing
+
     frame.to_parquet(out, index=False)
     return out.getvalue()
 

@@ -31,7 +31,7 @@ PARTS = (
     MACHINE := "The machine and the files",
 )
 """Headings of `--help`, of the README's table and of docs/commands.md, in this order."""
-CANNOT_MAKE = 73
+UNAVAILABLE, CANNOT_MAKE = 69, 73
 
 
 class InParts(TyperGroup):
@@ -157,9 +157,18 @@ def _code_of(step: Callable[[], object]) -> Any:
         if code is None and isinstance(error, OSError) and error.filename is not None:
             code = CANNOT_MAKE
             error = OSError(f"{error.filename}: {error.strerror}; give a folder that can be written")
+        if code is None and isinstance(error, ModuleNotFoundError) and _is_a_package(error.name or ""):
+            code = UNAVAILABLE
+            error = OSError(f"{error.name} is not installed: `pip install -r requirements.txt` brings it")
         if code is None:
             raise
         if str(error):
             say(f"error: {error}")
         return code
     return 0
+
+
+def _is_a_package(module: str) -> bool:
+    """Whether it would have to be installed: a module of this project that is missing is a bug."""
+    first = module.partition(".")[0]
+    return bool(first) and not (Path(__file__).resolve().parents[2] / first).exists()

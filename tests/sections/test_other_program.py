@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +24,13 @@ from reports.sections.behaviour import STABILITY
 from reports.statistics.analysis import Options, analyse
 from runner.queue import schema
 from runner.queue.series import chosen
+from runner.queue.store import Store
 from tests import report_fixtures as made
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, environment
 from tests.report_reading import render, section, tables
 
 MEASURES: list[dict[str, Any]] = [
-    {"name": "test_loss", "better": "lower"},
+    {"name": "test_loss", "better": "lower", "decimals": 4},
     {"name": "test_accuracy", "better": "higher", "decimals": 3, "unit": "share"},
 ]
 RATES, SEEDS = (0.03, 0.1, 0.3), range(4)
@@ -169,7 +171,42 @@ def test_no_candidate_is_the_alphabets_first_and_never_the_speed() -> None:
     assert chosen(["tokens_per_second"], "test_loss") == ""
 
 
-def test_a_report_imports_no_torch() -> None:
-    modules = "reports.output.page, reports.output.files, reports.output.compare, reports.output.seeds"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+BARE = """
+import sys
+LACKING = {"torch", "transformers", "triton", "tokenizers", "datasets", "safetensors", "huggingface_hub"}
+LACKING |= {"pyarrow", "psycopg", "statsmodels", "sklearn", "tensorboard", "selenium"}
+
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in LACKING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Bare())
+import cli
+for words in sys.argv[1:]:
+    sys.argv = ["cli.py", *words.split()]
+    try:
+        cli.main()
+    except SystemExit as leaving:
+        print("\\nCODE", leaving.code, words, flush=True)
+"""
+
+
+def test_reading_needs_no_torch_and_what_does_says_so(store: Store, tmp_path: Path) -> None:
+    store.write(lambda c: (add_study(c, "mine"), add_study(c, "other", 0.2)))
+    read = ("status", "show 1", "digest", "report", "report --format html", "export", "compare mine other")
+    read += ("power --study mine --difference 0.1",)
+    lacking = ("export --format parquet", "enqueue --grid factorial --scale smoke --corpus bundled")
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *read, *lacking],
+        cwd=tmp_path,
+        env={**environment(), "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    codes = [line for line in done.stdout.splitlines() if line.startswith("CODE")]
+    assert codes == [*(f"CODE 0 {words}" for words in read), *(f"CODE 69 {words}" for words in lacking)]
+    assert "error: pyarrow is not installed: `pip install -r requirements.txt`" in done.stderr
+    assert "error: tokenizers is not installed: " in done.stderr
