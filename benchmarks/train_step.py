@@ -197,6 +197,8 @@ def median_of(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
+    from model.processor import processor
+
     config = configuration(options)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -211,12 +213,6 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_step": config.train.tokens_per_step,
         "mflop_per_token": flops_per_token(config) / 1e6,
     }
-
-
-def processor() -> str:
-    from model.training.checkpoint import _processor
-
-    return _processor()
 
 
 def print_table(report: dict[str, Any]) -> None:

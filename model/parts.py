@@ -81,11 +81,6 @@ class ModelConfig:
         idle = self.n_layers * (self.n_experts - self.top_k)
         return self.total_parameters - idle * self.expert_parameters
 
-    @property
-    def parameters_outside_experts(self) -> int:
-        """The published study's "active" count, which leaves out every expert."""
-        return self.total_parameters - self.n_layers * self.n_experts * self.expert_parameters
-
 
 @dataclass(frozen=True)
 class RoutingConfig:

@@ -325,3 +325,30 @@ def described(engine: sa.Engine) -> dict[str, object]:
     }
     views = {name: " ".join((inspector.get_view_definition(name) or "").split()) for name in schema.VIEWS}
     return {**tables, **views}
+
+
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs learn to count instead of reading a corpus."""
+    from model.training import state
+    from tests.training_runs import Numbers
+
+    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
+
+
+@pytest.fixture
+def counting(numbers: None) -> None:
+    """The same in one thread: bits depend on how many there are."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
+    """A study with curves, which no test changes."""
+    from tests import report_fixtures
+
+    with report_fixtures.opened(tmp_path_factory.mktemp("curved")) as connection:
+        report_fixtures.curved_study(connection)
+        yield connection

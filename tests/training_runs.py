@@ -115,3 +115,8 @@ def same_tensors(one: str, other: str) -> bool:
     """Whether two checkpoints hold the same bits: weights, optimizers, streams and series."""
     first, second = dict(tensors(one)), dict(tensors(other))
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def column(events: list[Any], name: str) -> list[float]:
+    """What the training steps measured under this name, in order."""
+    return [e.values[name] for e in events if isinstance(e, Measured) and e.split == "train"]

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from model.config import canonical_json
 from model.engines.device import facts
+from model.processor import processor
 
 FORMAT = 1
 """Refused when it differs: raise it when the names or meanings of the contents change."""
@@ -71,7 +71,7 @@ def numeric_environment(
     return {
         "source": source,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else processor(),
         "device_type": device.type,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
@@ -186,13 +186,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _processor() -> str:
-    """The CPU's model name; kernels choose their path by it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

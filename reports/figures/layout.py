@@ -20,6 +20,7 @@ from reports.reading.study import Cell, Study
 from reports.statistics.families import baseline_cell
 from reports.tables import plain
 from runner.queue.series import candidates, chosen
+from runner.queue.where import written
 
 MAX_PANELS, MAX_LEVELS, MAX_CONDITIONS, MAX_SEEDS = 4, 8, 12, 12
 """More would not be told apart; captions say when something is left out."""
@@ -52,7 +53,7 @@ def arrange(data: StudyData) -> Layout:
     panels: Panels = []
     for combination in combinations[:MAX_PANELS]:
         within = {**fixed, **dict(zip(others, combination, strict=True))}
-        title = ", ".join(f"{name}={within[name]}" for name in others)
+        title = written({name: within[name] for name in others})
         cells = [(plain(level), study.cell({**within, lines: level})) for level in levels]
         panels.append((plain(title), cells))
     left_out = len(combinations) > MAX_PANELS or len(varied[lines]) > MAX_LEVELS

@@ -27,7 +27,7 @@ from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import LOAD, Measure
 from reports.reading.origin import configurations, distinct, flatten
-from reports.reading.rows import by_seed, recorded
+from reports.reading.rows import by_seed, counted, recorded
 from reports.reading.units import UnknownOption
 from reports.sections.answer import Answer
 from reports.sections.provenance import corpus_line, protocol_line
@@ -145,7 +145,7 @@ def _better(first: StudyData, second: StudyData, metric: Measure, apart: list[Co
     ]
     if not told:
         return f"Their values of {name} are not shown to differ in any condition."
-    return f"Of {len(apart)} condition{'s' * (len(apart) != 1)}, {listed(told)}; {ways.count(0)} are open."
+    return f"Of {counted(len(apart), 'condition')}, {listed(told)}; {ways.count(0)} are open."
 
 
 def _obstacles(first: StudyData, second: StudyData) -> tuple[tuple[str, str], ...]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from reports.reading.frames import choose_study, runs
 from reports.reading.study import Study
 from runner.queue.schema import metrics
+from runner.queue.where import written
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}
 _AT_ONCE = 1_000
@@ -92,7 +93,7 @@ def _runs(connection: sa.Connection, study: Study) -> Iterator[Run]:
         ).all()
         if not rows:
             continue
-        cell = ",".join(f"{name}={value}" for name, value in study.values(job["cell"]).items())
+        cell = written(study.values(job["cell"]), ",")
         safe = re.sub(r"[^\w.,=+-]", "_", f"{cell},seed={job['seed']}")[:120]
         yield Run(
             name=f"job-{job['job_id']},{safe}",

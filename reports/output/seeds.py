@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from reports.reading.frames import StudyData, choose_study, load
+from reports.reading.rows import counted
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
 from reports.sections.costs import seconds_a_seed
@@ -159,7 +160,7 @@ def _plan(data: StudyData, target: Target, wanted: list[Need], stated: str, is_d
         return Plan(name, "\n".join(lines), "")
     if is_difference:
         lines.append("The final intervals take their sd from the added seeds: this plan used the others'.")
-    lines.append(f"{missing} more seed{'s' * (missing != 1)}, decided now, before they run:")
+    lines.append(f"{counted(missing, 'more seed')}, decided now, before they run:")
     first = there[-1] + 1
     more = f"{first}..{first + missing - 1}" if missing > 1 else str(first)
     return Plan(name, "\n".join(lines), more, total=seeds)

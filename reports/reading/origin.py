@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.reading.frames import StudyData
+from reports.reading.rows import counted
 
 NOT_RECORDED = "not recorded"
 SOURCE = "source_sha256"
@@ -32,10 +33,10 @@ class Environment:
 
     def all_of(self, key: str) -> str:
         """What the finished runs had under a key of their provenance, with counts where they differ."""
-        counted = distinct(self.made_by.get(key, {}).values())
-        if len(counted) <= 1:
-            return next(iter(counted), NOT_RECORDED)
-        return ", ".join(f"{value} ({n} run{'s' * (n != 1)})" for value, n in counted.items())
+        shares = distinct(self.made_by.get(key, {}).values())
+        if len(shares) <= 1:
+            return next(iter(shares), NOT_RECORDED)
+        return ", ".join(f"{value} ({counted(n, 'run')})" for value, n in shares.items())
 
 
 def observe(data: StudyData) -> Environment:
@@ -91,7 +92,7 @@ def differences(values: Values, jobs: Iterable[int]) -> list[str]:
     for key, by_job in values.items():
         shares = distinct([by_job.get(job, NOT_RECORDED) for job in jobs])
         if len(shares) > 1:
-            told = ", ".join(f"{value} ({n} run{'s' * (n != 1)})" for value, n in shares.items())
+            told = ", ".join(f"{value} ({counted(n, 'run')})" for value, n in shares.items())
             lines.append(f"{key}: {told}")
     return lines
 

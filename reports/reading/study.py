@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from reports.reading.measures import Measure, measure, results
+from runner.queue.where import written
 
 Cell = tuple[Any, ...]
 """The factors' values of a condition, in the grid's order."""
@@ -153,7 +154,7 @@ class Study:
 
     def label(self, cell: Cell) -> str:
         """`noise_std=0.0, load_balancing_weight=0.01`."""
-        return ", ".join(f"{factor}={value}" for factor, value in self.values(cell).items()) or "all runs"
+        return written(self.values(cell)) or "all runs"
 
 
 def _hashable(value: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from reports.reading.measures import Measure
+from reports.reading.rows import counted
 from reports.reading.study import Cell
 from reports.sections import head
 from reports.sections.contrasts import provisional
@@ -230,7 +231,7 @@ def _alone(analysis: Analysis) -> str:
     values = finite(analysis.blocks.column(cell)) if analysis.blocks is not None else finite([])
     if not values.size:
         return "Nothing can be said yet: no run has a result."
-    seeds = f"{values.size} seed{'s' * (values.size != 1)}"
+    seeds = counted(values.size, "seed")
     mean = _level(analysis, cell, float(values.mean()), " is ")
     return f"There is one condition, and nothing to compare it with: its {mean} over {seeds}."
 
@@ -254,7 +255,7 @@ def _effect(analysis: Analysis, family: TestedFamily) -> str:
     others = sorted({name for effect in family.depends_on for name in effect.factors} - {factor})
     text += f", on average; how much depends on {listed(others)}." if others else "."
     more = len(found) - _MOST_LEVELS
-    return f"{text} Its {more} further level{'s' * (more != 1)} stand below." if more > 0 else text
+    return f"{text} Its {counted(more, 'further level')} stand below." if more > 0 else text
 
 
 def _phrase(analysis: Analysis, tested: Tested, first: bool) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.measures import AUX_LOSS, LOAD, Measure
-from reports.reading.rows import by_seed, recorded
+from reports.reading.rows import by_seed, counted, recorded
 from reports.reading.series import LOSS_SE
 from reports.reading.study import Cell, Study
 from reports.sections.load import dead
@@ -85,7 +85,7 @@ def _sampling_error(data: StudyData) -> tuple[str, ...]:
     return (
         f"The held-out text is a sample, too: a run's val loss has a standard error of "
         f"{number(float(errors.mean()), 4)} nats per token over its windows (the mean of "
-        f"{errors.size} run{'s' * (errors.size != 1)}). All conditions share that text, so it says how far "
+        f"{counted(errors.size, 'run')}). All conditions share that text, so it says how far "
         "the losses would move together on another one; it is not the interval over seeds.",
     )
 

@@ -10,6 +10,7 @@ import math
 
 from reports.reading.looks import Outcome
 from reports.reading.measures import Measure
+from reports.reading.rows import counted
 from reports.sections.contrasts import diverged, provisional
 from reports.statistics.analysis import Analysis
 from reports.statistics.anova import Effect
@@ -83,7 +84,7 @@ def _diverging(label: str, failures: Failures, tests: int) -> str:
 
 def _sentence(judged: Judged) -> str:
     """`SUPPORTED: the claim. a against b: worse, val_loss +0.0093 … . What qualifies it.`"""
-    seeds = f"{judged.to_come} seed{'s' * (judged.to_come != 1)}"
+    seeds = counted(judged.to_come, "seed")
     mark = f"PROVISIONAL: {seeds} to come. " if judged.to_come else ""
     text = f"{mark}{judged.verdict}: {judged.name}. {judged.what}: {judged.word}, "
     if not judged.weights:
@@ -102,7 +103,7 @@ def _numbers(
     metric, low, high = known.column, contrast.low, contrast.high
     if not contrast.n:
         return f"no seed has every condition of it with {metric}."
-    seeds = f"n = {contrast.n} seed{'s' * (contrast.n != 1)}"
+    seeds = f"n = {counted(contrast.n, 'seed')}"
     if low == high == 0:
         return f"{metric} is the same in every seed ({seeds})."
     estimate = f"{metric} {_difference(known, contrast, ratio)}"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.origin import NOT_RECORDED, SOURCE, Environment, distinct, short
+from reports.reading.rows import counted
 from reports.reading.study import Study, Target
 from reports.sections.head import comma, never_enqueued, percent, seed_span, states
 from reports.statistics.analysis import Analysis
@@ -95,11 +96,8 @@ def newest_record(data: StudyData) -> float:
 def _design(data: StudyData) -> str:
     levels = [f"{factor} {{{comma(values)}}}" for factor, values in data.study.factors.items()]
     seeds = f"seeds {{{seed_span(sorted(set(data.runs['seed'])))}}}"
-    conditions = len(data.cells)
-    return (
-        f"{' × '.join([*levels, seeds])}: {conditions} condition{'s' * (conditions != 1)}, "
-        f"{len(data.runs)} run{'s' * (len(data.runs) != 1)}"
-    )
+    size = f"{counted(len(data.cells), 'condition')}, {counted(len(data.runs), 'run')}"
+    return f"{' × '.join([*levels, seeds])}: {size}"
 
 
 def _levels(study: Study) -> tuple[Fact, ...]:
@@ -134,7 +132,7 @@ def _declared(data: StudyData) -> str:
     if study.imported_from is not None:
         return "nothing that is known: the results were imported"
     claims = study.claims
-    named = f"{len(claims)} claim{'s' * (len(claims) != 1)}" if claims else "no claims"
+    named = counted(len(claims), "claim") if claims else "no claims"
     return (
         f"factors, seeds, baseline, primary metric, margins and {named}, in the grid "
         f"{study.grid.get('name') or NOT_RECORDED}, {instant(study.created_at)}{_added(data)}"
@@ -146,7 +144,7 @@ def _added(data: StudyData) -> str:
     if plan := data.study.looks:
         at = comma(plan["seeds"])
         return f"; looks at {at} seeds, {plan['spending']} spending, which queue what is needed"
-    told = [(a.at, f"{a.runs} run{'s' * (a.runs != 1)} on {instant(a.at)}") for a in data.additions]
+    told = [(a.at, f"{counted(a.runs, 'run')} on {instant(a.at)}") for a in data.additions]
     told += [
         (p.at, f"(planned on {instant(p.at)}: {p.total} seeds in all, for a {p.rule} of {p.value:.4g})")
         for p in data.plans
@@ -281,7 +279,7 @@ def _code(environment: Environment) -> str:
     if not environment.made_by:
         return NOT_RECORDED
     dirty = sum("true" in value for value in environment.made_by.get("git_dirty", {}).values())
-    changed = f"; with uncommitted changes in {dirty} run{'s' * (dirty != 1)}" if dirty else ""
+    changed = f"; with uncommitted changes in {counted(dirty, 'run')}" if dirty else ""
     source = f"source {short(environment.all_of(SOURCE))}, " if SOURCE in environment.made_by else ""
     return f"{source}commit {environment.all_of('git_commit')}{changed}"
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg, stats
 
+from reports.reading.rows import counted
 from reports.reading.study import Study
 from reports.statistics.blocks import Blocks
 from reports.statistics.inference import ALPHA, ROUNDING, Array, unrounded
@@ -106,7 +107,7 @@ def analyse(study: Study, matrix: Blocks) -> Variance | str:
         return f"no run of {study.label(empty[0])}{more} has a result"
     seeds, values = matrix.complete(cells)
     if len(seeds) < 2:
-        return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every condition finished; two are needed"
+        return f"{counted(len(seeds), 'seed')} with every condition finished; two are needed"
     rounding = ROUNDING * np.abs(values).max()
     if np.ptp(values, axis=1).max() <= rounding:
         return "the conditions are equal within every seed: there is no variance to explain"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from reports.reading.rows import counted
 from reports.reading.study import Study
 from reports.statistics.blocks import Blocks
 from reports.statistics.inference import ALPHA, ROUNDING, Array, Contrast, family, weighted_contrast
@@ -118,7 +119,7 @@ def respond(study: Study, matrix: Blocks, factor: str) -> Response | str:
     complete = np.isfinite(by_level).all(axis=1)
     values, seeds = by_level[complete], tuple(np.asarray(matrix.seeds)[complete].tolist())
     if len(seeds) < 2:
-        return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} with every level finished; two are needed"
+        return f"{counted(len(seeds), 'seed')} with every level finished; two are needed"
     if np.ptp(values, axis=1).max() <= ROUNDING * np.abs(values).max():
         return "the levels are equal within every seed: there is no response"
     return fit(factor, np.array(levels, dtype=float), values, seeds)

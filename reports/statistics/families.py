@@ -16,6 +16,7 @@ from typing import Any
 from reports.reading.frames import StudyData
 from reports.reading.study import Cell, Study
 from reports.statistics.blocks import Weights
+from runner.queue.where import written
 
 MAX_TESTS = 60
 """A family with more tests is not printed: its correction would leave nothing to be found."""
@@ -180,10 +181,9 @@ def _simple(study: Study, factor: str, pairs: list[tuple[Any, Any]]) -> Iterator
     others = {name: levels for name, levels in study.factors.items() if name != factor}
     for levels in itertools.product(*others.values()):
         within = dict(zip(others, levels, strict=True))
-        where = ", ".join(f"{name}={level}" for name, level in within.items())
         for later, earlier in pairs:
             weights = difference(study, {**within, factor: later}, {**within, factor: earlier})
-            yield Comparison(f"{factor} {later} - {earlier} at {where}", weights)
+            yield Comparison(f"{factor} {later} - {earlier} at {written(within)}", weights)
 
 
 def _interactions(

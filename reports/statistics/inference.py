@@ -134,17 +134,6 @@ def family(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return [contrast.corrected(max(1, tests)) for contrast in contrasts]
 
 
-def paired_contrast(treated: npt.ArrayLike, baseline: npt.ArrayLike) -> Contrast:
-    """Compare two conditions, paired by seed. Shapes: (S,) and (S,), the same seeds in the same order.
-
-    A pair with a value missing or not finite is dropped.
-    """
-    first, second = np.asarray(treated, dtype=float), np.asarray(baseline, dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs: {first.size} and {second.size} values; give both the same seeds in order")
-    return weighted_contrast(np.stack([first, second], axis=-1), [1.0, -1.0])
-
-
 def weighted_contrast(
     values: npt.ArrayLike, weights: npt.ArrayLike, spread_of: npt.ArrayLike | None = None
 ) -> Contrast:

@@ -20,6 +20,7 @@ from reports.statistics.failures import Failures
 from reports.statistics.families import difference, left_out
 from reports.statistics.inference import NOTHING, Contrast, equivalence, family
 from reports.statistics.words import Kind, Verdict, Word, verdict, word
+from runner.queue.where import written
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def asked(data: StudyData) -> list[Asked]:
 
 def describe(claim: Mapping[str, Any]) -> str:
     """What a claim compares, in words."""
-    text = f"{_levels(claim['compare'])} against {_levels(claim['against'])}"
+    text = f"{written(claim['compare'])} against {written(claim['against'])}"
     for factor, (first, second) in (claim.get("interaction") or {}).items():
         text = f"({text}) at {factor}={first} against the same at {factor}={second}"
     return text
@@ -189,7 +190,3 @@ def _qualifiers(claim: Mapping[str, Any], analysis: Variance | str) -> tuple[Eff
 def _margin(study: Study, claim: Mapping[str, Any]) -> float:
     margin = claim.get("margin") or study.target(claim["metric"]).margin
     return math.nan if margin is None else float(margin)
-
-
-def _levels(levels: Mapping[str, Any]) -> str:
-    return ", ".join(f"{factor}={level}" for factor, level in levels.items())

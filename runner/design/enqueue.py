@@ -24,6 +24,7 @@ from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import OPEN, studies
 from runner.queue.schema import jobs as jobs_table
+from runner.queue.where import written
 
 
 def enqueue(
@@ -212,8 +213,7 @@ def _close(name: str, factors: dict[str, list[Any]]) -> list[str]:
 
 def _short(value: Any) -> str:
     """A declaration in up to 40 characters; empty if it is longer, or a list of claims."""
-    cell = isinstance(value, dict)
-    text = ",".join(f"{key}={inner}" for key, inner in value.items()) or "none" if cell else repr(value)
+    text = written(value, ",") or "none" if isinstance(value, dict) else repr(value)
     return text if len(text) <= 40 and not isinstance(value, list) else ""
 
 

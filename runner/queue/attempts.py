@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from runner.queue.schema import OPEN, attempts, checkpoints, events, jobs, results, studies
 from runner.queue.store import now
+from runner.queue.where import written
 
 FINAL_CAUSES = frozenset({"bad_config", "diverged"})
 """Causes after which a job is failed at once: another try would end the same way."""
@@ -79,8 +80,7 @@ class Lease:
     @property
     def label(self) -> str:
         """How people name the job."""
-        cell = [f"{name}={value}" for name, value in self.cell.items()]
-        return f"job {self.job_id} ({', '.join([*cell, f'seed={self.seed}'])})"
+        return f"job {self.job_id} ({written({**self.cell, 'seed': self.seed})})"
 
 
 @dataclass(frozen=True)

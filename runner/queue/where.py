@@ -32,6 +32,11 @@ _TOKEN = re.compile(
 )
 
 
+def written(values: Mapping[str, Any], between: str = ", ") -> str:
+    """A cell, or some of its factors, as people read it: `noise_std=0.1, top_k=2`. Empty for none."""
+    return between.join(f"{name}={value}" for name, value in values.items())
+
+
 class WhereError(ConfigError):
     """The condition cannot be read: where, and what would be right."""
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from runner.queue.where import written
+
 LEVELS = "▁▂▃▄▅▆▇█"
 
 
@@ -82,8 +84,7 @@ def size(size_bytes: float) -> str:
 
 def label(cell: Mapping[str, Any], seed: int | None = None) -> str:
     """A cell as people name it, and as `show` takes it: noise_std=0.1,top_k=2,seed=43."""
-    parts = [f"{name}={value}" for name, value in cell.items()]
-    return plain(",".join([*parts, *([] if seed is None else [f"seed={seed}"])])) or "all"
+    return plain(written({**cell, **({} if seed is None else {"seed": seed})}, ",")) or "all"
 
 
 def more(total: int, shown: int, of: str = "") -> list[str]:

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from model.processor import processor
+
 PROJECT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "numpy", "transformers", "datasets", "tokenizers", "sqlalchemy", "pandas", "pysqlite3")
 
@@ -26,7 +28,7 @@ def of_this_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "processor": _processor(),
+        "processor": processor(),
     }
 
 
@@ -61,12 +63,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -20,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from runner.design.program import COPIES
+from runner.design.program import COPIES, digest_of
 from runner.work.provenance import PROJECT, code
 
 FOLDER = "source"
@@ -51,7 +49,7 @@ class Source:
     @cached_property
     def sha256(self) -> str:
         """Of every path and content."""
-        return _sha256(self.files)
+        return digest_of(self.files)
 
     def provenance(self) -> dict[str, Any]:
         """As it is recorded with an attempt."""
@@ -98,7 +96,7 @@ def keep_program(files: Mapping[str, bytes], runs: Path) -> None:
         OSError: it cannot be written.
     """
     if files:
-        folder = runs / COPIES / _sha256(files)
+        folder = runs / COPIES / digest_of(files)
         folder.mkdir(parents=True, exist_ok=True)
         _mend(folder, files)
 
@@ -124,7 +122,7 @@ def copies(runs: Path) -> list[Path]:
 
 def is_whole(copy: Path) -> bool:
     """Whether a copy's content is what its name says."""
-    return _sha256(_without_blocks(_read(copy))) == copy.name
+    return digest_of(_without_blocks(_read(copy))) == copy.name
 
 
 def _look(project: Path) -> Source:
@@ -138,11 +136,6 @@ def _is_source(path: Path, project: Path) -> bool:
     """Neither compiled nor an editor's own file."""
     parts = path.relative_to(project).parts
     return COMPILED not in parts and not path.name.startswith((".", "#")) and not path.name.endswith("~")
-
-
-def _sha256(files: Mapping[str, bytes]) -> str:
-    each = [[name, hashlib.sha256(content).hexdigest()] for name, content in sorted(files.items())]
-    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 
 def _blocks(names: Iterable[str]) -> dict[str, bytes]:

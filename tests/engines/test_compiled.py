@@ -15,10 +15,8 @@ import torch
 from model.config import RoutingConfig
 from model.events import Checkpointed, Request
 from model.network.transformer import build
-from model.training import state
 from tests.training_runs import (
     TINY,
-    Numbers,
     checkpoints,
     measured,
     run,
@@ -32,14 +30,8 @@ COMPILED = ONE_LAYER.with_values({"engine": "compiled", "steps": 16})
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU"),
+    pytest.mark.usefixtures("counting"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _counting_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs learn to count instead of reading a corpus; bits depend on the thread count."""
-    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
-    torch.set_num_threads(1)
 
 
 def graphs() -> int:

@@ -19,9 +19,8 @@ from model.config import RoutingConfig, RunConfig
 from model.engines import choice, cpu, cpu_experts, cuda, head, plain
 from model.engines.dropout import Keep
 from model.network.transformer import build, rotary_tables
-from model.training import state
 from model.training.optimizer import orthogonalize, orthogonalize_singly
-from tests.training_runs import TINY, Numbers, measured, run
+from tests.training_runs import TINY, measured, run
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -33,12 +32,6 @@ def settled() -> Any:
     torch.set_num_threads(1)
     yield
     cpu_experts.choose(False)
-
-
-@pytest.fixture
-def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs learn to count instead of reading a corpus."""
-    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
 
 
 @pytest.fixture

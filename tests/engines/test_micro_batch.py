@@ -9,24 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
-from model.events import Measured
 from model.network.transformer import LanguageModel
-from model.training import state
-from tests.training_runs import TINY, Numbers, measured, run
+from tests.training_runs import TINY, column, measured, run
 
-
-@pytest.fixture(autouse=True)
-def _counting_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs learn to count instead of reading a corpus; bits depend on the thread count."""
-    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
-    torch.set_num_threads(1)
-
-
-def column(events: list[Any], name: str) -> list[float]:
-    return [e.values[name] for e in events if isinstance(e, Measured) and e.split == "train"]
+pytestmark = pytest.mark.usefixtures("counting")
 
 
 def test_pieces_equal_the_whole_step_up_to_rounding_where_nothing_is_drawn(tmp_path: Path) -> None:

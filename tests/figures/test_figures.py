@@ -6,7 +6,6 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,14 +34,6 @@ ALL = [
     *("load-by-layer", "load-over-training", "layer-load-over-training", "usage"),
 ]
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \ud800 é漢"
-
-
-@pytest.fixture(scope="module")
-def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
-    """A study with curves, which no test changes."""
-    with made.opened(tmp_path_factory.mktemp("curved")) as connection:
-        made.curved_study(connection)
-        yield connection
 
 
 @pytest.fixture(scope="module")

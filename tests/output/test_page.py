@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,6 @@ from tests.output import test_report_page as edge
 
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & \x1b[31m \u202e"
 VOID = {"meta", "br", "img", "path", "use", "rect"}
-
-
-@pytest.fixture(scope="module")
-def curved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Connection]:
-    """A study with curves, which no test changes."""
-    with made.opened(tmp_path_factory.mktemp("curved")) as connection:
-        made.curved_study(connection)
-        yield connection
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,6 @@ def test_parameter_counts_of_the_published_model() -> None:
     assert model.muon_parameters == 60_180_480
     assert model.adamw_parameters == 18_879_360
     assert model.active_parameters == 36_592_512
-    assert model.parameters_outside_experts == 22_436_736
 
 
 def test_parameter_counts_by_hand_for_a_small_model() -> None:
@@ -67,7 +66,6 @@ def test_parameter_counts_by_hand_for_a_small_model() -> None:
     assert model.muon_parameters == attention + gate + 3 * expert
     assert model.adamw_parameters == embedding + norms
     assert model.active_parameters == attention + gate + expert + embedding + norms
-    assert model.parameters_outside_experts == model.total_parameters - 3 * expert
 
 
 def test_derived_quantities() -> None:

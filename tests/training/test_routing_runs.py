@@ -14,11 +14,10 @@ from torch import Tensor
 from model.config import RunConfig
 from model.engines import choice as engines
 from model.engines.choice import operations
-from model.events import Finished, Measured, Request
+from model.events import Finished, Request
 from model.network.moe import MoE, Routing, shift_bias
 from model.network.transformer import LanguageModel, build
 from model.randomness import stream_seed
-from model.training import state
 from model.training.evaluation import Tally
 from model.training.optimizer import Optimizers, muon_matrices
 from model.training.weights import load_weights
@@ -26,6 +25,7 @@ from tests.training_runs import (
     TINY,
     Numbers,
     checkpoints,
+    column,
     measured,
     run,
     run_until,
@@ -46,15 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _counting_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs learn to count instead of reading a corpus; bits depend on the thread count."""
-    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
-    torch.set_num_threads(1)
-
-
-def column(events: list[Any], name: str) -> list[float]:
-    return [e.values[name] for e in events if isinstance(e, Measured) and e.split == "train"]
+pytestmark = pytest.mark.usefixtures("counting")
 
 
 # The default is what it was

@@ -40,6 +40,7 @@ from tests.training_runs import (
     TINY,
     Numbers,
     checkpoints,
+    column,
     measured,
     run,
     run_until,
@@ -58,19 +59,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs learn to count instead of reading a corpus."""
-    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
-
-
 def finished(events: list[Event]) -> dict[str, Any]:
     assert isinstance(events[-1], Finished)
     return events[-1].results
-
-
-def column(events: list[Event], name: str) -> list[float]:
-    return [e.values[name] for e in events if isinstance(e, Measured) and e.split == "train"]
 
 
 # What it computes

@@ -17,18 +17,13 @@ from model.config import ConfigError
 from model.events import Finished, NotSaved
 from model.text.dataset import prepare
 from model.text.tokenizer import load_tokenizer
-from model.training import state
 from model.training.loop import train
 from model.training.weights import load_weights, save_weights
 from runner.queue.store import open_store
 from tests.conftest import PROJECT, results_bits, row, rows
 from tests.training_runs import TINY, Numbers, measured, run, timeless
 
-
-@pytest.fixture(autouse=True)
-def _counting_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "prepare", lambda config, _: Numbers(config))
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("counting")
 
 
 def results(events: list[Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from runner.work import source
 from runner.work.options import slots
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
 from tests.injection import GATE, inject
+from tests.work.night import wait_for
 
 GRID = TINY_GRID.replace("[0.0, 0.5]", "[0.5]").replace("noise_std = 0.0", "noise_std = 0.5")
 BREAKS = "\nraise RuntimeError('edited in the night')\n"
@@ -118,13 +119,6 @@ def night(project: Path, tmp_path: Path, cache_dir: Path) -> Iterator[Night]:
         process.kill()
         process.communicate()
     made.store.close()
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.01)
 
 
 def wait_for_line(worker: subprocess.Popen[str], text: str) -> None:
