@@ -118,11 +118,7 @@ class RunConfig:
         return cls().with_values(flatten(values))
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
-        """A copy with dotted or short keys replaced, checked together once all are in place.
-
-        Raises:
-            ConfigError: a key is unknown or ambiguous, or a value is refused.
-        """
+        """A copy with dotted or short keys replaced, checked together once all are in place."""
         dotted = {full_key(key): value for key, value in values.items()}
         return cast("RunConfig", fields.with_values(self, dotted))
 
@@ -175,9 +171,5 @@ def all_keys() -> list[str]:
 
 
 def full_key(key: str) -> str:
-    """The dotted form of a dotted or short key.
-
-    Raises:
-        ConfigError: no field has that name, or several have.
-    """
+    """The dotted form of a dotted or short key."""
     return fields.full_key(all_keys(), key, CALLED_ELSEWHERE)

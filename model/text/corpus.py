@@ -133,11 +133,7 @@ def open_tokenizer(data: DataConfig, cache_dir: Path) -> Tokenizer:
 def _resolve_smollm(
     tokenizer: str | None, data: DataConfig, cache_dir: Path, attempts: int
 ) -> tuple[DataConfig, int]:
-    """Take the stored text, else fetch it.
-
-    Raises:
-        HubFailed: text or tokenizer is not stored and the hub did not give it.
-    """
+    """Take the stored text, else fetch it."""
     revision = hub.cached_corpus(cache_dir, data.documents) or hub.corpus_revision(attempts)
     hub.corpus_file(cache_dir, revision, data.documents)
     data = replace(data, corpus="smollm", corpus_id=f"{revision}{_NORMALISED}")
@@ -145,12 +141,7 @@ def _resolve_smollm(
 
 
 def _with_tokenizer(data: DataConfig, name: str, cache_dir: Path) -> tuple[DataConfig, int]:
-    """Freeze a tokenizer by its bundled name, folder or hub id.
-
-    Raises:
-        ConfigError: there is none of that name, or it cannot be used.
-        HubFailed: it is the hub's, and the hub did not give it.
-    """
+    """Freeze a tokenizer by its bundled name, folder or hub id."""
     if name in BUNDLED:
         tokenizer_id = tokenizer_fingerprint(name)
     elif name and _absolute(name).exists():
@@ -177,11 +168,7 @@ def _text_path(data: DataConfig) -> Path:
 
 
 def _absolute(name: str) -> Path:
-    """The path that a worker in another folder would find too.
-
-    Raises:
-        ConfigError: the system cannot hold it as a path.
-    """
+    """The path that a worker in another folder would find too."""
     try:
         path = Path(name).expanduser().resolve()
         path.exists()
@@ -192,11 +179,7 @@ def _absolute(name: str) -> Path:
 
 
 def _user_path(corpus: str) -> Path:
-    """A corpus that is neither of the known names.
-
-    Raises:
-        ConfigError: there is nothing there.
-    """
+    """A corpus that is neither of the known names."""
     path = _absolute(corpus)
     if not corpus or not path.exists():
         raise ConfigError(
@@ -211,11 +194,7 @@ def _identity(path: Path) -> str:
 
 
 def _survey(path: Path, data: DataConfig) -> str:
-    """Read what the runs will read, and say it in one line: a broken line is found at enqueue.
-
-    Raises:
-        ConfigError: it cannot be read, or has no text.
-    """
+    """Read what the runs will read, and say it in one line: a broken line is found at enqueue."""
     account = Account(corpus_files(path))
     for _ in read_documents(path, data.document_characters, data.documents, data.text_column, account):
         pass

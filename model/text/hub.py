@@ -209,11 +209,7 @@ def _flat(hub_id: str) -> str:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Do it on a daemon thread and give up after `seconds`: a silent name server has no timeout.
-
-    Raises:
-        TimeoutError: it took longer.
-    """
+    """Do it on a daemon thread and give up after `seconds`: a silent name server has no timeout."""
     done: list[T] = []
     failed: list[BaseException] = []
 

@@ -159,11 +159,7 @@ def _evaluation_is_due(run: State) -> bool:
 
 
 def _evaluate(run: State, split: str) -> Generator[Event, None, Evaluation | None]:
-    """One pass over a held-out split, sent as one Measured; None where the split has no windows.
-
-    Raises:
-        Diverged: the validation loss is not finite.
-    """
+    """One pass over a held-out split, sent as one Measured; None where the split has no windows."""
     yield from read_series(run)
     run.clock.lap("training")
     held_out = run.data.held_out(split)

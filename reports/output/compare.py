@@ -55,7 +55,6 @@ def compare_studies(connection: sa.Connection, first: str, second: str, db: str 
     """The comparison as markdown.
 
     Raises:
-        NoSuchStudy: one of them is not in the database.
         UnknownOption: it is one study twice, or the second does not measure what the first is about.
     """
     if first == second:

@@ -61,9 +61,6 @@ def export(
 
     Numbers keep every digit; a missing value is empty in CSV and null elsewhere; 1 GB is 10^9 bytes. JSON is
     a list of objects, a row each, as `pandas.read_json` reads it.
-
-    Raises:
-        NoSuchStudy: there is none of that name, or none at all.
     """
     chosen, _ = choose_study(connection, study)
     read = {"runs": _runs, "metrics": _metrics, "counts": _counts}[table]

@@ -40,7 +40,6 @@ def gather(connection: sa.Connection, study: str | None, options: Options) -> Ma
     """Read what the report needs, and no series unless figures are drawn.
 
     Raises:
-        NoSuchStudy: there is none of that name, or none at all.
         UnknownOption: no such format.
     """
     if options.format not in FORMATS:
@@ -90,21 +89,13 @@ def produce(material: Material, options: Options, runs_dir: Path) -> dict[str, b
 
 
 def first_screen(connection: sa.Connection, study: str) -> str:
-    """The first screen of a study, as markdown.
-
-    Raises:
-        NoSuchStudy: there is none of that name.
-    """
+    """The first screen of a study, as markdown."""
     options = Options(brief=True)
     return produce(gather(connection, study, options), options, Path())["report.md"].decode()
 
 
 def revealed(connection: sa.Connection, study: str) -> str:
-    """The test split's section alone, as markdown, for the command that reveals it.
-
-    Raises:
-        NoSuchStudy: there is none of that name.
-    """
+    """The test split's section alone, as markdown, for the command that reveals it."""
     section = held_out(analyse(load(connection, choose_study(connection, study)[0]), Options()))
     return f"{markdown_section(section)}\n" if section else ""
 

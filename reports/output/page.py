@@ -58,11 +58,7 @@ def page(report: Report, runs: list[RunPage]) -> str:
 
 
 def first_screen(connection: sa.Connection, study: str) -> str:
-    """The page's first screen alone, as HTML that is safe to stand in another page with `page.css`.
-
-    Raises:
-        ConfigError: there is no study of that name.
-    """
+    """The page's first screen alone, as HTML that is safe to stand in another page with `page.css`."""
     analysis = analyse(load(connection, choose_study(connection, study)[0]), Options())
     found = answer(analysis)
     made = _environment().get_template("answer.html.jinja").module

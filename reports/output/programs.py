@@ -61,7 +61,6 @@ def export_to(connection: sa.Connection, program: str, where: str, study: str | 
     Raises:
         ExtraMissing: the program's package is not installed.
         NotTaken: it refused what it was given.
-        NoSuchStudy: there is none of that name, or none at all.
     """
     write = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}[program]
     module = _module({"tensorboard": "tensorboard.summary"}.get(program, program), program)

@@ -53,7 +53,6 @@ def plan(
     """Plan for one of the two: a difference to be found with 80 % power, or an interval's half-width.
 
     Raises:
-        NoSuchStudy: there is none of that name.
         UnknownOption: neither or both, or one that cannot be read.
     """
     if (difference is None) == (half_width is None):
@@ -87,7 +86,6 @@ def plan_looks(
     Effects are in sd of the seeds' differences; a stated difference becomes one by the largest sd observed.
 
     Raises:
-        NoSuchStudy: there is none of that name.
         UnknownOption: a difference that cannot be read.
     """
     data = load(connection, choose_study(connection, study)[0])

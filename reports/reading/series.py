@@ -1,6 +1,7 @@
 """Series and final values: what evaluations recorded over steps, read only as far as it is needed.
 
-The test split is sealed here: its rows are read only after the study's `test_revealed_at` is set.
+The test split is sealed here: what takes a split raises SealedTestSplit for `test` until the study's
+`test_revealed_at` is set.
 A study's runs and attempts: reports/reading/frames.py. The tables: runner/queue/schema.py.
 """
 
@@ -45,9 +46,6 @@ def metrics(
     """Series over steps: job_id, step, name, value (NaN and ±inf as recorded), in that order.
 
     `only` limits it to some jobs: a figure does not need ten thousand series.
-
-    Raises:
-        SealedTestSplit: the test split, before it was revealed.
     """
     _check_seal(study, split)
     m = metrics_table.c
@@ -72,11 +70,7 @@ def names(connection: sa.Connection, split: str, only: Iterable[int]) -> list[st
 def final_metrics(
     connection: sa.Connection, study: Study, names: Iterable[str], split: str = "val"
 ) -> pd.DataFrame:
-    """Values at each job's latest evaluation: job_id, step, name, value.
-
-    Raises:
-        SealedTestSplit: the test split, before it was revealed.
-    """
+    """Values at each job's latest evaluation: job_id, step, name, value."""
     _check_seal(study, split)
     m = metrics_table.c
     statement = (
@@ -91,11 +85,7 @@ def final_metrics(
 
 
 def expert_counts(connection: sa.Connection, study: Study, split: str = "val") -> pd.DataFrame:
-    """Counts at each job's latest evaluation: job_id, step, layer, expert, tokens.
-
-    Raises:
-        SealedTestSplit: the test split, before it was revealed.
-    """
+    """Counts at each job's latest evaluation: job_id, step, layer, expert, tokens."""
     _check_seal(study, split)
     c = counts_table.c
     return whole_numbers(

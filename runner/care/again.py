@@ -137,11 +137,7 @@ def _code(runs: Path, provenance: Mapping[str, Any]) -> tuple[Path, str]:
 def _trained(
     trainer: TrainerProcess, command: Mapping[str, str], say: Callable[[str], None], name: str
 ) -> Mapping[str, Any]:
-    """The results of a run from its beginning.
-
-    Raises:
-        NotKept: it failed.
-    """
+    """The results of a run from its beginning."""
     said_at = time.monotonic()
     while not trainer.ended:
         for message in trainer.receive(1.0):

@@ -60,9 +60,6 @@ def removable(
     """The files of finished jobs, and what kills left, that are old and large enough, the oldest first.
 
     A failed or cancelled job that is retried after its checkpoints are gone starts from the beginning.
-
-    Raises:
-        ConfigError: no study of that name.
     """
     folder = runs / store.database_id
     left = [] if study else left_by_deleted(store, runs)

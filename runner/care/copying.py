@@ -52,11 +52,7 @@ def copy_store(source: str, target: str) -> Iterator[str]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """The path beside the target where the copy grows; what a killed copy left there is removed.
-
-    Raises:
-        ConfigError: there is a file of that name, or another copy to it is under way.
-    """
+    """The path beside the target where the copy grows; what a killed copy left there is removed."""
     if path.exists():
         raise ConfigError(f"{path}: exists already; name a new file")
     part = path.with_name(f"{path.name}.part")

@@ -189,11 +189,7 @@ def _ours(store: Store) -> tuple[str, str]:
 
 
 def _ask(*command: str, given: str = "") -> str:
-    """What one of Slurm's commands prints, with `given` on its standard input.
-
-    Raises:
-        NotLaunched: it failed, or Slurm does not answer.
-    """
+    """What one of Slurm's commands prints, with `given` on its standard input."""
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no output"]

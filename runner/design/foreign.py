@@ -96,11 +96,7 @@ def read_results(path: Path, columns: str = "", program: Program | None = None) 
 
 
 def _factors(path: Path, sheet: Sheet, program: Program) -> list[str]:
-    """The columns that tell conditions apart: none that varies is passed over.
-
-    Raises:
-        ConfigError: a column varies that is no measure and no key of the configuration.
-    """
+    """The columns that tell conditions apart: none that varies is passed over."""
     if "cell" in sheet.columns:  # export's own, which says them
         return list(parsed(path, "cell", sheet.rows[0]["cell"]))
     known = {*_measured(program), *CONVERTED, *OF_STUDY, *_NOT_MEASURED, *_OF_RUN}

@@ -80,11 +80,7 @@ class Program:
     # --- its configurations -------------------------------------------------------------------------------
 
     def full_key(self, key: str) -> str:
-        """The dotted form of a dotted or short key.
-
-        Raises:
-            ConfigError: Config has no such field, or several.
-        """
+        """The dotted form of a dotted or short key."""
         return fields.full_key(self.keys, key, getattr(self.module, "CALLED_ELSEWHERE", None))
 
     def with_values(self, config: Any, values: Mapping[str, Any]) -> Any:
@@ -96,11 +92,7 @@ class Program:
         return fields.with_values(config, {self.full_key(key): value for key, value in values.items()})
 
     def from_json(self, text: str) -> Any:
-        """The configuration of a job; missing keys take their defaults.
-
-        Raises:
-            ConfigError: a key is unknown, or a value is refused.
-        """
+        """The configuration of a job; missing keys take their defaults."""
         return self.with_values(self.default, fields.flatten(json.loads(text)))
 
     def value(self, config: Any, key: str) -> Any:
@@ -335,11 +327,7 @@ def read_measures(metrics: Any) -> tuple[Measure, ...]:
 
 
 def _require_pace(pace: Mapping[str, Any], keys: Mapping[str, str]) -> None:
-    """Hold that PACE names keys of Config.
-
-    Raises:
-        ConfigError: names what it does not know.
-    """
+    """Hold that PACE names keys of Config."""
     for name, keyed in pace.items():
         if name not in ("size", "update", "evaluate_every", "evaluated"):
             raise ConfigError(f"PACE: {name!r}: write size, update, evaluate_every or evaluated")
@@ -349,11 +337,7 @@ def _require_pace(pace: Mapping[str, Any], keys: Mapping[str, str]) -> None:
 
 
 def _imported(path: Path) -> tuple[ModuleType, Path]:
-    """The module of a file, by the dotted name that it has below its root, and that root.
-
-    Raises:
-        ConfigError: there is none, or it cannot be imported.
-    """
+    """The module of a file, by the dotted name that it has below its root, and that root."""
     if not path.is_file():
         raise ConfigError(f"program = {str(path)!r}: no such file")
     root = path.parent

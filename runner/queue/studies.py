@@ -81,11 +81,7 @@ def reveal_test(connection: sa.Connection, study: str, command: str = "cli.py te
 
 
 def hold(connection: sa.Connection, study: str, held: bool) -> None:
-    """Pause a study (its queued jobs, and those that come later, wait), or let it and its jobs go on.
-
-    Raises:
-        ConfigError: no study of that name.
-    """
+    """Pause a study (its queued jobs, and those that come later, wait), or let it and its jobs go on."""
     row = named(connection, study)
     connection.execute(sa.update(studies).where(studies.c.id == row.id).values(held=int(held)))
     attempt_log.note(connection, "study paused" if held else "study resumed", detail={"study_id": row.id})
@@ -102,7 +98,6 @@ def delete(connection: sa.Connection, job_ids: Sequence[int], study: str | None 
 
     Raises:
         UnknownJob: some of the jobs are running; nothing is deleted.
-        ConfigError: no study of that name.
     """
     jobs.requeue_lost(connection)  # a worker that died holds nothing
     of_study = _held(connection, sorted(job_ids))

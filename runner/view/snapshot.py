@@ -41,11 +41,7 @@ class Snapshot:
 
 
 def snapshot(connection: sa.Connection, study: str | None, cards: list[Gpu]) -> Snapshot:
-    """Read what a frame shows, in one transaction.
-
-    Raises:
-        ConfigError: no study of that name.
-    """
+    """Read what a frame shows, in one transaction."""
     overview, running = studies_overview(connection), running_jobs(connection)
     if study is None:
         study = _interesting(overview, running)

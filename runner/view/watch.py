@@ -24,12 +24,7 @@ GPU_SECONDS = 5.0
 
 
 def watch(store: Store, study: str | None = None, out: Console | None = None) -> None:
-    """Show the queue until Ctrl-C; where stdout is no terminal, once.
-
-    Raises:
-        ConfigError: no study of that name.
-        StoreUnreachable: the database went away.
-    """
+    """Show the queue until Ctrl-C; where stdout is no terminal, once."""
     out = out or console()
     cards = gpus()
     with store.read() as connection:

@@ -76,9 +76,6 @@ class Outbox:
         """Try to write the events and the heartbeat, with the step reached and the trainer's silence.
 
         Returns whether it was written, and someone has asked to cancel the job.
-
-        Raises:
-            StoreUnreachable: the database file is not the one that was opened.
         """
         self._flushed_at = awake_seconds()
         self.store.check_identity()

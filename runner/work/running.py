@@ -143,11 +143,7 @@ class RunningJob:
     # --- to the database ----------------------------------------------------------------------------------
 
     def flush_if_due(self) -> None:
-        """Write what there is and the heartbeat when it is time; stop ourselves if there is no answer.
-
-        Raises:
-            StoreUnreachable: the database file is not the one that was opened.
-        """
+        """Write what there is and the heartbeat when it is time; stop ourselves if there is no answer."""
         if not self._outbox.due:
             return
         if self._outbox.flush(self.step, self._silent_seconds):
@@ -161,10 +157,6 @@ class RunningJob:
 
         Returns what became of the job: done, queued, failed, cancelled or lost; None if the database did not
         take it now, and it is to be tried again.
-
-        Raises:
-            StoreUnreachable: the database file is not the one that was opened.
-            StoreRefused: it is damaged.
         """
         if not self.lost:
             self.night.store.check_identity()  # a result must not go into a file that nobody will find

@@ -134,11 +134,7 @@ class Slot:
         self.running.start()
 
     def step(self) -> Concluded | None:
-        """Take what the trainer has said and do what is due, without waiting; a job that is over is returned.
-
-        Raises:
-            StoreUnreachable: the database went away.
-        """
+        """Take what the trainer has said and do what is due, without waiting; returns a job that is over."""
         if self.running is not None:
             return self._run_on(self.running)
         try:

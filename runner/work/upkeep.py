@@ -93,21 +93,13 @@ class Upkeep:
         return self.night.warm(program) == self._warm
 
     def exchange(self, program: Mapping[str, Any]) -> None:
-        """Another trainer at once, for a job that is in hand already: its commands wait until it has started.
-
-        Raises:
-            OSError: as `prepare`.
-        """
+        """Another trainer at once, for a job already in hand: its commands wait until it has started."""
         self.end()
         self.prepare(program)
         self._awaited = None
 
     def check(self) -> None:
-        """Ask for the known-answer check as soon as a trainer is ready for it.
-
-        Raises:
-            OSError: as `prepare`.
-        """
+        """Ask for the known-answer check as soon as a trainer is ready for it."""
         if self.prepare() and self.trainer is not None:
             self.trainer.send(command="check")
             self._await("checked")
