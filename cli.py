@@ -63,14 +63,15 @@ if TYPE_CHECKING:
     from runner.queue.store import Store
 
 DEVICES = "auto, all, cpu, or a list: cuda:0,cuda:2."
-AGAIN = "Finished jobs: train them once more, for their weights."
+AGAIN = "Train finished jobs once more, to have their weights."
 CONDITIONS = 'With --study alone: "noise_std in (0.0, 0.1)".'
+KEPT = "Keep those of finished jobs."
 LOOKS = "Seeds at each look, such as 3,6,10,15."
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
-MEASURED = "Of whose measures and keys the columns are; default: the language model."
+MEASURED = "Whose measures and keys the columns name; default: the language model."
 PAGE = "Static pages of the night, each minute."
-PROTOCOL = "Of runs whose file does not say; default: unknown."
+PROTOCOL = "Of the runs, if the file does not say; default: unknown."
 SLOTS = "Trainers on each device; default: 1, on a CPU one for each of its cores, as far as memory allows."
 THREADS = "Of each trainer; default: on a CPU 1, else the cores, shared out."
 UNTIL = "A time of day here, such as 08:00: the next one."
@@ -227,7 +228,7 @@ def enqueue(
     taken = "".join(f", {count} taken over from study {other}" for other, count in linked.items())
     print(f"{name}: {added} queued{taken}" + (f", {there} already there" if there else ""))
     if linked:
-        command.say("what this machine trained with the same code is not trained twice; --fresh trains it")
+        command.say("this machine has trained those runs with the same code; --fresh trains them again")
     if chosen.looks:
         most = chosen.size
         print(f"looks at {', '.join(map(str, chosen.looks.seeds))} seeds; at most {most:,} runs in all")
@@ -301,8 +302,8 @@ def work(
     notify: Annotated[str | None, typer.Option("--notify", help=NOTIFY)] = None,
     notify_every: Annotated[str | None, typer.Option("--notify-every", help="Such as 2h.")] = None,
     on_finish: Annotated[str | None, typer.Option("--on-finish", help="Gets the digest on stdin.")] = None,
-    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Of finished jobs.")] = False,
-    keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Of finished jobs.")] = False,
+    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help=KEPT)] = False,
+    keep_weights: Annotated[bool, typer.Option("--keep-weights", help=KEPT)] = False,
     runs_dir: Runs = None,
     cache_dir: Cache = CACHE,
     db: Db = "jobs.db",
@@ -362,8 +363,8 @@ def work(
 
 @app.command(rich_help_panel=NIGHT)
 def page(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Shown by any static server.")],
-    every: Annotated[str | None, typer.Option("--every", help="Go on, such as 1m; else once.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Any static server shows it.")],
+    every: Annotated[str | None, typer.Option("--every", help="Again after, say, 1m; default: once.")] = None,
     until_closed: UntilClosed = False,
     db: Db = "jobs.db",
 ) -> None:
@@ -422,8 +423,8 @@ def logs_(
 
 @launch_app.command("slurm")
 def launch_slurm(
-    workers: Annotated[int, typer.Option("--workers", min=1, help="An array of this many.")],
-    time: Annotated[str, typer.Option("--time", help="Of each, as sbatch reads it: 8:00:00.")],
+    workers: Annotated[int, typer.Option("--workers", min=1, help="How many; they are one job array.")],
+    time: Annotated[str, typer.Option("--time", help="Limit of each worker, as sbatch reads it: 8:00:00.")],
     partition: Annotated[str | None, typer.Option("--partition", help="Default: the cluster's.")] = None,
     gres: Annotated[str | None, typer.Option("--gres", help="Of each worker, such as gpu:1.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
@@ -443,7 +444,9 @@ def launch_slurm(
         logs = slurm.logs(store, plan.runs)
     print(f"array {array}: {workers} workers submitted")
     command.say(f"their logs: {logs}")
-    command.say(f"all nodes must share this folder and {cache_dir.resolve()}; each worker looks at its start")
+    command.say(
+        f"all nodes must share this folder and {cache_dir.resolve()}; each worker checks that at its start"
+    )
 
 
 @launch_app.command("status")
@@ -572,7 +575,7 @@ def delete(
             meant = selection.jobs_meant(connection, job or [], study, where, STATUSES)
         whole = study if where is None else None
         if not meant and not whole:
-            command.say("no job is meant: nothing changed")
+            command.say("no job matches: nothing changed")
             return
         ids = [each.id for each in meant]
         if not yes:
@@ -622,9 +625,13 @@ def show(job: Job, as_json: AsJson = False, db: Db = "jobs.db") -> None:
 def report(
     study: Study = None,
     format: Annotated[Format, typer.Option("--format", help="What is written.")] = Format.markdown,
-    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="With figures.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Write it there, with figures.")
+    ] = None,
     std: Annotated[Std, typer.Option("--std", help="Spread that ± shows.")] = Std.sample,
-    metric: Annotated[str | None, typer.Option("--metric", help="Compared; default: primary.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="The measure compared; default: the primary one.")
+    ] = None,
     margin: Annotated[str | None, typer.Option("--margin", help="Such as 0.5percent.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a mixed study.")] = False,
     brief: Annotated[bool, typer.Option("--brief", help="The first screen alone.")] = False,
@@ -729,7 +736,7 @@ def test_(
 def generate(
     job: Job,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model goes on from.")],
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="At most so many more.")] = 60,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest continuation.")] = 60,
     temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest each time.")] = 0.8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another text.")] = 0,
     runs_dir: Runs = None,
@@ -754,7 +761,7 @@ def export(
     study: Study = None,
     table: Annotated[Table, typer.Option("--table", help="What to export.")] = Table.runs,
     format: Annotated[FileFormat, typer.Option("--format", help="csv, parquet or json.")] = FileFormat.csv,
-    to: Annotated[Program | None, typer.Option("--to", help="For a program, in WHERE.")] = None,
+    to: Annotated[Program | None, typer.Option("--to", help="In this program's format, into WHERE.")] = None,
     db: Db = "jobs.db",
 ) -> None:
     """Write a study's runs, metrics or counts.   Example: python cli.py export --format csv > results.csv"""
@@ -802,7 +809,7 @@ def clean(
     older_than: Annotated[str, typer.Option("--older-than", help="Such as 12h or 30d.")] = "0s",
     larger_than: Annotated[str, typer.Option("--larger-than", help="Files of at least, say, 10MB.")] = "0B",
     study: OfStudy = None,
-    weights: Annotated[bool, typer.Option("--weights", help="Those that were kept, too.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Kept weights, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it, only list.")] = False,
     runs_dir: Runs = None,
     cache_dir: Cache = CACHE,

@@ -134,7 +134,7 @@ def _varying(values: Iterable[int]) -> str:
 
 
 def summary(data: Dataset, configs: Sequence[RunConfig], each: int) -> list[str]:
-    """What a grid's conditions come to, for whoever is about to queue each of them so many times."""
+    """What a grid's conditions come to, if each of them is queued `each` times."""
     base, tokens = configs[0], [config.tokens_seen for config in configs]
     steps, at_once, total, active = (
         _varying(numbers)

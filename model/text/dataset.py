@@ -78,7 +78,7 @@ def require_disjoint(digests: Mapping[str, np.ndarray]) -> None:
         both = sides[one] & sides[other]
         if both:
             raise RuntimeError(
-                f"{len(both)} documents are in {one} and in {other}, {min(both).hex()} for one"
+                f"{len(both)} documents are in {one} and in {other}, for example {min(both).hex()}"
             )
 
 

@@ -81,7 +81,7 @@ def plan_looks(
     difference: str | None,
     metric: str | None = None,
 ) -> str:
-    """What looks at so many seeds would be worth for this study's claims, beside the fixed design.
+    """What looks at these numbers of seeds would be worth for this study's claims, beside the fixed design.
 
     Effects are in sd of the seeds' differences; a stated difference becomes one by the largest sd observed.
 

@@ -106,7 +106,7 @@ def _tested(design: Design, number: int, case: Case, tests: int) -> Outcome:
 
 @dataclass(frozen=True)
 class Worth:
-    """What looks are worth for a claim that is true by so many sd."""
+    """What looks are worth for a claim whose true effect is this many sd."""
 
     effect: float
     power: float

@@ -1,8 +1,8 @@
 """`retry --keep-weights`: a finished job is trained once more, for its weights; its result stays as it is.
 
-The job's state does not change: done is for ever. It is trained here, on the device and with the threads of
-the attempt that finished it, by the copy of the code that this attempt ran where that is there. The weights
-are kept only if every number of the result comes out in the same bits.
+The job stays done. It is trained here, on the device and with the threads of the attempt that finished it,
+by the copy of the code that this attempt ran, if that is still there. The weights are kept only if every
+number of the result comes out in the same bits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def weights_folder(store: Store, runs: Path, job_id: int, kept: bool = False) ->
     with store.read() as connection:
         attempt = connection.scalar(sa.select(results.c.attempt).where(results.c.job_id == job_id))
     if not attempt:
-        raise NotKept(f"job {job_id}: not finished here, so that it has no weights")
+        raise NotKept(f"job {job_id}: not finished here, so it has no weights")
     folder = runs / store.database_id / str(job_id) / f"a{attempt}"
     if kept and not (folder / WEIGHTS).is_file():
         remedy = f"`python cli.py retry --keep-weights {job_id}` trains it again for them"

@@ -166,8 +166,8 @@ def _results(store: Store, db: str) -> Iterator[Finding]:
     with store.read() as connection:
         found = transitions.unsettled(connection)
     if found:
-        text = f"{len(found)} jobs hold a result and are not done, {found[0]} for one"
-        remedy = "a file of the database was exchanged while it was in use; --fix ends them as done"
+        text = f"{len(found)} jobs have a result and are not done, for example job {found[0]}"
+        remedy = "a file of the database was exchanged while it was in use; --fix marks them as done"
         yield Finding(
             "results", "warn", text, remedy, partial(_write, db, transitions.settle, "these jobs are done")
         )
@@ -210,17 +210,17 @@ def files(store: Store, runs: Path) -> Iterator[Finding]:
         dead = connection.scalar(sa.select(sa.func.count()).select_from(workers).where(is_dead())) or 0
     if strays:
         total = size(sum(path.stat().st_size for path in strays if path.exists()))
-        text = f"{len(strays)} that no job points to ({total}), {strays[0].relative_to(folder)} for one"
+        text = f"{len(strays)} that no job points to ({total}), for example {strays[0].relative_to(folder)}"
         remedy = "left by a crash between file and row; --fix removes them"
         yield Finding("checkpoints", "warn", text, remedy, partial(_remove, strays))
     if missing:
-        text = f"{len(missing)} files are not under {runs}, {missing[0]} for one"
+        text = f"{len(missing)} files are not under {runs}, for example {missing[0]}"
         remedy = "--runs-dir names the folder that work wrote to; without them the jobs start anew"
         yield Finding("checkpoints", "warn", text, remedy)
     if not strays and not missing:
         yield Finding("checkpoints", "ok", f"{pointed}, each with its job")
     if dead or logs:
-        text = f"{dead} were killed and never signed off; {len(logs)} logs are left of such"
+        text = f"{dead} were killed and never signed off; {len(logs)} of their logs are left"
         remedy = "--fix signs off for them and removes those logs"
         yield Finding("workers", "warn", text, remedy, partial(_bury, store.name, logs))
     left = [file for file in clean.left_by_deleted(store, runs) if file.kind != "checkpoint"]
@@ -268,7 +268,7 @@ def cached(cache: Path, damage_of: Callable[[Path], str | None]) -> Iterator[Fin
         remedy = "it is rebuilt when a run needs it; --fix moves it out of the way"
         yield Finding("cache", "warn", plain(text), remedy, partial(_set_aside, entry))
     if left := leftovers.halves(cache):
-        text = f"{len(left)} folders of a preparation that was killed, or set aside, {left[0]} for one"
+        text = f"{len(left)} folders of a preparation that was killed, or set aside, for example {left[0]}"
         yield Finding("cache", "warn", text, "--fix removes them", partial(_remove, left))
     if not damaged:
         yield Finding("cache", "ok", f"{len(entries)} prepared corpora in {cache}")

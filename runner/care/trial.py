@@ -66,7 +66,7 @@ class Trial:
             self.first = self.first or self.last
 
     def whole_seconds(self, steps: int) -> float | None:
-        """What a run of so many steps would take; None if too few were told to say."""
+        """Seconds that a run of `steps` would take; None if the trial logged too few steps to say."""
         if self.results is not None:
             return self.seconds
         if self.first is None or self.last[0] <= self.first[0]:
@@ -76,7 +76,7 @@ class Trial:
 
 
 def attempt(grid: Grid, limit_seconds: float, device: str, threads: int, cache: Path) -> Trial:
-    """Run the grid's first cell, and ask it to stop after so long.
+    """Run the grid's first cell, and ask it to stop after `limit_seconds`.
 
     Raises:
         TrialFailed: the program raised something.
@@ -102,7 +102,9 @@ def attempt(grid: Grid, limit_seconds: float, device: str, threads: int, cache: 
         except Exception as error:
             traceback.print_exc()
             cause, line = cause_of(error)
-            raise TrialFailed(f"{program.path.name}: {line}; in the night its cause is {cause}") from None
+            raise TrialFailed(
+                f"{program.path.name}: {line}; a night would record the cause {cause}"
+            ) from None
         finally:
             stop.cancel()
     return trial

@@ -116,8 +116,8 @@ def not_done(
     before, after = (told.get("hash", "")[:12] for told in (json.loads(study.program), grid.program.record()))
     if before != after:
         lines.append(
-            f"{here}: its program has changed ({before} → {after}); what runs from now on runs the new code, "
-            "and its report names the mixture; for this code alone, --study NAME"
+            f"{here}: its program has changed ({before} → {after}); later runs use the new code, and the "
+            "report says that the study mixes both; for the new code alone, --study NAME"
         )
     for key in ("question", "primary", "baseline", "margins", "claims"):
         if held.get(key) != wanted[key]:
@@ -207,7 +207,7 @@ def _close(name: str, factors: dict[str, list[Any]]) -> list[str]:
         for one, two in itertools.pairwise(numbers):
             if math.isclose(one, two, rel_tol=1e-9):
                 remedy = f'`python cli.py delete --study {name} --where "{factor}={two}"`'
-                lines.append(f"warning: {factor} = {one} and {two} are two levels; if one is meant: {remedy}")
+                lines.append(f"warning: {factor} = {one} and {two} are two levels; if you want one: {remedy}")
     return lines
 
 

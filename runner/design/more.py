@@ -89,6 +89,6 @@ def _conditions(connection: sa.Connection, study: str, where: str | None) -> lis
     for run in connection.execute(chosen.order_by(jobs.c.id)):
         found.setdefault((run.cell, json.loads(run.config).get("repeat", 0)), run)
     if not found:
-        by = f" by --where {where!r}" if where else ""
-        raise ConfigError(f"study {study!r}: no run of it is meant{by}")
+        said = f"no run of it matches --where {where!r}" if where else "it has no runs"
+        raise ConfigError(f"study {study!r}: {said}")
     return list(found.values())

@@ -1,7 +1,7 @@
-"""A command of ours beside a running one: it has its own process, and ends when the other one does.
+"""A second command of ours beside a running one: it has its own process, and ends when the first one does.
 
-What it does may take long or fail: no heartbeat waits for it, and no night ends with it. It is told that the
-other is over by its standard input, which is a pipe: a process that is killed closes it too.
+It may be slow or fail: no heartbeat waits for it, and the night goes on without it. Its standard input is a
+pipe from the first command, and closes when that one ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runner.work.process import modules_from
 from runner.work.provenance import PROJECT
 
 LAST_SECONDS = 120.0
-"""For what it still has to do when the other is over: a page, with a report in it."""
+"""Longest wait for its last work, a page with a report in it, after the first command has ended."""
 
 
 class Beside:
     """`python cli.py WORDS` in a session of its own, which no Ctrl-C of the terminal reaches."""
 
     def __init__(self, words: list[str], db: str) -> None:
-        # The database in the environment, not among the words: whoever lists processes would read it.
+        # The database goes into the environment: anybody who lists processes can read the words.
         environment = os.environ | modules_from(PROJECT) | {"JOBS_DB": db}
         self._process = subprocess.Popen(
             [sys.executable, str(PROJECT / "cli.py"), *words, "--until-closed"],
@@ -40,11 +40,11 @@ class Beside:
 
     @property
     def returncode(self) -> int | None:
-        """None while it is there."""
+        """None while it runs."""
         return self._process.poll()
 
     def end(self) -> None:
-        """Let it do what it does last, and wait for that; then end it whatever it is doing."""
+        """Let it finish its last work, for up to LAST_SECONDS; then kill it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -58,11 +58,11 @@ def companions(db: str, page: Path | None, notify: str | None, every: str | None
     """What `work` starts beside itself: `page` for --page, `digest` for --notify and --notify-every.
 
     Raises:
-        BadParameter: --notify-every without --notify, or no time.
+        BadParameter: --notify-every without --notify, or with something that is not a time.
         OSError: the folder cannot be made.
     """
     if every is not None and notify is None:
-        raise typer.BadParameter(f"--notify-every {every}: tells nobody; add --notify COMMAND")
+        raise typer.BadParameter(f"--notify-every {every}: there is nobody to tell; add --notify COMMAND")
     if every is not None:
         seconds(every, "--notify-every")
     found = []
@@ -76,7 +76,7 @@ def companions(db: str, page: Path | None, notify: str | None, every: str | None
 
 
 def pause(until_closed: bool) -> Callable[[float], bool]:
-    """Wait so many seconds; True when it is over: standard input is closed, where that is meant to tell."""
+    """A function that waits for some seconds; with `until_closed` it returns True once stdin is closed."""
 
     def wait(seconds: float) -> bool:
         if not until_closed:

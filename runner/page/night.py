@@ -1,7 +1,7 @@
 """What the pages of `page` and `work --page` show: every study, what runs, what failed. Reads only.
 
-Names and messages go out as they are; the template escapes them. No host, path, process or address is among
-it: the pages may lie where everybody reads them. How they look and where they go: runner/page/pages.py.
+Names and messages are given as they are; the template escapes them. No host, path, process or address is
+shown: the pages may lie where everybody reads them. How they look and where they go: runner/page/pages.py.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from runner.view.text import duration, label, plain, thinned
 
 MOST_FAILURES = 20
 MOST_POINTS = 160
-"""Of a curve: more than a telephone has columns for."""
+"""Of a curve; a telephone has fewer columns of pixels."""
 _SECRET = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*(?=@)")
 """User and password in an address, as a message may quote one."""
 
 Screen = Callable[[sa.Connection, str], str]
-"""A study's first screen as HTML that is safe to stand in a page: reports/output/page.py makes it."""
+"""Makes a study's first screen as HTML that is safe in a page: reports/output/page.py."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A job in hand."""
+    """A running job."""
 
     name: str
     step: int
@@ -40,9 +40,9 @@ class Running:
     state: str
     """`loss 7.990, 575 tok/s, 2s ago`."""
     curve: tuple[tuple[float, float], ...]
-    """Points from 0 to 100, the value upwards."""
+    """Points (x, y), each from 0 to 100; a higher value has a higher y."""
     series: str
-    """What it is of."""
+    """What the curve is of: `training loss`, say."""
     first: str
     last: str
     """The values at both ends of the curve."""
@@ -63,16 +63,16 @@ class Study:
 
     name: str
     counts: tuple[tuple[str, int], ...]
-    """(state, jobs), without those that are none."""
+    """(state, number of jobs), without states that no job is in."""
     total: int
     when: str
     looks: str
-    """How far its looks have come, in words; empty where its seeds are a fixed number."""
+    """How far its looks have come, in words; empty for a study with a fixed number of seeds."""
     seeds: str
     cells: tuple[tuple[str, tuple[tuple[int, str], ...]], ...]
-    """(cell, its (seed, state)); empty for a study too large for a square a job."""
+    """(cell, its (seed, state) pairs); empty for a study too large to show a square for each job."""
     shares: tuple[tuple[str, int, int], ...]
-    """(cell, done, jobs), for such a one."""
+    """(cell, done, jobs), for a study that is too large."""
     running: tuple[Running, ...]
     failures: tuple[Failure, ...]
     more_failures: int
@@ -82,16 +82,16 @@ class Study:
 
 @dataclass(frozen=True)
 class Night:
-    """Everything, at one moment."""
+    """All studies, at one moment."""
 
     at: str
     headline: str
     studies: tuple[Study, ...]
-    """Those that are worked on first, then the newest."""
+    """Those with running jobs first, then the newest."""
 
 
 def night(connection: sa.Connection, screen: Screen | None = None) -> Night:
-    """Read it all, in one transaction; `screen` makes the first screens of those with results."""
+    """Read it all, in one transaction; `screen` makes the first screens of studies with results."""
     first = snapshot(connection, None, [])
     names = [study["name"] for study in first.overview]
     shown = {name: snapshot(connection, name, []) for name in names}
@@ -147,7 +147,7 @@ def _running(job: dict[str, Any]) -> Running:
 
 
 def _points(values: list[float]) -> tuple[tuple[float, float], ...]:
-    """Evenly spread from left to right, the lowest at 0 and the highest at 100."""
+    """Points evenly spaced in x; in y the lowest value is at 0 and the highest at 100."""
     low, high = min(values), max(values)
     height = (high - low) or 1.0
     last = len(values) - 1
@@ -178,5 +178,5 @@ def _failures(connection: sa.Connection, study: str) -> tuple[tuple[Failure, ...
 
 
 def without_secrets(text: str) -> str:
-    """The text, without user and password of any address in it."""
+    """The text, without the user and password of any address in it."""
     return _SECRET.sub("…", text)

@@ -1,6 +1,6 @@
-"""The digest, sent while the night goes on: every so often, and soon after a job has failed for good.
+"""The digest, sent while the night goes on: at a fixed interval, and soon after a job has failed for good.
 
-Runs beside `work --notify COMMAND --notify-every 2h` (runner/page/beside.py); that sends the last one.
+Runs beside `work --notify COMMAND --notify-every 2h` (runner/page/beside.py); the last one is `work`'s own.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from runner.queue.store import Store, StoreUnavailable
 from runner.view import digest
 
 LOOK_SECONDS = 30.0
-"""Between two looks for failures."""
+"""Between two queries for failed jobs."""
 APART_SECONDS = 600.0
-"""Between two messages of failures: where everything fails, one message says so, not a hundred."""
+"""At least this between two messages of failures: if everything fails, one message says so, not a hundred."""
 
 
 def keep_telling(
@@ -28,10 +28,10 @@ def keep_telling(
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Send the digest to a shell command until `wait(seconds)` says that it is over.
+    """Send the digest to a shell command until `wait(seconds)` returns True.
 
     Args:
-        every_seconds: between two digests; None: at failures alone.
+        every_seconds: between two digests; None sends them at failures only.
     """
     known, told_at, failed_at = _failed(store), clock(), -APART_SECONDS
     while not wait(LOOK_SECONDS if every_seconds is None else min(LOOK_SECONDS, every_seconds)):

@@ -1,4 +1,4 @@
-"""Static pages of the night, for a telephone: written whole or not at all, over and over, by who asks for it.
+"""Static pages of the night, for a telephone: written again and again, each whole or not at all.
 
 `index.html` has every study as a grid of cells, what runs, and what failed; `study-NAME.html` one study with
 the first screen of its report. They load themselves again each minute, hold no program, and their policy
@@ -27,7 +27,7 @@ _HERE = Path(__file__).parent
 
 
 class Screens:
-    """First screens, each made again only when something of its study has moved."""
+    """First screens of reports, each made again only when a result or a job of its study has changed."""
 
     def __init__(self, make: Screen) -> None:
         self._make = make
@@ -49,7 +49,7 @@ class Screens:
 
 
 def pages(shown: Night, css: str = "") -> dict[str, str]:
-    """File name → page; `css` is what the first screens want besides."""
+    """File name → page; `css` is the style that the first screens need."""
     style = Markup(css + (_HERE / "night.css").read_text(encoding="utf-8"))
     common = {"night": shown, "css": style, "glyphs": {state: glyph for state, (glyph, _) in GLYPHS.items()}}
     found = {"index.html": _template().render(**common, study=None)}
@@ -57,7 +57,7 @@ def pages(shown: Night, css: str = "") -> dict[str, str]:
 
 
 def file_of(study: str) -> str:
-    """The page of a study, whose name is safe in a file name."""
+    """File name of a study's page; the names of studies are safe in it."""
     return f"study-{study}.html"
 
 
@@ -92,7 +92,7 @@ def keep(
     say: Callable[[str], None],
     every_seconds: float = EVERY_SECONDS,
 ) -> None:
-    """Write the pages until `wait(seconds)` says that it is over, and then once more.
+    """Write the pages until `wait(seconds)` returns True, and then once more.
 
     What goes wrong is said and tried again at the next turn: the old pages stay as they are.
     """

@@ -63,7 +63,7 @@ def backlog(connection: sa.Connection) -> Backlog:
 
 
 def waiting_configs(connection: sa.Connection, most: int) -> list[tuple[dict[str, Any], str]]:
-    """The programs of the jobs that are claimed next, up to so many, and their configurations as JSON."""
+    """The programs of the jobs that are claimed next, up to `most`, and their configurations as JSON."""
     queued = sa.select(studies.c.program, jobs.c.config).join(studies, studies.c.id == jobs.c.study_id)
     queued = queued.where(jobs.c.status == JobStatus.QUEUED).order_by(jobs.c.priority.desc(), jobs.c.id)
     return [(json.loads(row.program), row.config) for row in connection.execute(queued.limit(most))]

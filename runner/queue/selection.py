@@ -68,7 +68,7 @@ def find_job(connection: sa.Connection, name: str) -> int:
     if not found:
         raise UnknownJob(f"job {name}: not in this database; `python cli.py status` lists the studies")
     some = ", ".join(str(job.id) for job in found[:5]) + (", …" if len(found) > 5 else "")
-    raise UnknownJob(f"job {name}: several are meant ({some}); give an id{_what_decides(name, found)}")
+    raise UnknownJob(f"job {name}: several jobs match ({some}); give an id{_what_decides(name, found)}")
 
 
 def _what_decides(name: str, found: Sequence[Meant]) -> str:

@@ -197,7 +197,7 @@ def backup_store(db: str, target: Path) -> None:
     place = locate(db)
     if isinstance(place, Server):
         raise ConfigError(
-            f"{place.name}: PostgreSQL brings its own: pg_dump --format=custom --file={target} NAME; "
+            f"{place.name}: PostgreSQL has its own backup: pg_dump --format=custom --file={target} NAME; "
             "or `python cli.py db copy` makes a SQLite file of it"
         )
     if target.exists():

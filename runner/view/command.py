@@ -83,7 +83,7 @@ def meant(
     with store.read() as connection:
         found = jobs_meant(connection, names or [], study, where, statuses)
     if not found:
-        say(f"no {' or '.join(statuses)} job is meant: nothing changed")
+        say(f"no {' or '.join(statuses)} job matches: nothing changed")
     return found
 
 

@@ -91,7 +91,7 @@ class TooFewDescriptors(Exception):
 
 
 def allow_descriptors(slot_count: int) -> None:
-    """Raise the limit on open files to what so many trainers need, as far as that is allowed.
+    """Raise the limit on open files to what `slot_count` trainers need, as far as that is allowed.
 
     Raises:
         TooFewDescriptors: it is not.

@@ -67,7 +67,7 @@ class Outbox:
 
     @property
     def unanswered(self) -> bool:
-        """Whether the database has been silent for so long that the lease may soon be another's."""
+        """Whether the database has been silent for FENCE_SHARE of a lease: another may soon hold the job."""
         return awake_seconds() - self._confirmed_at > self.options.lease_seconds * FENCE_SHARE
 
     # --- one transaction ----------------------------------------------------------------------------------

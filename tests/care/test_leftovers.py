@@ -73,7 +73,7 @@ def test_doctor_finds_and_removes_what_a_kill_left(
     found = [*doctor.database(str(queued.path), tmp_path / "runs"), *doctor.cached(cache, lambda _: None)]
     warned = {finding.name: finding for finding in found if finding.level == "warn"}
     assert set(warned) == {"checkpoints", "workers", "cache"}
-    assert warned["workers"].text == "1 were killed and never signed off; 2 logs are left of such"
+    assert warned["workers"].text == "1 were killed and never signed off; 2 of their logs are left"
     assert warned["cache"].text.startswith("3 folders")
     for finding in warned.values():
         assert finding.mend is not None

@@ -111,7 +111,7 @@ def test_jobs_that_stay_as_they_are_are_named_with_the_command_that_changes_them
 def test_levels_that_differ_by_rounding_are_warned_of(mine: Store) -> None:
     near = made(factors={"noise_std": [0.0, 0.1, 0.5, 0.1 + 1e-17 + 2e-17], "top_k": [1, 2]})
     assert said(mine, near)[:1] == [
-        "warning: noise_std = 0.1 and 0.10000000000000003 are two levels; if one is meant: "
+        "warning: noise_std = 0.1 and 0.10000000000000003 are two levels; if you want one: "
         '`python cli.py delete --study mine --where "noise_std=0.10000000000000003"`'
     ]
     later = made(factors={"noise_std": [0.30000000000000004, 0.3], "top_k": [1, 2]}, baseline={}, claims=[])
@@ -198,7 +198,7 @@ def test_more_seeds_of_some_conditions(mine: Store) -> None:
     assert added == (14, 14)
     new = [json.loads(job["cell"]) for job in rows(mine, "jobs") if job["seed"] > 1]
     assert {(cell["noise_std"], cell["top_k"]) for cell in new} == {(0.0, 1), (0.1, 1)}
-    with pytest.raises(ConfigError, match="no run of it is meant by --where"):
+    with pytest.raises(ConfigError, match="no run of it matches --where"):
         mine.write(lambda c: more_seeds(c, "mine", (9,), Path(), "noise_std=7"))
     with pytest.raises(ConfigError, match="'other': not in this database"):
         mine.write(lambda c: more_seeds(c, "other", (9,), Path()))

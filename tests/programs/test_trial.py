@@ -73,7 +73,7 @@ def test_an_error_has_its_traceback_and_one_line(cli: Cli, tmp_path: Path) -> No
     done = cli("try", grid)
     assert done.returncode == 65
     assert done.stderr.splitlines()[-1] == (
-        "error: own.py: ZeroDivisionError: none left; in the night its cause is bug"
+        "error: own.py: ZeroDivisionError: none left; a night would record the cause bug"
     )
     assert "line 12, in train" in done.stderr
 

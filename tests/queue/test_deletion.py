@@ -128,7 +128,7 @@ def test_it_shows_and_asks_first(cli: Cli, mixed: Store) -> None:
     assert "cancelled" in done.stderr
     assert "--yes" in done.stderr
     assert len(rows(mixed, "jobs")) == 8
-    for selection, said in (("--where seed=9", "no job is meant"), ("--study none", "known: other, tiny")):
+    for selection, said in (("--where seed=9", "no job matches"), ("--study none", "known: other, tiny")):
         assert said in cli("delete", *selection.split(" ", 1), "--yes").stderr
     assert len(rows(mixed, "jobs")) == 8
 

@@ -264,8 +264,8 @@ def test_a_hash_of_digits_alone_is_a_name_where_no_job_has_that_id(mixed: Store)
     ("name", "said"),
     [
         ("99", "not in this database; `python cli.py status`"),
-        ("seed=42", r"several are meant \(1, 2\); give an id, or add noise_std= \(0.0, 0.5\)$"),
-        ("noise_std=0.5", r"several are meant \(2, 4, 6, 8\); give an id, or add seed= \(42, 43, 44, 45\)$"),
+        ("seed=42", r"several jobs match \(1, 2\); give an id, or add noise_std= \(0.0, 0.5\)$"),
+        ("noise_std=0.5", r"several jobs match \(2, 4, 6, 8\); give an id, or add seed= \(42, 43, 44, 45\)$"),
         ("seed=77", "not in this database"),
         ("ffff", "not in this database"),
         ("fff", "name it by an id"),

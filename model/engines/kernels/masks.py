@@ -17,7 +17,7 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run on a CPU, without being compiled; triton looks once, when it is imported."""
 LANES = 8
-"""Rows that share a counter: kernels with dropout take so many rows at a time."""
+"""Rows that share a counter: a kernel with dropout takes this many rows at a time."""
 
 
 class Drop:
