@@ -13,7 +13,6 @@ import json
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -185,17 +184,8 @@ def enqueue(
         theirs = {"--set": assign, "--tokenizer": tokenizer, "--text-column": text_column}
         theirs |= {"--scale": scale is not Scale.full, "--corpus": corpus != "auto", "--dry-run": dry_run}
         theirs |= {"--lossy-tokenizer": lossy_tokenizer, "--fresh": fresh}
-        _more_seeds(
-            db,
-            study,
-            seeds,
-            where,
-            [option for option, given in theirs.items() if given],
-            runs_dir,
-            cache_dir,
-            max_failures or 3,
-            priority or 0,
-        )
+        given = [option for option, value in theirs.items() if value]
+        _more_seeds(db, study, seeds, where, given, runs_dir, cache_dir, max_failures or 3, priority or 0)
         return
     if where is not None:
         raise typer.BadParameter("--where selects conditions of a study that is there: leave out --grid")
@@ -204,8 +194,8 @@ def enqueue(
     name = grid_file.checked_name(study) if study else chosen.study_name
     if chosen.notice:
         command.say(chosen.notice)
-    given = (corpus, tokenizer, lossy_tokenizer, scale is Scale.smoke)
-    chosen, facts, summary = queueing.prepared(chosen, given, cache_dir, command.say)
+    of_text = (corpus, tokenizer, lossy_tokenizer, scale is Scale.smoke)
+    chosen, facts, summary = queueing.prepared(chosen, of_text, cache_dir, command.say)
     if dry_run:
         begun = chosen.begun
         plan.plan_screen(name, begun, catalogue.cost(begun, catalogue.measured(db)), summary)
@@ -213,7 +203,6 @@ def enqueue(
     with command.opened(db, create=True) as store:
         source.keep_program(chosen.program.files, command.run_folder(db, runs_dir) / store.database_id)
         here = {} if fresh else provenance.of_this_machine() | source.take().provenance()
-        here |= {"program_sha256": chosen.program.hash} if chosen.program.hash else {}
         said, added, linked = store.write(
             lambda c: (
                 queueing.not_done(c, name, chosen, max_failures, priority),
@@ -223,15 +212,12 @@ def enqueue(
         )
     for line in said:
         command.say(line)
-    there = chosen.begun.size - added
-    added -= sum(linked.values())
-    taken = "".join(f", {count} taken over from study {other}" for other, count in linked.items())
-    print(f"{name}: {added} queued{taken}" + (f", {there} already there" if there else ""))
+    print(plan.queued_line(name, added, chosen.begun.size, linked))
     if linked:
         command.say("this machine has trained those runs with the same code; --fresh trains them again")
     if chosen.looks:
-        most = chosen.size
-        print(f"looks at {', '.join(map(str, chosen.looks.seeds))} seeds; at most {most:,} runs in all")
+        seeds_at = ", ".join(map(str, chosen.looks.seeds))
+        print(f"looks at {seeds_at} seeds; at most {chosen.size:,} runs in all")
 
 
 def _more_seeds(
@@ -248,6 +234,7 @@ def _more_seeds(
     """`enqueue --study NAME --seeds 45..51`: what the study holds, with other seeds."""
     from runner.design import more
     from runner.design.scales import parse_seeds
+    from runner.view.plan import queued_line
 
     if study is None or seeds is None:
         raise typer.BadParameter("--grid NAME makes a study; --study NAME --seeds 45..51 adds seeds to one")
@@ -263,8 +250,7 @@ def _more_seeds(
             prepare(config, cache_dir)  # a text that is gone is said now, not in the night
         options = (where, max_failures, priority)
         added, meant = store.write(lambda c: more.more_seeds(c, study, wanted, runs, *options))
-    there = meant - added
-    print(f"{study}: {added} queued" + (f", {there} already there" if there else ""))
+    print(queued_line(study, added, meant))
 
 
 @app.command(name="import", rich_help_panel=QUEUEING)
@@ -323,17 +309,6 @@ def work(
     wanted = device_list(devices)
     limits = [seconds(time_limit, "--time-limit")] if time_limit else []
     limits += [seconds_until(until, datetime.now())] if until else []
-    options = chosen.Options(
-        jobs=jobs,
-        wait=wait,
-        time_limit_seconds=min(limits, default=None),
-        checkpoint_seconds=checkpoint_seconds,
-        lease_seconds=lease_seconds,
-        runs=command.run_folder(db, runs_dir),
-        cache=cache_dir,
-        keep_checkpoints=keep_checkpoints,
-        keep_weights=keep_weights,
-    )
     output.expendable()
     with command.opened(db) as store:
         with store.read() as connection:
@@ -343,7 +318,19 @@ def work(
             command.say(said)
         chosen.allow_descriptors(len(names))
         beside = companions(db, page, notify, notify_every)
-        options = replace(options, devices=names, threads=each)
+        options = chosen.Options(
+            devices=names,
+            threads=each,
+            jobs=jobs,
+            wait=wait,
+            time_limit_seconds=min(limits, default=None),
+            checkpoint_seconds=checkpoint_seconds,
+            lease_seconds=lease_seconds,
+            runs=command.run_folder(db, runs_dir),
+            cache=cache_dir,
+            keep_checkpoints=keep_checkpoints,
+            keep_weights=keep_weights,
+        )
         worker = Worker(store, options, Display(), _decide)
         found = ""
         try:

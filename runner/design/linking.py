@@ -55,6 +55,7 @@ def _candidates(connection: sa.Connection, study: str, here: Mapping[str, Any]) 
             studies.c.name.label("study"),
             results.c.attempt,
             attempts.c.provenance,
+            ours.c.program,
         )
         .select_from(mine)
         .join(ours, ours.c.id == mine.c.study_id)
@@ -66,12 +67,14 @@ def _candidates(connection: sa.Connection, study: str, here: Mapping[str, Any]) 
         .where(jobs.c.status == "done", studies.c.imported_from.is_(None))
         .order_by(jobs.c.id)
     )
-    return [(row.mine, row) for row in rows if _alike(json.loads(row.provenance or "{}"), here)]
+    return [(row.mine, row) for row in rows if _alike(row, here)]
 
 
-def _alike(theirs: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+def _alike(row: Any, here: Mapping[str, Any]) -> bool:
+    theirs = json.loads(row.provenance or "{}")
     same = all(theirs.get(name) is not None and theirs[name] == here.get(name) for name in SAME)
-    return same and theirs.get("program_sha256") == here.get("program_sha256")  # of a user's own program
+    own = json.loads(row.program).get("hash", "")  # of a user's own program: a study may have changed it
+    return same and theirs.get("program_sha256", "") == own
 
 
 def _newest_environment(candidates: list[tuple[int, Any]]) -> dict[int, Any]:

@@ -5,13 +5,21 @@ A value that nobody set trains as well: `noise_std` left out is 0.1. So every ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from runner.design.catalogue import Cost
 from runner.design.grid import Grid
 from runner.design.levels import keys_set
 from runner.view.console import ROWS, console, show, table
 from runner.view.text import duration, label, plain
+
+
+def queued_line(study: str, added: int, meant: int, linked: Mapping[str, int] | None = None) -> str:
+    """What an enqueue of `meant` runs did; `linked`: study → runs among the added that it gave."""
+    taken = linked or {}
+    told = [f"{study}: {added - sum(taken.values())} queued"]
+    told += [f"{count} taken over from study {other}" for other, count in taken.items()]
+    return ", ".join([*told, *([f"{meant - added} already there"] if meant > added else [])])
 
 
 def plan_screen(name: str, grid: Grid, cost: Cost | None, summary: Sequence[str]) -> None:

@@ -95,6 +95,7 @@ def test_what_was_made_otherwise_is_trained(trained: Store, tiny_grid: Path, cha
     [
         "UPDATE results SET exact = 0",
         "UPDATE attempts SET provenance = NULL",
+        "UPDATE attempts SET provenance = json_set(provenance, '$.program_sha256', 'before an edit')",
         "UPDATE studies SET program = '{}' WHERE id = 1",
         "UPDATE studies SET imported_from = 'results.csv'",
     ],
