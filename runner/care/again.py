@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from model.events import Finished, Progressed, from_json
-from runner.design.program import place
+from runner.design.copies import place
 from runner.queue.schema import attempts, jobs, measures, results, studies
 from runner.queue.store import Store
 from runner.view.text import label, plain

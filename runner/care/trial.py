@@ -16,8 +16,8 @@ from typing import Any
 
 from model.events import Asked, Event, Measured, Progressed, Request
 from model.fields import ConfigError
+from runner.design.copies import PROJECT
 from runner.design.grid import Grid
-from runner.design.program import PROJECT
 from runner.view.text import duration, label
 from runner.work.attempt_log import log
 from runner.work.causes import cause_of

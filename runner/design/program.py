@@ -2,18 +2,18 @@
 
 Nothing here knows which program it is. What `studies.program` holds is `record`: whoever reads a study reads
 that row, and never this file. Who runs it: runner/work/trainer.py, with what runner/work/run.py hands it.
+The copy of it that is queued: runner/design/copies.py.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +25,10 @@ from pydantic import Field
 from model import fields
 from model.fields import ConfigError, canonical_json
 from runner.design.checking import CLOSED, checked, told
+from runner.design.copies import PROJECT, digest_of, files_of, place, require_copy
 
-PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT = PROJECT / "model" / "program.py"
 """The program of a grid that names none."""
-COPIES = "program"
-"""Below the run folder: the programs that were queued, each in a folder named by its hash."""
-MAX_FILES_BYTES = 20_000_000
-"""Of a program and what it imports; more is refused: data belongs into the cache."""
 RESERVED = {
     *("id", "job_id", "study", "cell", "config", "seed", "repeat", "status", "held", "attempt", "failures"),
     *("priority", "progress_step", "total_steps", "config_hash", "hash", "cause", "created_at"),
@@ -159,29 +155,11 @@ class Program:
     def files(self) -> dict[str, bytes]:
         """Path below `root` → content of the file and of the modules beside it that it imports, and they.
 
-        Empty for a program in model/, which every worker copies anyway.
-
-        Raises:
-            ConfigError: it is too much to be copied.
+        Empty for a program in model/, which every worker copies anyway. Raises what `files_of` does.
         """
         if self.path.is_relative_to(DEFAULT.parent):
             return {}
-        found: dict[str, bytes] = {}
-        further = (self.path.with_name(name) for name in getattr(self.module, "FILES", ()))
-        wanted = [self.path, *further]
-        while wanted:
-            path = wanted.pop()
-            name = str(path.relative_to(self.root))
-            if name not in found:
-                try:
-                    found[name] = path.read_bytes()
-                except OSError as error:
-                    raise ConfigError(f"FILES: {path}: cannot be read ({error.strerror})") from error
-                if path.suffix == ".py":
-                    wanted += _beside(self.root, ast.parse(found[name]))
-        if sum(map(len, found.values())) > MAX_FILES_BYTES:
-            raise ConfigError(f"{self.path}: it and its modules hold more than {MAX_FILES_BYTES:,} bytes")
-        return dict(sorted(found.items()))
+        return files_of(self.path, self.root, getattr(self.module, "FILES", ()))
 
     @cached_property
     def hash(self) -> str:
@@ -201,46 +179,6 @@ class Program:
             "stalled_seconds": getattr(self.module, "STALLED_SECONDS", None),
             "pace": getattr(self.module, "PACE", {}),
         }
-
-
-def digest_of(files: Mapping[str, bytes]) -> str:
-    """SHA-256 of paths and contents."""
-    each = [[name, hashlib.sha256(content).hexdigest()] for name, content in sorted(files.items())]
-    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
-
-
-class CopyDamaged(Exception):
-    """The copy of a program is not what was queued."""
-
-    cause = "infrastructure"
-    exit_code = 65
-
-
-def require_copy(path: Path, sha256: str) -> None:
-    """Hold that the folder of this hash, which holds a program, is what its name says.
-
-    Raises:
-        CopyDamaged: it is not, or not there.
-    """
-    folder = next((each for each in path.parents if each.name == sha256), path.parent)
-    files = {
-        str(each.relative_to(folder)): each.read_bytes()
-        for each in folder.rglob("*")
-        if each.is_file() and "__pycache__" not in each.relative_to(folder).parts
-    }
-    if digest_of(files) != sha256:
-        raise CopyDamaged(f"{folder}: not the program that was queued; enqueue its grid again to mend it")
-
-
-def place(known: Mapping[str, Any], runs: Path, code: Path = PROJECT) -> Path:
-    """The file of the program of a study's row.
-
-    Args:
-        runs: the database's run folder, which holds the copy of a program that is a user's own.
-        code: where the program is that is part of this project: there, or in a copy of its source.
-    """
-    folder = runs / COPIES / known["hash"] if known.get("hash") else code
-    return folder / str(known.get("path", ""))
 
 
 def load_copy(known: Mapping[str, Any], runs: Path) -> Program:
@@ -369,20 +307,3 @@ def _imported(path: Path) -> tuple[ModuleType, Path]:
 
 _LOADED: list[str] = []
 """Names in sys.modules of the program that was loaded last, and of its neighbours."""
-
-
-def _beside(root: Path, tree: ast.AST) -> Iterable[Path]:
-    """The files below a root that a module imports, anywhere in it: modules, and packages whole."""
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-        for name in names:
-            first = name.partition(".")[0]
-            if (module := root / f"{first}.py").is_file():
-                yield module
-            elif (root / first / "__init__.py").is_file():
-                inner = (path for path in (root / first).rglob("*") if path.is_file())
-                yield from (path for path in inner if "__pycache__" not in path.parts)

@@ -14,7 +14,8 @@ from typing import Any
 
 from model.events import Phase
 from model.fields import ConfigError
-from runner.design.program import load_copy, place
+from runner.design.copies import place
+from runner.design.program import load_copy
 from runner.queue.store import Store
 from runner.work.process import modules_from
 from runner.work.progress import Display

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from runner.design.program import COPIES, digest_of
+from runner.design.copies import COPIES, digest_of
 from runner.work.provenance import PROJECT, code
 
 FOLDER = "source"
@@ -26,7 +26,7 @@ TREE = "model"
 """Copied whole, with the bundled corpus and its tokenizers: 3 MB."""
 FILES = (
     "runner/__init__.py",
-    *(f"runner/design/{name}.py" for name in ("__init__", "program", "checking")),
+    *(f"runner/design/{name}.py" for name in ("__init__", "program", "copies", "checking")),
     *(f"runner/work/{name}.py" for name in ("__init__", "trainer", "run", "attempt_log", "output", "causes")),
 )
 """Copied besides: what the trainer process imports of runner/."""

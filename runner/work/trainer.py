@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from model.events import Asked, Event, Finished, Request, to_json
-from runner.design.program import Program, load, require_copy
+from runner.design.copies import require_copy
+from runner.design.program import Program, load
 from runner.work.attempt_log import log, log_to
 from runner.work.causes import cause_of
 from runner.work.run import Run, Saved
