@@ -310,7 +310,7 @@ def work(
     limits = [seconds(time_limit, "--time-limit")] if time_limit else []
     limits += [seconds_until(until, datetime.now())] if until else []
     output.expendable()
-    with command.opened(db) as store:
+    with command.opened(db, for_worker=True) as store:
         with store.read() as connection:
             configs = waiting_configs(connection, most=200)
         names, each, said = chosen.shared_out(wanted, slots, threads, configs)

@@ -23,3 +23,7 @@ class StoreUnavailable(Exception):
     """Not now: locked, out of room, or its server is away. Trying again is right."""
 
     exit_code = 69
+
+
+class StoreReadOnly(StoreUnavailable):
+    """It cannot be written as it is. A worker waits for that to change; a command says so at once."""

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from runner.queue.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from runner.queue.errors import StoreReadOnly, StoreRefused, StoreUnavailable, StoreUnreachable
 
 BUSY_TIMEOUT_MS = 250
 """How long SQLite waits for a lock. Short: waiting longer is a loop in Python, which serves signals."""
@@ -104,7 +104,7 @@ class File:
         if code in NO_ROOM:
             return StoreUnavailable("the database could not be written: is the disk full?")
         if code in READ_ONLY:
-            return StoreUnavailable("the database could not be written: it is read-only now")
+            return StoreReadOnly("the database is read-only now; look at its permissions and its disk")
         if code in DAMAGED:
             return self.damaged(str(error.orig))
         return None

@@ -21,12 +21,14 @@ import sqlalchemy as sa
 from model.config import ConfigError
 from runner.queue import postgresql, sqlite
 from runner.queue.dialects import now
-from runner.queue.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from runner.queue.errors import StoreReadOnly, StoreRefused, StoreUnavailable, StoreUnreachable
 from runner.queue.postgresql import Server
 from runner.queue.schema import HEAD, meta
 from runner.queue.sqlite import File
 
 T = TypeVar("T")
+SILENT_SECONDS = 1.0
+"""A command waits no longer without a word."""
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Store:
     database_id: str
     identity: tuple[object, ...]
     """What `place` was when it was last looked at."""
+    told: Callable[[str], None] | None = None
+    """Who hears that `write` waits; somebody who waits too, and for whom read-only is an answer."""
 
     @property
     def name(self) -> str:
@@ -56,16 +60,21 @@ class Store:
 
         Raises:
             StoreUnavailable: still locked, full or away after `patience_seconds`.
+            StoreReadOnly: at once, where somebody is told.
             StoreRefused: the database is damaged.
             Exception: whatever `transaction` raises, after a rollback.
         """
-        deadline = time.monotonic() + patience_seconds
+        began, told = time.monotonic(), self.told
         while True:
             try:
                 return self.try_write(transaction)
-            except StoreUnavailable:
-                if time.monotonic() > deadline:
+            except StoreUnavailable as error:
+                waited = time.monotonic() - began
+                if waited > patience_seconds or (self.told and isinstance(error, StoreReadOnly)):
                     raise
+                if told and waited > SILENT_SECONDS:
+                    told(f"waiting: {error} (for {patience_seconds - waited:.0f} s at most)")
+                    told = None
 
     def try_write(self, transaction: Callable[[sa.Connection], T]) -> T:
         """One try of `write`: returns or raises within about the busy timeout.

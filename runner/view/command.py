@@ -56,11 +56,15 @@ def answer(data: T, as_json: bool, screen: Callable[[T], None]) -> None:
 
 
 @contextmanager
-def opened(db: str, create: bool = False) -> Iterator[Store]:
-    """The database at a path or URL, closed at the end. Raises what `open_store` raises."""
+def opened(db: str, create: bool = False, for_worker: bool = False) -> Iterator[Store]:
+    """The database at a path or URL, closed at the end. Raises what `open_store` raises.
+
+    Whoever waits for it is told what for; a worker tells that itself.
+    """
     from runner.queue.store import open_store
 
     store = open_store(db, create)
+    store.told = None if for_worker else say
     try:
         yield store
     finally:

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from runner.queue import jobs, schema, sqlite
+from runner.queue import store as store_module
+from runner.queue.errors import StoreReadOnly
 from runner.queue.migrations import upgrade
 from runner.queue.store import (
     Store,
@@ -303,6 +306,37 @@ def seal(folder: Path) -> None:
         for options in mounts
     ):
         pytest.skip("sealing a folder needs root that may mount, or no root at all")
+
+
+def test_a_command_does_not_wait_for_a_database_that_cannot_be_written(queued: Store) -> None:
+    """SQLite's answer is that of a file without permission to write, or a disk mounted read-only."""
+    tries: list[int] = []
+
+    def change(connection: sa.Connection) -> None:
+        tries.append(1)
+        connection.execute(sa.delete(schema.meta))
+
+    sealed = replace(queued, engine=queued.reader)
+    with pytest.raises(StoreReadOnly, match="read-only now; look at its permissions"):
+        sealed.write(change, patience_seconds=0.05)
+    assert len(tries) > 1  # as a worker, to whom nobody listens
+    tries.clear()
+    sealed.told = print
+    with pytest.raises(StoreReadOnly):
+        sealed.write(change)
+    assert len(tries) == 1
+
+
+def test_a_command_that_waits_for_a_lock_says_so_once(queued: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SILENT_SECONDS", 0.0)
+    holder = sqlite.driver().connect(str(queued.path), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    said: list[str] = []
+    queued.told = said.append
+    with pytest.raises(StoreUnavailable, match="locked by another program"):
+        queued.write(lambda c: c.execute(sa.delete(schema.meta)), patience_seconds=0.6)
+    holder.close()
+    assert said == ["waiting: the database is locked by another program (for 0 s at most)"]
 
 
 def test_a_database_on_a_read_only_medium_can_be_read(queued: Store, read_only: Path) -> None:
