@@ -71,20 +71,6 @@ def boundaries(spending: Spending, fractions: Sequence[float], alpha: float = AL
     return tuple(found)
 
 
-def crossing(bounds: Sequence[float], fractions: Sequence[float], drift: float = 0.0) -> tuple[float, ...]:
-    """The share of studies that end at each look, at either side. Shapes: (K,), (K,) → (K,).
-
-    Args:
-        drift: the mean of z at the last look; 0 where there is no difference.
-    """
-    found: list[float] = []
-    density = _Density.start(drift)
-    for bound, fraction in zip(bounds, fractions, strict=True):
-        found.append(density.ends(fraction, bound))
-        density = density.beyond(fraction, bound)
-    return tuple(found)
-
-
 @dataclass(frozen=True)
 class _Density:
     """Where the studies are that go on: z × √fraction, which has independent increments."""
@@ -92,22 +78,19 @@ class _Density:
     fraction: float
     at: Array
     mass: Array
-    drift: float
 
     @staticmethod
-    def start(drift: float = 0.0) -> _Density:
-        return _Density(0.0, np.zeros(1), np.ones(1), drift)
+    def start() -> _Density:
+        return _Density(0.0, np.zeros(1), np.ones(1))
 
-    def _step(self, fraction: float) -> tuple[Array, float]:
-        """Means and standard deviation of where each of them is at `fraction`."""
-        further = fraction - self.fraction
-        return self.at + self.drift * further, math.sqrt(further)
+    def _sd(self, fraction: float) -> float:
+        """The standard deviation of each one's way to `fraction`."""
+        return math.sqrt(fraction - self.fraction)
 
     def ends(self, fraction: float, bound: float) -> float:
         """The share that is beyond ± bound at `fraction`."""
-        mean, sd = self._step(fraction)
-        end = bound * math.sqrt(fraction)
-        beyond = stats.norm.sf((end - mean) / sd) + stats.norm.cdf((-end - mean) / sd)
+        sd, end = self._sd(fraction), bound * math.sqrt(fraction)
+        beyond = stats.norm.sf((end - self.at) / sd) + stats.norm.cdf((-end - self.at) / sd)
         return float(self.mass @ beyond)
 
     def bound(self, fraction: float, share: float) -> float:
@@ -118,12 +101,11 @@ class _Density:
 
     def beyond(self, fraction: float, bound: float) -> _Density:
         """Those that are within ± bound at `fraction` and go on."""
-        mean, sd = self._step(fraction)
         # Nobody is further out than eight standard deviations, wherever the bound is.
-        reach = min(bound, 8.0 + abs(self.drift)) * math.sqrt(fraction)
+        sd, reach = self._sd(fraction), min(bound, 8.0) * math.sqrt(fraction)
         at = reach * _NODES
-        density = stats.norm.pdf((at[:, None] - mean) / sd) @ self.mass / sd
-        return _Density(fraction, at, density * _WEIGHTS * reach, self.drift)
+        density = stats.norm.pdf((at[:, None] - self.at) / sd) @ self.mass / sd
+        return _Density(fraction, at, density * _WEIGHTS * reach)
 
 
 def nominal(design: Design, alpha: float = ALPHA) -> tuple[float, ...]:

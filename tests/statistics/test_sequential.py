@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,20 @@ from reports.statistics import power, sequential
 from reports.statistics.failures import Failures
 from reports.statistics.inference import Contrast, weighted_contrast
 from reports.statistics.looks import Case, conditional_power, decide, ending, worth
-from reports.statistics.sequential import Design, boundaries, crossing, levels
+from reports.statistics.sequential import Design, boundaries, levels
 
 EQUAL = {looks: tuple((i + 1) / looks for i in range(looks)) for looks in (2, 3, 4, 5, 10)}
 FOUR = Design((3, 6, 10, 15))
+
+
+def crossing(bounds: Sequence[float], fractions: Sequence[float], drift: float = 0.0) -> tuple[float, ...]:
+    """The share of studies that end at each look; `drift` is the mean of z at the last one."""
+    density, found = sequential._Density.start(), []
+    for bound, fraction in zip(bounds, fractions, strict=True):
+        density = replace(density, at=density.at + drift * (fraction - density.fraction))
+        found.append(density.ends(fraction, bound))
+        density = density.beyond(fraction, bound)
+    return tuple(found)
 
 
 # Jennison and Turnbull (2000), tables 2.1 and 2.3: the constants of Pocock's and O'Brien and Fleming's tests.
