@@ -270,6 +270,17 @@ def environment(database: str = "") -> dict[str, str]:
     return {**kept, **named, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
 
+def four_at_once(code: str) -> list[str]:
+    """What four processes print that run the code at the same time; none of them fails."""
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    printed = [each.communicate(timeout=120)[0] for each in started]
+    assert [each.returncode for each in started] == [0] * 4
+    return printed
+
+
 def row(store: Store, table: str, **where: Any) -> dict[str, Any]:
     """The one row of a table that matches."""
     found = rows(store, table, **where)

@@ -8,8 +8,6 @@ test_server_faults.py.
 from __future__ import annotations
 
 import gzip
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from runner.queue.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, described, on_a_server, row, rows, wide
+from tests.conftest import PROJECT, described, four_at_once, on_a_server, row, rows, wide
 from tests.postgres import Cluster
 
 # --- making it --------------------------------------------------------------------------------------------
@@ -73,13 +71,7 @@ def test_database_of_an_earlier_schema_is_refused_then_upgraded_whole(
 def test_many_processes_make_one_database(cluster: Cluster) -> None:
     url = cluster.database(empty=True)
     code = f"from runner.queue.store import open_store; print(open_store({url!r}, True).database_id)"
-    makers = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    identities = {maker.communicate(timeout=120)[0] for maker in makers}
-    assert [maker.returncode for maker in makers] == [0] * 4
-    assert len(identities) == 1
+    assert len(set(four_at_once(code))) == 1
     cluster.drop(url)
 
 
@@ -92,12 +84,7 @@ from runner.queue.store import open_store
 grid = scales.adjust(grid_file.load_grid({str(tiny_grid)!r}), seeds="1..100")
 print(open_store({database!r}).write(lambda c: enqueue(c, "tiny", grid)))
 """
-    makers = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    added = [int(maker.communicate(timeout=120)[0]) for maker in makers]
-    assert sorted(added) == [0, 0, 0, 200]
+    assert sorted(map(int, four_at_once(code))) == [0, 0, 0, 200]
     store = open_store(database)
     assert len(rows(store, "studies")) == 1
     assert len(rows(store, "jobs")) == 200

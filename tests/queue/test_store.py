@@ -30,7 +30,7 @@ from runner.queue.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, both_engines, described, row, wide
+from tests.conftest import PROJECT, both_engines, described, four_at_once, row, wide
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -237,13 +237,7 @@ def test_upgrade_twice_keeps_one_identity(store: Store, database: str) -> None:
 def test_many_processes_make_one_database(tmp_path: Path) -> None:
     path = str(tmp_path / "new.db")
     code = f"from runner.queue.store import open_store; print(open_store({path!r}, True).database_id)"
-    makers = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    identities = {maker.communicate(timeout=120)[0] for maker in makers}
-    assert len(identities) == 1
-    assert all(maker.returncode == 0 for maker in makers)
+    assert len(set(four_at_once(code))) == 1
 
 
 def test_moved_or_replaced_file_is_noticed(store: Store, tmp_path: Path) -> None:
