@@ -77,6 +77,16 @@ PACE = {
 }
 """Keys that tell what a run costs: the vocabulary, which follows the corpus, is left out of its size."""
 
+IMPORTS = {
+    "converted": {
+        "training_time_minutes": ("training_seconds", 60.0),
+        "peak_memory_gb": ("peak_memory_bytes", 1e9),
+    },
+    "factors": ("noise_std", "load_balancing_weight"),
+    "exponentials": {"val_perplexity": "val_loss"},
+}
+"""What a file of the published study has beside measures and keys; `export` writes such files."""
+
 SHARED = ("protocol", "data")
 """Keys, or parts, that all runs of a study share."""
 OPTIONS = {

@@ -9,29 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from model.config import ConfigError, canonical_json
+from runner.design.checking import CLOSED, checked
 from runner.design.program import Program, load
 from runner.design.spreadsheet import Sheet, read_sheet
 
 _NOT_MEASURED = ("job_id", "attempt", "recorded_at", "exact")
-CONVERTED = {
-    "training_time_minutes": ("training_seconds", 60.0),
-    "peak_memory_gb": ("peak_memory_bytes", 1e9),
-}
-"""Columns of the published study → measure, and the factor."""
-OF_STUDY = ("protocol", "corpus", "corpus_id", "grid")
-"""Columns that must be the same in every row: they describe the whole study."""
 _OF_RUN = ("seed", "study", "config_hash", "config", "status")
-FACTORS = ("noise_std", "load_balancing_weight")
-"""Factors of the published study, whether they vary in the file or not."""
 _STATES = {
     **dict.fromkeys(("", "done", "finished", "completed", "complete", "success"), "done"),
     **dict.fromkeys(("failed", "crashed", "killed", "error", "cancelled", "preempted"), "failed"),
 }
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """IMPORTS of a program: what its files have beside its measures and keys."""
+
+    __pydantic_config__ = CLOSED
+    converted: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Column → measure, and what the column is multiplied by."""
+    factors: tuple[str, ...] = ()
+    """Keys that are factors where the file has them, whether they vary or not."""
+    exponentials: dict[str, str] = field(default_factory=dict)
+    """Measure → the one whose exponential it is: held to be that, and made where the file has none."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,12 @@ def read_results(path: Path, columns: str = "", program: Program | None = None) 
         raise ConfigError(f"{path}: no rows under its header")
     if len({row.get("study") for row in sheet.rows}) > 1:
         raise ConfigError(f"{path}: several studies in its column study; import each from a file of its own")
-    factors = _factors(path, sheet, program)
-    shared = {name: _shared(path, sheet, name) for name in OF_STUDY if name in sheet.columns}
+    own = _conventions(program)
+    factors = _factors(path, sheet, program, own)
+    shared = {name: _shared(path, sheet, name) for name in _of_study(program) if name in sheet.columns}
     found: dict[str, Run] = {}
     for line, texts in zip(sheet.lines, sheet.rows, strict=True):
-        row = _Reader(f"{path} line {line}", texts, sheet.decimal_comma, program).row(factors)
+        row = _Reader(f"{path} line {line}", texts, sheet.decimal_comma, program, own).row(factors)
         if row.config_hash in found:
             raise ConfigError(f"{path} line {line}: seed {row.seed} of this cell stands there twice")
         found[row.config_hash] = row
@@ -95,15 +101,33 @@ def read_results(path: Path, columns: str = "", program: Program | None = None) 
     return Imported(list(found.values()), factors, shared)
 
 
-def _factors(path: Path, sheet: Sheet, program: Program) -> list[str]:
+def _conventions(program: Program) -> Conventions:
+    """What the program declares of its files; what is wrong there is named."""
+    try:
+        found: Conventions = checked(Conventions, getattr(program.module, "IMPORTS", {}), {})
+    except ConfigError as error:
+        raise ConfigError(f"{program.path}: IMPORTS: {error}") from None
+    ours = {ours for ours, _ in found.converted.values()}
+    named = ours | found.exponentials.keys() | {*found.exponentials.values()}
+    if unknown := named - {measure.name for measure in program.measures}:
+        raise ConfigError(f"{program.path}: IMPORTS: {min(unknown)!r} is not in METRICS")
+    return found
+
+
+def _of_study(program: Program) -> tuple[str, ...]:
+    """Columns that must be the same in every row: they describe the whole study."""
+    return (*program.facts(program.default), "grid")
+
+
+def _factors(path: Path, sheet: Sheet, program: Program, own: Conventions) -> list[str]:
     """The columns that tell conditions apart: none that varies is passed over."""
     if "cell" in sheet.columns:  # export's own, which says them
         return list(parsed(path, "cell", sheet.rows[0]["cell"]))
-    known = {*_measured(program), *CONVERTED, *OF_STUDY, *_NOT_MEASURED, *_OF_RUN}
+    known = {*_measured(program), *own.converted, *_of_study(program), *_NOT_MEASURED, *_OF_RUN}
     found = []
     for name in sheet.columns:
         varies = len({row[name] for row in sheet.rows}) > 1
-        chosen = name in sheet.factors or (name in FACTORS and _is_key(program, name))
+        chosen = name in sheet.factors or (name in own.factors and _is_key(program, name))
         if chosen or (varies and name not in known and _is_key(program, name)):
             found.append(name)
         elif varies and name not in known:
@@ -146,9 +170,11 @@ def parsed(where: object, column: str, text: str) -> dict[str, Any]:
 class _Reader:
     """One row's texts as values; every complaint names the line."""
 
-    def __init__(self, where: str, texts: dict[str, str], decimal_comma: bool, program: Program) -> None:
+    def __init__(
+        self, where: str, texts: dict[str, str], decimal_comma: bool, program: Program, own: Conventions
+    ) -> None:
         self.where, self.texts, self.decimal_comma = where, texts, decimal_comma
-        self.program = program
+        self.program, self.own = program, own
 
     def row(self, factors: list[str]) -> Run:
         seed = self.number("seed")
@@ -218,11 +244,12 @@ class _Reader:
         outcome = values[self.program.measures[0].name]
         if state == "failed" or outcome is None or not math.isfinite(outcome):
             return None
-        for theirs, (ours, factor) in CONVERTED.items():
-            if ours in values and values[ours] is None and (value := self.number(theirs)) is not None:
+        for theirs, (ours, factor) in self.own.converted.items():
+            if values[ours] is None and (value := self.number(theirs)) is not None:
                 values[ours] = value * factor
-        if "val_perplexity" in values:
-            values["val_perplexity"] = self.perplexity(outcome)
+        for name, of in self.own.exponentials.items():
+            if (power := values[of]) is not None:
+                values[name] = self.exponential(name, of, power)
         for name, value in values.items():
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"{self.where}: {name} = {value}: must be a finite number, or empty")
@@ -231,17 +258,17 @@ class _Reader:
             for name, value in values.items()
         }
 
-    def perplexity(self, loss: float) -> float:
-        """The file's, held to be exp(loss) as far as its digits go; exp(loss) where it has none."""
-        told = self.number("val_perplexity")
-        due = math.exp(loss) if loss < 700 else math.inf
+    def exponential(self, name: str, of: str, power: float) -> float:
+        """The file's, held to be exp of the other as far as its digits go; exp(power) where it has none."""
+        told = self.number(name)
+        due = math.exp(power) if power < 700 else math.inf
         if told is None:
             return due
-        slack = due * max(self._half_a_digit("val_loss"), 1e-6) + self._half_a_digit("val_perplexity")
+        slack = due * max(self._half_a_digit(of), 1e-6) + self._half_a_digit(name)
         if not abs(told - due) <= 1.01 * slack:
             raise ConfigError(
-                f"{self.where}: val_perplexity = {told:g} is not exp(val_loss) = {due:.6g}: one is another "
-                "measure; --columns none=val_perplexity leaves it out and takes exp(val_loss)"
+                f"{self.where}: {name} = {told:g} is not exp({of}) = {due:.6g}: one is another "
+                f"measure; --columns none={name} leaves it out and takes exp({of})"
             )
         return told
 

@@ -11,6 +11,7 @@ import pytest
 from model.config import ConfigError
 from runner.design.foreign import Imported, read_results
 from runner.design.importing import import_results
+from runner.design.program import load
 from runner.queue.store import Store
 from tests.conftest import row, rows
 
@@ -172,3 +173,35 @@ def test_results_of_another_program_are_read_by_its_measures_and_keys(store: Sto
         store.write(lambda c: import_results(c, path, "again"))
     with pytest.raises(ConfigError, match=r"--protocol sound: .*mine\.py has none"):
         store.write(lambda c: import_results(c, path, "again", "sound", program=program))
+
+
+def test_a_program_says_what_its_files_have_besides(tmp_path: Path) -> None:
+    path, file = tmp_path / "mine.py", tmp_path / "theirs.csv"
+    own = (
+        "IMPORTS = {'converted': {'minutes': ('seconds', 60)}, 'factors': ('lr',), "
+        "'exponentials': {'ratio': 'log_ratio'}}\n"
+    )
+    text = (
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Config:\n"
+        "    lr: float = 0.1\n    corpus: str = ''\n    seed: int = 0\n"
+        "METRICS = {'error': 'lower', 'seconds': 'none', 'log_ratio': 'none', 'ratio': 'none'}\n"
+        "def train(config, run): ...\n"
+    )
+    path.write_text(text + own)
+    file.write_text("lr,seed,error,minutes,log_ratio,corpus\n0.1,1,0.5,2,0.7,a\n0.1,1,0.3,4,,b\n")
+    found = read_results(file, program=load(path))
+    assert found.factors == ["lr", "corpus"]  # which is a key here, and no fact of the study
+    assert [each.results for each in found.rows] == [
+        {"error": 0.5, "seconds": 120.0, "log_ratio": 0.7, "ratio": math.exp(0.7)},
+        {"error": 0.3, "seconds": 240.0, "log_ratio": None, "ratio": None},
+    ]
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="column minutes varies and is not known"):
+        read_results(file, program=load(path))
+    for wrong, said in (
+        ("'other': 'error'", "IMPORTS: 'other' is not in METRICS"),
+        ("1: 2", "IMPORTS: exponentials"),
+    ):
+        path.write_text(text + own.replace("'ratio': 'log_ratio'", wrong))
+        with pytest.raises(ConfigError, match=said):
+            read_results(file, program=load(path))
