@@ -26,7 +26,7 @@ from runner.work.process import TrainerProcess
 
 WEIGHTS = "weights.safetensors"
 KEPT = ("tokenizer", "config.json", WEIGHTS)
-"""What model/training/weights.py leaves in an attempt's folder; the weights last: where they are, all is."""
+"""What a program leaves in an attempt's folder; the weights last: where they are, all is."""
 SAY_SECONDS = 10.0
 _OF_THE_MACHINE = ("_seconds", "tokens_per_second", "peak_memory_bytes")
 """Measures, by their ends, that no bits are promised of."""
@@ -113,7 +113,9 @@ def train_again(store: Store, runs: Path, cache: Path, job_id: int, say: Callabl
                 f"kept. Other code, threads or machines give other bits: `python cli.py show {job_id}`"
             )
         if not (beside / WEIGHTS).is_file():
-            raise NotKept(f"{name}: the weights could not be written; is the disk full?")
+            own = f"{program['path']} left no {WEIGHTS} in run.workdir (docs/programs.md, run.keep_weights)"
+            why = own if program["hash"] else "the weights could not be written; is the disk full?"
+            raise NotKept(f"{name}: {why}")
         # A try that was killed here may have left its tokenizer, and a folder is not replaced.
         shutil.rmtree(folder / KEPT[0], ignore_errors=True)
         for kept in KEPT:

@@ -295,7 +295,7 @@ def memory(meminfo: Path) -> Finding:
         return Finding("memory", "ok", "not known on this system")
     free = int(found[1]) * 1024
     scant = free < SCANT_MEMORY_BYTES
-    remedy = "end other programs, or set train.micro_batch below train.batch_size" if scant else ""
+    remedy = "end other programs, or let fewer trainers work: `work --slots 1`" if scant else ""
     return Finding("memory", "warn" if scant else "ok", f"{size(free)} available", remedy)
 
 

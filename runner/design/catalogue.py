@@ -54,17 +54,18 @@ def cost(grid: Grid, measured: Paces) -> Cost | None:
 
 
 def describe(name: str, scale: str, measured: Paces) -> dict[str, Any]:
-    """A grid in a line: question, runs, steps, tokens, cost."""
+    """A grid in a line: question, runs, steps, tokens (None where Config has no such number), cost."""
     grid = adjust(load_grid(name), scale)
     configs, each = [config for _, config in grid.cells], len(grid.seeds) * grid.repeats
     known = cost(grid, measured)
+    tokens: list[Any] = [getattr(config, "tokens_seen", None) for config in configs]
     return {
         "name": name,
         "scale": scale,
         "question": grid.question,
         "runs": grid.size,
         "steps": each * sum(map(grid.program.steps, configs)),
-        "training_tokens": each * sum(getattr(config, "tokens_seen", 0) for config in configs),
+        "training_tokens": None if None in tokens else each * sum(tokens),
         "cost_seconds": known.seconds if known else None,
         "cost_device": known.device if known else None,
     }

@@ -127,7 +127,8 @@ def _assigned(assignments: Sequence[str], varied: set[str], program: Program) ->
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         if not found:
-            raise ConfigError(f"--set {assignment}: write key=value, as in train.steps=4000")
+            known = [f"{each}={program.value(program.default, each)}" for each in program.keys]
+            raise ConfigError(f"--set {assignment}: write key=value, as in {known[0]}")
         dotted = program.full_key(key)
         if dotted in varied:
             raise ConfigError(f"--set {key}: a factor of this grid; edit a copy of the file instead")

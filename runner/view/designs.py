@@ -85,22 +85,24 @@ def _factors(out: Console, design: Mapping[str, Any]) -> None:
 
 
 def _cells(out: Console, cells: Sequence[Mapping[str, Any]], scale: str) -> None:
-    made = table(
-        f"{len(cells)} cells at {scale} scale", "cell", "steps", "parameters", "active a token", folds="cell"
-    )
+    """What the program says nothing of has no column."""
+    columns = {"steps": "steps", "parameters_total": "parameters", "parameters_active": "active a token"}
+    known = [name for name in columns if cells[0][name] is not None]
+    titles = (columns[name] for name in known)
+    made = table(f"{len(cells)} cells at {scale} scale", "cell", *titles, folds="cell")
     for cell in cells[:ROWS]:
-        numbers = (cell[name] for name in ("steps", "parameters_total", "parameters_active"))
-        made.add_row(label(cell["cell"]), *(f"{number:,}" for number in numbers))
-    show(out, made, len(cells), f"; parameters {varying(c['parameters_total'] for c in cells)}")
+        made.add_row(label(cell["cell"]), *(f"{cell[name]:,}" for name in known))
+    total = "parameters_total"
+    show(out, made, len(cells), f"; parameters {varying(c[total] for c in cells)}" if total in known else "")
 
 
 def _scales(out: Console, scales: Sequence[Mapping[str, Any]]) -> None:
-    made = table("Sizes", "scale", "runs", "steps in all", "training tokens", "cost here")
+    tokens = scales[0]["training_tokens"] is not None
+    further = ["training tokens"] if tokens else []
+    made = table("Sizes", "scale", "runs", "steps in all", *further, "cost here")
     for scale in scales:
-        made.add_row(
-            *(scale["scale"], str(scale["runs"]), f"{scale['steps']:,}", f"{scale['training_tokens']:,}"),
-            _cost(scale),
-        )
+        further = [f"{scale['training_tokens']:,}"] if tokens else []
+        made.add_row(scale["scale"], str(scale["runs"]), f"{scale['steps']:,}", *further, _cost(scale))
     out.print(made)
 
 

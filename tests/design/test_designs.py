@@ -177,3 +177,17 @@ def test_every_value_is_told_by_who_set_it() -> None:
     keys = [value.split()[0] for values in told.values() for value in values]
     assert len(keys) == len(set(keys))
     assert not {"routing.bias_rate", "seed"} & set(keys)
+
+
+def test_a_design_of_another_program_has_columns_of_what_it_knows(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Config:\n"
+        "    width: int = 8\n    seed: int = 0\n"
+        "    total_parameters = property(lambda self: self.width * 1000)\n"
+        "METRICS = {'error': 'lower'}\ndef train(config, run): ...\n"
+    )
+    (tmp_path / "own.toml").write_text('program = "own.py"\nseeds = [1]\n[factors]\nwidth = [8, 16]\n')
+    lines = [line.split() for line in run("grids", "show", str(tmp_path / "own.toml")).splitlines()]
+    assert ["cell", "steps", "parameters"] in lines
+    assert ["width=16", "0", "16,000"] in lines
+    assert ["scale", "runs", "steps", "in", "all", "cost", "here"] in lines

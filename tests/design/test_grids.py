@@ -123,7 +123,7 @@ def test_bad_seeds_are_refused(text: str) -> None:
         ("seed=4", "use --seeds"),
         ("model.vocab_size=5", "use --tokenizer"),
         ("data.corpus=x", "use --corpus"),
-        ("train", "write key=value"),
+        ("train", "write key=value, as in model.d_model=384"),
         ("model=4", "no such key"),
         ("dropout=0.99999", "model.dropout"),
         ("=cmd()", "no such key"),

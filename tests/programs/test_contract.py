@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from model.config import ConfigError, RunConfig
+from runner.care.again import NotKept, train_again
+from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid, parse_grid
 from runner.design.program import Measure, load, read_measures
+from runner.queue import jobs
+from runner.queue.store import Store
+from runner.work import source
+from tests.nights import claim
 
 GOOD = """
 from dataclasses import dataclass, field
@@ -101,6 +107,39 @@ def test_a_wrong_value_is_refused_in_a_line(program: Path, values: dict[str, obj
         found.with_values(found.default, values)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+KEEPS = """
+import time
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Config:
+    kept: bool = False
+    seed: int = 0
+
+METRICS = {"error": "lower", "own_seconds": "none"}
+
+def train(config, run):
+    if run.keep_weights and config.kept:
+        (run.workdir / "weights.safetensors").write_bytes(b"learned")
+    return {"error": 0.5, "own_seconds": time.time()}
+"""
+
+
+def test_its_weights_are_kept_where_it_writes_some(store: Store, worker: jobs.Worker, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(KEEPS)
+    (tmp_path / "own.toml").write_text('program = "own.py"\nseeds = [1]\n[factors]\nkept = [true, false]\n')
+    grid, runs = load_grid(str(tmp_path / "own.toml")), tmp_path / "runs"
+    store.write(lambda c: enqueue(c, "own", grid))
+    source.keep_program(grid.program.files, runs / store.database_id)
+    for _ in range(2):
+        lease = claim(store, worker)
+        store.write(lambda c, lease=lease: jobs.finish(c, lease, {"error": 0.5, "own_seconds": 1.0}))
+    folder = train_again(store, runs, tmp_path / "cache", 1, lambda _: None)
+    assert (folder / "weights.safetensors").read_bytes() == b"learned"
+    with pytest.raises(NotKept, match=r"kept=False.*: own\.py left no weights\.safetensors in run\.workdir"):
+        train_again(store, runs, tmp_path / "cache", 2, lambda _: None)
 
 
 @pytest.mark.parametrize(
