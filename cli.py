@@ -317,7 +317,6 @@ def work(
         if said:
             command.say(said)
         chosen.allow_descriptors(len(names))
-        beside = companions(db, page, notify, notify_every)
         options = chosen.Options(
             devices=names,
             threads=each,
@@ -331,6 +330,7 @@ def work(
             keep_checkpoints=keep_checkpoints,
             keep_weights=keep_weights,
         )
+        beside = companions(db, page, notify, notify_every)
         worker = Worker(store, options, Display(), _decide)
         found = ""
         try:
