@@ -110,9 +110,14 @@ def keep(
         over = wait(every_seconds)
 
 
+def parted(name: str) -> Markup:
+    """A name that may go on in a new line after each comma: a telephone is narrower than many a cell."""
+    return Markup(",<wbr>").join(name.split(","))
+
+
 @cache
 def _template() -> Template:
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"plain": plain, "made": Markup}
+    environment.filters |= {"plain": plain, "parted": parted, "made": Markup}
     environment.globals |= {"file_of": file_of}
     return environment.get_template("night.html.jinja")

@@ -48,7 +48,7 @@ def test_a_page_has_cells_what_runs_and_what_failed(busy: Store) -> None:
     for text in found.values():
         states = re.findall(r'<i class="(\w+)" title="seed (\d+): \w+">', text)
         assert states == [("failed", "42"), ("queued", "43"), ("running", "42"), ("queued", "43")]
-        assert "job 2 noise_std=0.5,seed=42" in text
+        assert "job 2 noise_std=0.5,<wbr>seed=42" in text
         assert 'points="0.0,0.0 50.0,50.0 100.0,100.0 "' in text  # the loss falls in a straight line
         assert "6/40 · loss 5.000, 1,234 tok/s" in text
         assert "diverged: " + html.escape("<script>alert(1)</script> postgresql://…@box/lab") in text
