@@ -804,6 +804,7 @@ def clean(
 ) -> None:
     """List, or remove, files of finished jobs.   Example: python cli.py clean --older-than 30d --yes"""
     from runner.care import clean
+    from runner.view.text import size
 
     age, least = seconds(older_than, "--older-than"), size_bytes(larger_than, "--larger-than")
     runs = command.run_folder(db, runs_dir)
@@ -813,7 +814,7 @@ def clean(
             clean.clean_screen(found)
             return
         freed = clean.remove(store, runs, found)
-    print(f"{freed:,} bytes freed; results are as they were")
+    print(f"{size(freed)} freed; results are as they were")
 
 
 @db_app.command("backup")

@@ -13,6 +13,7 @@ reports/sections/findings.py.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
@@ -100,15 +101,22 @@ def completed(
     return tuple(found)
 
 
+NAMED = 6
+"""Measures that a message names: the language model has 28."""
+
+
 def check_metric(said: str, metric: str, program: Program) -> None:
     """Refuse a metric that the program does not measure.
 
     Raises:
-        ConfigError: begins with `said`, and names the measures that there are.
+        ConfigError: begins with `said`, and names the measure that may be meant, or the first that there are.
     """
     measures = [measure.name for measure in program.measures]
     if metric not in measures:
-        raise ConfigError(f"{said}: choose one of {', '.join(measures)}")
+        close = difflib.get_close_matches(metric, measures, n=1)
+        more = f" and {len(measures) - NAMED} more" if len(measures) > NAMED else ""
+        all_of_them = f"choose one of {', '.join(measures[:NAMED])}{more}"
+        raise ConfigError(f"{said}: " + (f"did you mean {close[0]}?" if close else all_of_them))
 
 
 def _check(where: str, claim: Hypothesis, factors: Mapping[str, Sequence[Any]], program: Program) -> None:

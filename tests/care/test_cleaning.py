@@ -130,7 +130,7 @@ def test_the_command_lists_first_and_removes_with_yes(cli: Cli, kept: Store, tmp
     assert files(kept, tmp_path / "runs") == there
     assert cli("clean", "--older-than", "30d").stdout == "nothing to clean\n"
     done = cli("clean", "--larger-than", "2kB", "--yes")
-    assert done.stdout == "6,000 bytes freed; results are as they were\n"
+    assert done.stdout == "6.0 kB freed; results are as they were\n"
     assert cli("clean", "--older-than", "soon").returncode == 2
     assert "as in 9m" in cli("clean", "--older-than", "5").stderr
     assert cli("clean", "--larger-than", "10").returncode == 2

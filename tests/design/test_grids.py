@@ -160,6 +160,7 @@ GOOD = {"name": "mine", "factors": {"noise_std": [0.0, 0.1]}, "seeds": [1]}
         ({"base": 3}, "base = 3: must be a table"),
         ({"question": 3}, "question = 3: must be a text"),
         ({"primary": "ppl"}, "primary = 'ppl': choose one of val_loss"),
+        ({"primary": "val_los"}, "primary = 'val_los': did you mean val_loss?"),
         ({"margins": {"ppl\n": 0.1}}, r"margins: 'ppl\\n': choose one of val_loss"),
         ({"repeats": True}, "repeats = True: must be a whole number between 1 and 1,000"),
         ({"a\nb": 1}, r"'a\\nb': no such key"),
