@@ -124,9 +124,10 @@ class Progressed:
 
     phase: Phase
     step: int
-    loss: float | None = None
-    """Last training loss that was read, nats per token."""
+    value: float | None = None
+    """The last that was read of the series that stands for the run."""
     tokens_per_second: float | None = None
+    series: str = "loss"
 
 
 @dataclass(frozen=True)

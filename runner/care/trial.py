@@ -92,7 +92,8 @@ def attempt(grid: Grid, limit_seconds: float, device: str, threads: int, cache: 
     with tempfile.TemporaryDirectory() as folder:
         try:
             opened = open_device(device, threads)["device"] if open_device else device.replace("auto", "cpu")
-            run = Run(Path(folder), opened, cache, (), asked, trial.take, program.hash, threads=threads)
+            told = (asked, trial.take, program.hash, program.measures[0].name)
+            run = Run(Path(folder), opened, cache, (), *told, threads=threads)
             stop.start()
             results = program.module.train(config, run)
             trial.ended = time.monotonic()

@@ -80,10 +80,10 @@ class Display:
             self.note(f"{lease.label}: resumes from step {event.step}{event.not_exact}")
 
     def progress(self, lease: Lease, event: Progressed) -> None:
-        loss = f" loss {event.loss:.3f}" if event.loss is not None else ""
+        value = f" {event.series} {event.value:.4g}" if event.value is not None else ""
         speed = f" {event.tokens_per_second:,.0f} tok/s" if event.tokens_per_second else ""
-        state = f"{'' if event.phase is Phase.STEP else event.phase}{loss}{speed}"
-        self._bars.update(self._tasks[lease.job_id], completed=event.step, state=state)
+        state = f"{'' if event.phase is Phase.STEP else event.phase}{value}{speed}"
+        self._bars.update(self._tasks[lease.job_id], completed=event.step, state=escape(state))
         if not self._live and time.monotonic() - self._said_at[lease.job_id] >= LINE_SECONDS:
             self._said_at[lease.job_id] = time.monotonic()
             self.note(f"{lease.label}: step {event.step}/{lease.total_steps} {state.strip()} · {self._queue}")

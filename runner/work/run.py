@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model.events import Asked, Checkpointed, Event, Measured, NotSaved, Phase, Progressed, Resumed
+from runner.queue.series import chosen
 
 SPLITS = ("train", "val", "test")
 ALIVE_SECONDS = 0.2
@@ -57,6 +58,8 @@ class Run:
     """Sends an event: for a program that speaks them itself."""
     source: str
     """SHA-256 of the code that runs."""
+    primary: str
+    """The program's first measure: which series stands for a run goes by it."""
     checkpoint_seconds: float = 120.0
     keep_weights: bool = False
     threads: int = 1
@@ -126,7 +129,7 @@ class Run:
         numbers = {name: float(value) for name, value in values.items()}
         if numbers:
             self.tell(Measured(step, split, numbers))
-        self._alive(Phase.STEP if split == "train" else Phase.EVALUATE, step, numbers.get("loss"))
+        self._alive(Phase.STEP if split == "train" else Phase.EVALUATE, step, numbers)
 
     def count(self, step: int, counts: Sequence[Sequence[int]], split: str = "val") -> None:
         """Record how much went to each expert of each layer at a step: counts[layer][expert].
@@ -149,12 +152,13 @@ class Run:
             )
         self._logged[what, split] = step
 
-    def _alive(self, phase: Phase, step: int, loss: float | None) -> None:
+    def _alive(self, phase: Phase, step: int, numbers: Mapping[str, float]) -> None:
         now = time.monotonic()
         self._step = max(self._step, step)
         if now - self._alive_at >= ALIVE_SECONDS:
             self._alive_at = now
-            self.tell(Progressed(phase, self._step, loss))
+            series = chosen(numbers, self.primary)
+            self.tell(Progressed(phase, self._step, numbers.get(series), series=series))
 
     # --- saving and ending --------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ FILES = (
     "runner/__init__.py",
     *(f"runner/design/{name}.py" for name in ("__init__", "program", "copies", "checking")),
     *(f"runner/work/{name}.py" for name in ("__init__", "trainer", "run", "attempt_log", "output", "causes")),
+    *("runner/queue/__init__.py", "runner/queue/series.py"),
 )
 """Copied besides: what the trainer process imports of runner/."""
 COMPILED = "__pycache__"

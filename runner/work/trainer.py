@@ -133,6 +133,7 @@ class Trainer:
             asked=asked,
             tell=self._tell,
             source=message["program_hash"] or message["source"],
+            primary=program.measures[0].name,
             checkpoint_seconds=message["checkpoint_seconds"],
             keep_weights=message["keep_weights"],
             threads=self._threads,

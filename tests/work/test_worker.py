@@ -250,12 +250,12 @@ def test_error_that_sticks_to_the_process_does_not_reach_the_next_job(
     [
         ("pass", Phase.START, "phase start"),
         (
-            "send(event='Progressed', phase='step', step=3, loss=None, tokens_per_second=None)",
+            "send(event='Progressed', phase='step', step=3, value=None, tokens_per_second=None)",
             Phase.STEP,
             "phase step after step 3",
         ),
         (
-            "send(event='Progressed', phase='evaluate', step=20, loss=None, tokens_per_second=None)",
+            "send(event='Progressed', phase='evaluate', step=20, value=None, tokens_per_second=None)",
             Phase.EVALUATE,
             "phase evaluate after step 20",
         ),
