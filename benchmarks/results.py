@@ -24,10 +24,14 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one of the standard library
 
+import sqlalchemy as sa  # noqa: E402
+
 from model.config import ConfigError  # noqa: E402
 from runner.design.grid_file import load_grid  # noqa: E402
 from runner.design.scales import adjust  # noqa: E402
+from runner.queue import schema  # noqa: E402
 from runner.queue.sqlite import driver  # noqa: E402
+from runner.queue.store import open_store  # noqa: E402
 
 CLI = PROJECT / "cli.py"
 PREEMPTED = 75
@@ -146,14 +150,16 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
 
 
 def copy(database: Path, target: Path, study: str) -> tuple[int, int]:
-    """A compact, checked copy of the database; returns how many of the study's runs are done, of how many."""
+    """A compact, checked copy of one study; returns how many of its runs are done, of how many."""
     connection = driver().connect(str(database))
     try:
         connection.execute("VACUUM INTO ?", (str(target),))
     finally:
         connection.close()
+    drop_others(target, study)
     connection = driver().connect(str(target))
     try:
+        connection.execute("VACUUM")  # what was dropped is not to be read in the file either
         (sound,) = connection.execute("PRAGMA integrity_check").fetchone()
         if sound != "ok":
             raise OSError(f"{target}: {sound}")
@@ -165,6 +171,24 @@ def copy(database: Path, target: Path, study: str) -> tuple[int, int]:
     finally:
         connection.close()
     return int(done or 0), int(jobs)
+
+
+def drop_others(database: Path, study: str) -> None:
+    """Leave one study in a copied database: what is given away is not another night's too."""
+
+    def drop(connection: sa.Connection) -> None:
+        kept = sa.select(schema.studies.c.id).where(schema.studies.c.name == study)
+        other = sa.select(schema.jobs.c.id).where(schema.jobs.c.study_id.not_in(kept))
+        for table in reversed(schema.metadata.sorted_tables):  # a row goes before those that it refers to
+            if "job_id" in table.c:
+                connection.execute(sa.delete(table).where(table.c.job_id.in_(other)))
+            elif "study_id" in table.c:
+                connection.execute(sa.delete(table).where(table.c.study_id.not_in(kept)))
+        connection.execute(sa.delete(schema.studies).where(schema.studies.c.id.not_in(kept)))
+
+    store = open_store(str(database))
+    store.write(drop)
+    store.close()
 
 
 def page(name: str, done: int, jobs: int, commands: list[list[str]], report: list[str]) -> str:

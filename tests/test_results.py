@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.results import copy
+from runner.design.enqueue import enqueue
+from runner.design.grid_file import load_grid
 from runner.queue.sqlite import driver
+from runner.queue.store import Store
 from tests.conftest import PROJECT, TINY_GRID, environment
 from tests.injection import NO_SUMMARY, inject
 
@@ -84,6 +88,19 @@ def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "2 of 2 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
     assert {path.name for path in kept.iterdir()} == {"commands.md", "study.db.xz"}
+
+
+def test_what_is_packed_is_of_no_other_study(store: Store, tmp_path: Path) -> None:
+    """Nor can it be read in the file: a traceback of another night names its folders."""
+    (tmp_path / "tiny.toml").write_text(TINY_GRID)
+    for name in ("kept", "another-night"):
+        store.write(lambda c, name=name: enqueue(c, name, load_grid(str(tmp_path / "tiny.toml"))))
+    assert copy(store.path, tmp_path / "copy.db", "kept") == (0, 4)
+    connection = driver().connect(str(tmp_path / "copy.db"))
+    assert connection.execute("SELECT name FROM studies").fetchall() == [("kept",)]
+    assert connection.execute("SELECT COUNT(*) FROM jobs").fetchone() == (4,)
+    connection.close()
+    assert b"another-night" not in (tmp_path / "copy.db").read_bytes()
 
 
 def test_a_grid_that_is_not_there_is_one_line(tmp_path: Path) -> None:
