@@ -40,9 +40,9 @@ _AT_LOOKS = (
     "The study is looked at as it grows: every verdict is read off the interval of the look that decided "
     "it, which is wider than one of 95 %, as the looks and the open claims ask. Over all looks and claims a "
     "verdict is wrong in at most 5 % of studies. p is against no difference, equivalence p against a "
-    "difference of the margin, both corrected alike. A look that decides a direction has the first below .05, "
-    "one that decides an equivalence the second; that something is not worse is decided by one end of the "
-    "interval, and may have neither."
+    "difference of the margin, both corrected alike. A look that decides a direction has the first below "
+    ".05, one that decides an equivalence the second; that something is not worse is decided by one end of "
+    "the interval, and may have neither."
 )
 _KINDS = {
     "less": "below 0",
