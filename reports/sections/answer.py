@@ -249,9 +249,10 @@ def _effect(analysis: Analysis, family: TestedFamily) -> str:
         first = against == standard
         by_phrase.setdefault(_phrase(analysis, tested, first), []).append(str(level if first else against))
     told = [f"{listed(levels)} {_plural(phrase, len(levels))}" for phrase, levels in by_phrase.items()]
+    percentages = [at for at, said in enumerate(told) if _PERCENT in said]
+    if analysis.metric.logarithmic and percentages:
+        told[percentages[-1]] += " of the perplexity"
     text = f"Compared with {factor} {standard}: {listed(told)}"
-    if analysis.metric.logarithmic and _PERCENT in text:
-        text += " of the perplexity"
     others = sorted({name for effect in family.depends_on for name in effect.factors} - {factor})
     text += f", on average; how much depends on {listed(others)}." if others else "."
     more = len(found) - _MOST_LEVELS
