@@ -2,9 +2,10 @@
 """Nightshift's commands, thin: no SQL, no torch. Each command reads like what it does.
 
 stdout carries the answer alone; progress, notices and errors go to stderr. A user's mistake gets one line and
-a documented exit code: 2 and 65 bad input, 69 database unreachable, 70 unhealthy device, 73 a file or folder
-that cannot be made or an answer that cannot be written, 75 preempted, 78 schema or location refused, 141 the
-reader of the answer left. The shared options are in runner/view/arguments.py, the shared steps in command.py.
+a documented exit code: 1 a question answered with no, 2 and 65 bad input, 69 database unreachable or a
+package missing, 70 unhealthy device, 73 a file or folder that cannot be made or an answer that cannot be
+written, 75 preempted, 78 schema or location refused, 141 the reader of the answer left. The shared options
+are in runner/view/arguments.py, the shared steps in command.py.
 """
 
 from __future__ import annotations

@@ -118,7 +118,11 @@ class RunConfig:
         return cls().with_values(flatten(values))
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
-        """A copy with dotted or short keys replaced, checked together once all are in place."""
+        """A copy with dotted or short keys replaced, checked together once all are in place.
+
+        Raises:
+            ConfigError: a key is unknown or ambiguous, or a value is refused.
+        """
         dotted = {full_key(key): value for key, value in values.items()}
         return cast("RunConfig", fields.with_values(self, dotted))
 

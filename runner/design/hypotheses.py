@@ -38,6 +38,8 @@ Margin = Annotated[
 ]
 _PAIR = "as in { load_balancing_weight = [0.0, 0.01] }"
 _Pair = Annotated[tuple[Level, Level], told(f"give two levels, {_PAIR}", within=1)]
+NAMED = 6
+"""Measures that a message names: the language model has 28."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +101,6 @@ def completed(
         names.add(whole.name)
         found.append(whole)
     return tuple(found)
-
-
-NAMED = 6
-"""Measures that a message names: the language model has 28."""
 
 
 def check_metric(said: str, metric: str, program: Program) -> None:

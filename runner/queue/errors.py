@@ -26,4 +26,7 @@ class StoreUnavailable(Exception):
 
 
 class StoreReadOnly(StoreUnavailable):
-    """It cannot be written as it is. A worker waits for that to change; a command says so at once."""
+    """A file that cannot be written: a worker waits for that to change, a command says so at once.
+
+    Not a server's answer: one that fails over is read-only for a moment.
+    """

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.queue.errors import StoreReadOnly, StoreRefused, StoreUnavailable, StoreUnreachable
+from runner.queue.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 from runner.queue.schema import meta
 
 SETTINGS = {
@@ -111,7 +111,7 @@ class Server:
         if state in NO_ROOM:
             return StoreUnavailable("the database could not be written: is the server's disk full?")
         if state == READ_ONLY:
-            return StoreReadOnly("the database is read-only now")
+            return StoreUnavailable("the database is read-only now")
         if state in BUSY:
             return StoreUnavailable("the database is locked or busy")
         if error.connection_invalidated or state.startswith(LOST) or _never_connected(error):

@@ -104,7 +104,7 @@ class File:
         if code in NO_ROOM:
             return StoreUnavailable("the database could not be written: is the disk full?")
         if code in READ_ONLY:
-            return StoreReadOnly("the database is read-only now; look at its permissions and its disk")
+            return StoreReadOnly(f"{self.path}: read-only now; look at its permissions and its disk")
         if code in DAMAGED:
             return self.damaged(str(error.orig))
         return None
