@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from model.text.corpus import verify
 from model.text.dataset import prepare
 from model.text.files import fingerprint
 from model.text.tokenizer import BUNDLED, load_tokenizer, tokenizer_fingerprint
-from tests.conftest import PROJECT
 from tests.text.test_corpora import TEXTS, choose, write_lines
 
 
@@ -158,7 +157,9 @@ def test_sentencepiece_alone_is_one_line_with_its_remedy(
     assert capfd.readouterr() == ("", "")
 
 
-def test_lossy_tokenizer_is_refused_at_enqueue_unless_it_is_wanted(tmp_path: Path) -> None:
+def test_lossy_tokenizer_is_refused_at_enqueue_unless_it_is_wanted(
+    tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     """Its share is said, kept with the study and shown in the report."""
     alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789., "
     folder = word_pieces(tmp_path / "lossy", alphabet, ["</s>"], "</s>")
@@ -171,17 +172,11 @@ def test_lossy_tokenizer_is_refused_at_enqueue_unless_it_is_wanted(tmp_path: Pat
     with pytest.raises(ConfigError, match=f"loses {share} of the text's characters.*--lossy-tokenizer"):
         data.require_round_trip("lossy")
     arguments = ["--grid", "factorial", "--scale", "smoke", "--corpus", str(path), "--tokenizer", str(folder)]
-    arguments += ["--db", str(tmp_path / "jobs.db"), "--cache-dir", str(tmp_path / "cache")]
     arguments += ["--set", "train.seq_len=16"]
-    refused = command("enqueue", *arguments)
+    refused = cli("enqueue", *arguments)
     assert refused.returncode == 65
     assert f"characters that the tokenizer loses: {share}" in refused.stderr
     assert not (tmp_path / "jobs.db").exists()
-    assert command("enqueue", *arguments, "--lossy-tokenizer").returncode == 0
-    report = command("report", "--db", str(tmp_path / "jobs.db")).stdout
+    assert cli("enqueue", *arguments, "--lossy-tokenizer").returncode == 0
+    report = cli("report").stdout
     assert f"the tokenizer loses {share} of the text's characters" in report
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "cli.py", *words]
-    return subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=False)
