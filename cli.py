@@ -56,6 +56,8 @@ from runner.view.arguments import (
 from runner.view.command import CHANGING, CHOOSING, MACHINE, MORNING, NIGHT, QUEUEING, InParts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import Connection
 
     from runner.page.night import Screen
@@ -184,9 +186,10 @@ def enqueue(
     if grid is None:
         theirs = {"--set": assign, "--tokenizer": tokenizer, "--text-column": text_column}
         theirs |= {"--scale": scale is not Scale.full, "--corpus": corpus != "auto", "--dry-run": dry_run}
-        theirs |= {"--lossy-tokenizer": lossy_tokenizer, "--fresh": fresh}
+        theirs |= {"--lossy-tokenizer": lossy_tokenizer}
         given = [option for option, value in theirs.items() if value]
-        _more_seeds(db, study, seeds, where, given, runs_dir, cache_dir, max_failures or 3, priority or 0)
+        counts = (max_failures or 3, priority or 0)
+        _more_seeds(db, study, seeds, where, given, fresh, runs_dir, cache_dir, *counts)
         return
     if where is not None:
         raise typer.BadParameter("--where selects conditions of a study that is there: leave out --grid")
@@ -203,22 +206,29 @@ def enqueue(
         return
     with command.opened(db, create=True) as store:
         source.keep_program(chosen.program.files, command.run_folder(db, runs_dir) / store.database_id)
-        here = {} if fresh else provenance.of_this_machine() | source.take().provenance()
+        here = provenance.of_this_machine() | source.take().provenance()
         said, added, linked = store.write(
             lambda c: (
                 queueing.not_done(c, name, chosen, max_failures, priority),
                 queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, facts),
-                {} if fresh else linking.link(c, name, here),
+                linking.link(c, name, here, fresh),
             )
         )
     for line in said:
         command.say(line)
-    print(plan.queued_line(name, added, chosen.begun.size, linked))
-    if linked:
-        command.say("this machine has trained those runs with the same code; --fresh trains them again")
+    _say_queued(name, added, chosen.begun.size, linked)
     if chosen.looks:
         seeds_at = ", ".join(map(str, chosen.looks.seeds))
         print(f"looks at {seeds_at} seeds; at most {chosen.size:,} runs in all")
+
+
+def _say_queued(study: str, added: int, meant: int, linked: Mapping[str, int]) -> None:
+    from runner.view.plan import queued_line
+
+    print(queued_line(study, added, meant, linked))
+    if linked:
+        again = "--fresh, in another --study, trains them again"
+        command.say(f"this machine has trained those runs with the same code; {again}")
 
 
 def _more_seeds(
@@ -227,15 +237,16 @@ def _more_seeds(
     seeds: str | None,
     where: str | None,
     theirs: list[str],
+    fresh: bool,
     runs_dir: Path | None,
     cache_dir: Path,
     max_failures: int,
     priority: int,
 ) -> None:
     """`enqueue --study NAME --seeds 45..51`: what the study holds, with other seeds."""
-    from runner.design import more
+    from runner.design import linking, more
     from runner.design.scales import parse_seeds
-    from runner.view.plan import queued_line
+    from runner.work import provenance, source
 
     if study is None or seeds is None:
         raise typer.BadParameter("--grid NAME makes a study; --study NAME --seeds 45..51 adds seeds to one")
@@ -250,8 +261,14 @@ def _more_seeds(
         if prepare := getattr(program.module, "prepare", None):
             prepare(config, cache_dir)  # a text that is gone is said now, not in the night
         options = (where, max_failures, priority)
-        added, meant = store.write(lambda c: more.more_seeds(c, study, wanted, runs, *options))
-    print(queued_line(study, added, meant))
+        here = provenance.of_this_machine() | source.take().provenance()
+        (added, meant), linked = store.write(
+            lambda c: (
+                more.more_seeds(c, study, wanted, runs, *options),
+                linking.link(c, study, here, fresh),
+            )
+        )
+    _say_queued(study, added, meant, linked)
 
 
 @app.command(name="import", rich_help_panel=QUEUEING)

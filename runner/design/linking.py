@@ -2,8 +2,9 @@
 
 Made alike is: the same configuration with its seed (its hash), the same program, the same code, and the same
 host, processor and packages, which is what decides the bits (docs/method.md). Where results of several
-numeric environments fit, those of the newest are taken, so that what is taken over is one thing. The rows
-are copied, the other study stays as it is; a copied attempt took no time here and names where it comes from.
+numeric environments fit, those of the study's own last run are taken, or where it has none those of the
+newest, so that what is taken over is one thing. The rows are copied, the other study stays as it is; a
+copied attempt took no time here and names where it comes from.
 """
 
 from __future__ import annotations
@@ -24,16 +25,28 @@ from runner.queue.studies import named
 
 SAME = ("source_sha256", "host", "processor", "python", "packages")
 """Of an attempt's provenance: what must be as it is here and now."""
+FRESH = "fresh"
+"""Key of `studies.grid`: true where the study takes nothing over."""
 
 
-def link(connection: sa.Connection, study: str, here: Mapping[str, Any]) -> dict[str, int]:
+def link(
+    connection: sa.Connection, study: str, here: Mapping[str, Any], fresh: bool = False
+) -> dict[str, int]:
     """Give the study's untried jobs the results that other studies have; returns how many of which study.
 
     Args:
         here: the provenance that a run on this machine would have now.
+        fresh: take nothing over, and keep with the study that it never does, at its looks either.
     """
-    study_id = named(connection, study).id
-    found = _newest_environment(_candidates(connection, study, here))
+    row = named(connection, study)
+    study_id, grid = row.id, json.loads(row.grid)
+    if fresh:
+        kept = json.dumps(grid | {FRESH: True})
+        connection.execute(sa.update(studies).where(studies.c.id == study_id).values(grid=kept))
+    if fresh or grid.get(FRESH):
+        return {}
+    candidates = _candidates(connection, study, here)
+    found = _of_one_environment(connection, study_id, candidates) if candidates else {}
     if not found:
         return {}
     for job_id, theirs in found.items():
@@ -77,17 +90,24 @@ def _alike(row: Any, here: Mapping[str, Any]) -> bool:
     return same and theirs.get("program_sha256", "") == own
 
 
-def _newest_environment(candidates: list[tuple[int, Any]]) -> dict[int, Any]:
-    """Those that were made in the numeric environment of the last of them, one a job."""
+def _of_one_environment(
+    connection: sa.Connection, study_id: int, candidates: list[tuple[int, Any]]
+) -> dict[int, Any]:
+    """Those that were made in the numeric environment of the study's last run, or of the last of them."""
+    own = connection.scalar(
+        sa.select(attempts.c.provenance)
+        .join(results, sa.and_(results.c.job_id == attempts.c.job_id, results.c.attempt == attempts.c.number))
+        .join(jobs, jobs.c.id == results.c.job_id)
+        .where(jobs.c.study_id == study_id)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    )
 
-    def environment(row: Any) -> Any:
-        return json.loads(row.provenance).get("numeric_environment")
+    def environment(provenance: str | None) -> Any:
+        return json.loads(provenance or "{}").get("numeric_environment")
 
-    return {
-        mine: row
-        for mine, row in candidates
-        if environment(row) is not None and environment(row) == environment(candidates[-1][1])
-    }
+    wanted = environment(own) or environment(candidates[-1][1].provenance)
+    return {mine: row for mine, row in candidates if wanted and environment(row.provenance) == wanted}
 
 
 def _copy(connection: sa.Connection, job_id: int, theirs: Any) -> None:

@@ -2,8 +2,9 @@
 
 A look reads complete blocks only: it is due when no job of the study is open. What it decides is not worked
 out here (runner/ knows no statistics): whoever works the queue brings a function for that, which reads; then
-one transaction stores the look and queues the next block. A worker that is killed has either done both or
-neither, and of two that decided at once the second finds that there is nothing left to do.
+one transaction stores the look, queues the next block, and gives its runs the results that other studies
+have. A worker that is killed has either done all of it or nothing, and of two that decided at once the second
+finds that there is nothing left to do.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ Decide = Callable[[sa.Connection, str], Decided]
 """Study's name → what the next look at it says; reads only."""
 Reseed = Callable[[Mapping[str, Any], str, int], tuple[str, str]]
 """(`studies.program`, a configuration's JSON, a seed) → hash and JSON with that seed."""
+Link = Callable[[sa.Connection, str], Mapping[str, int]]
+"""Gives a study's untried jobs the results that other studies have: another's name → how many."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,29 @@ class Due:
     """Looks before it."""
     seen: str
     """What its runs had come to; another value means that the decision is of other data."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A look that was made here."""
+
+    study: str
+    decided: Decided
+    jobs: int
+    """Of the next block."""
+    taken_over: Mapping[str, int]
+    """Another study → how many of them it had."""
+
+    def told(self) -> str:
+        """`dose: look 2: 4 of 6 claims decided; 24 runs queued, 3 of them taken over from study pilot`."""
+        claims = self.decided.claims
+        done = sum(bool(claim["look"]) for claim in claims)
+        taken = "".join(
+            f", {count} of them taken over from study {name}" for name, count in self.taken_over.items()
+        )
+        reason = self.decided.reason
+        then = f"stopped: {reason}" if reason else f"{self.jobs} runs queued{taken}"
+        return f"{self.study}: look {self.decided.number}: {done} of {len(claims)} claims decided; {then}"
 
 
 @dataclass(frozen=True)
@@ -123,8 +149,10 @@ def due(connection: sa.Connection) -> list[Due]:
     return [found for row in rows if (found := _due(connection, row)) is not None]
 
 
-def make(connection: sa.Connection, study: Due, decided: Decided, owner: str, reseed: Reseed) -> int | None:
-    """Store a look and queue the next block in one transaction; returns the jobs queued.
+def make(
+    connection: sa.Connection, study: Due, decided: Decided, owner: str, reseed: Reseed, link: Link
+) -> Made | None:
+    """Store a look and queue the next block in one transaction, less what another study has.
 
     None where the look is made already, or the runs have changed since it was decided: nothing is written.
     """
@@ -135,11 +163,12 @@ def make(connection: sa.Connection, study: Due, decided: Decided, owner: str, re
     plan = json.loads(row.looks)
     there, following = _seeds(plan, decided.number), _seeds(plan, decided.number + 1)
     new = [] if decided.reason else following[len(there) :]
-    queued = 0
+    queued, taken_over = 0, {}
     if new:
         queued = _queue(connection, row, [dict(cell) for cell in decided.cells], new, reseed)
         grid = json.loads(row.grid) | {"seeds": following}
         connection.execute(sa.update(studies).where(studies.c.id == row.id).values(grid=json.dumps(grid)))
+        taken_over = dict(link(connection, row.name))
     connection.execute(
         looks.insert().values(
             study_id=row.id,
@@ -154,27 +183,18 @@ def make(connection: sa.Connection, study: Due, decided: Decided, owner: str, re
     )
     detail = {"study_id": row.id, "number": decided.number, "jobs": queued, "reason": decided.reason}
     attempt_log.note(connection, KIND, owner=owner, detail=detail)
-    return queued
+    return Made(row.name, decided, queued, taken_over)
 
 
-def make_due(store: Store, decide: Decide, owner: str, reseed: Reseed) -> list[tuple[str, Decided, int]]:
-    """Make every look that is due; returns study, decision and jobs queued of those that were made here."""
-    made = []
+def make_due(store: Store, decide: Decide, owner: str, reseed: Reseed, link: Link) -> list[Made]:
+    """Make every look that is due; returns those that were made here."""
     with store.read() as connection:
-        waiting = due(connection)
-        decisions = [(study, decide(connection, study.study)) for study in waiting]
-    for study, decided in decisions:
-        queued = store.write(partial(make, study=study, decided=decided, owner=owner, reseed=reseed))
-        if queued is not None:
-            made.append((study.study, decided, queued))
-    return made
-
-
-def told(study: str, decided: Decided, queued: int) -> str:
-    """`factorial: look 2: 4 of 6 claims decided, 24 runs queued`."""
-    done = sum(bool(claim["look"]) for claim in decided.claims)
-    then = f"stopped: {decided.reason}" if decided.reason else f"{queued} runs queued"
-    return f"{study}: look {decided.number}: {done} of {len(decided.claims)} claims decided; {then}"
+        decisions = [(study, decide(connection, study.study)) for study in due(connection)]
+    found = [
+        store.write(partial(make, study=study, decided=said, owner=owner, reseed=reseed, link=link))
+        for study, said in decisions
+    ]
+    return [made for made in found if made is not None]
 
 
 def _seeds(plan: Mapping[str, Any], number: int) -> list[int]:

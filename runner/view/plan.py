@@ -17,7 +17,7 @@ from runner.view.text import duration, label, plain
 def queued_line(study: str, added: int, meant: int, linked: Mapping[str, int] | None = None) -> str:
     """What an enqueue of `meant` runs did; `linked`: study → runs among the added that it gave."""
     taken = linked or {}
-    told = [f"{study}: {added - sum(taken.values())} queued"]
+    told = [f"{study}: {max(0, added - sum(taken.values()))} queued"]
     told += [f"{count} taken over from study {other}" for other, count in taken.items()]
     return ", ".join([*told, *([f"{meant - added} already there"] if meant > added else [])])
 

@@ -10,7 +10,9 @@ import contextlib
 import select
 import signal
 from dataclasses import replace
+from functools import partial
 
+from runner.design.linking import link
 from runner.design.program import reseeding
 from runner.queue import attempts, looks
 from runner.queue.backlog import BEAT_SECONDS, Backlog, backlog, beat, next_program
@@ -41,6 +43,7 @@ class Worker:
         runs = (options.runs / store.database_id).resolve()
         self._source = source.take()  # before anything else: the code that this process itself runs
         machine = provenance.of_this_machine() | self._source.provenance()
+        self._link = partial(link, here=machine)  # by the code that the night runs, whatever is edited
         night = Night(store, options, display, runs, self._source, machine)
         self.slots = [Slot(name, night) for name in options.devices]
         self.runs = runs
@@ -59,8 +62,8 @@ class Worker:
 
     @property
     def found_nothing(self) -> bool:
-        """Whether it ended because there was no job, rather than because it was asked to."""
-        return self._drained and not self.jobs_done and not self._stop.asked
+        """Whether it ended because there was no job and no look, rather than because it was asked to."""
+        return self._drained and not self.jobs_done and not self.studies and not self._stop.asked
 
     # --- the night ----------------------------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class Worker:
         busy = any(slot.busy for slot in self.slots)
         try:
             left = self._backlog()
-            if self._looks_due and self._make_looks():
+            while self._looks_due and self._make_looks():  # a block that is taken over whole leads on
                 left = self._backlog()
             # A slot that is being tested may give its failed jobs back.
             self._drained = left.empty and not busy and not self.options.wait
@@ -230,16 +233,17 @@ class Worker:
         """Look at the studies whose blocks are complete; whether there may be jobs again."""
         assert self._decide is not None
         try:
-            made = looks.make_due(self.store, self._decide, self.slots[0].owner, reseeding(self.runs))
+            owner = self.slots[0].owner
+            made = looks.make_due(self.store, self._decide, owner, reseeding(self.runs), self._link)
         except (StoreUnavailable, StoreUnreachable, StoreRefused):  # of the database, not of the look
             raise
         except Exception as error:  # the jobs of other studies go on, and another worker may look
             self._decide, self._looks_due = None, False
             self.display.note(f"no look could be made ({type(error).__name__}: {error})")
             return False
-        for study, decided, queued in made:
-            self.display.note(looks.told(study, decided, queued))
-            self.studies += [study] if study not in self.studies else []
+        for look in made:
+            self.display.note(look.told())
+            self.studies += [look.study] if look.study not in self.studies else []
         self._left, self._looks_due = None, False
         return True
 

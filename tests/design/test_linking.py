@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -14,9 +17,13 @@ from reports.reading.frames import choose_study, load
 from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.design.linking import link
-from runner.queue import jobs, records
+from runner.design.more import more_seeds
+from runner.design.program import reseeding
+from runner.queue import jobs, looks, records
+from runner.queue.looks import Decided
 from runner.queue.store import Store
-from tests.conftest import both_engines, row, rows
+from runner.work import provenance, source
+from tests.conftest import TINY_GRID, both_engines, row, rows
 from tests.report_reading import fact, render
 
 HERE = {
@@ -27,21 +34,36 @@ HERE = {
     "packages": {"torch": "2.13"},
 }
 RESULT = {"val_loss": 1.5, "val_perplexity": 4.48}
+LOOKED = """
+[[claims]]
+name = "Noise harms"
+kind = "greater"
+compare = { noise_std = 0.5 }
+
+[looks]
+seeds = [3, 4, 6]
+"""
 
 
-@pytest.fixture
-def trained(queued: Store, worker: jobs.Worker) -> Store:
-    """The study `tiny`, its four runs finished, each with metrics and counts."""
-    while (lease := queued.write(lambda c: jobs.claim(c, worker))) is not None:
+def train(store: Store, here: dict[str, Any] = HERE, device: str = "one") -> None:
+    """Finish every queued job, each with metrics and counts."""
+    worker = jobs.Worker(owner="worker-1", host="here", pid=1, device="cpu")
+    while (lease := store.write(lambda c: jobs.claim(c, worker))) is not None:
         held = lease
 
         def live(connection: sa.Connection, lease: jobs.Lease = held) -> None:
-            records.describe(connection, lease, HERE, "trainer.log", 7)
-            records.rewind(connection, lease, Resumed(0, environment={"device": "one"}))
+            records.describe(connection, lease, here, "trainer.log", 7)
+            records.rewind(connection, lease, Resumed(0, environment={"device": device}))
             records.record(connection, lease, Measured(40, "val", {"loss": 1.5}, [[3, 1]]))
             jobs.finish(connection, lease, RESULT | {"val_loss": 1.5 + lease.job_id})
 
-        queued.write(live)
+        store.write(live)
+
+
+@pytest.fixture
+def trained(queued: Store) -> Store:
+    """The study `tiny`, its four runs finished."""
+    train(queued)
     return queued
 
 
@@ -103,6 +125,77 @@ def test_what_was_made_otherwise_is_trained(trained: Store, tiny_grid: Path, cha
 def test_what_is_not_known_to_be_alike_is_trained(trained: Store, tiny_grid: Path, spoilt: str) -> None:
     trained.write(lambda c: c.execute(sa.text(spoilt)))
     assert again(trained, tiny_grid) == {}
+
+
+@pytest.fixture
+def looked(trained: Store, tmp_path: Path) -> Store:
+    """Besides `tiny`, a study with looks whose first three seeds are done: 40, 41 and 50."""
+    path = tmp_path / "looked.toml"
+    path.write_text(TINY_GRID + LOOKED)
+    grid = scales.adjust(grid_file.load_grid(str(path)), seeds="40,41,50,42,43,51")
+    trained.write(lambda c: enqueue(c, "looked", grid))
+    train(trained)
+    return trained
+
+
+def look(store: Store, number: int) -> list[looks.Made]:
+    """Make the look that is due, in which nothing is decided."""
+    cells = [{"noise_std": level} for level in (0.0, 0.5)]
+    decided = Decided(number, [{"name": "Noise harms", "look": 0}], cells, "")
+    taking = partial(link, here=HERE)
+    return looks.make_due(store, lambda *_: decided, "me", reseeding(Path()), taking)
+
+
+@both_engines
+def test_a_look_takes_over_what_another_study_has_and_leads_on(looked: Store) -> None:
+    (first,) = look(looked, 1)
+    assert first.told() == (
+        "looked: look 1: 0 of 1 claims decided; 2 runs queued, 2 of them taken over from study tiny"
+    )
+    assert {job["status"] for job in rows(looked, "jobs")} == {"done"}
+    (second,) = look(looked, 2)  # due at once: no run of its block was left to train
+    assert (second.jobs, second.taken_over) == (4, {"tiny": 2})
+    assert [job["seed"] for job in rows(looked, "jobs", status="queued")] == [51, 51]
+    assert [(made["number"], made["jobs"]) for made in rows(looked, "looks")] == [(1, 2), (2, 4)]
+
+
+def test_a_study_that_trains_afresh_does_so_at_its_looks(looked: Store) -> None:
+    looked.write(lambda c: link(c, "looked", HERE, fresh=True))
+    (first,) = look(looked, 1)
+    assert (first.jobs, first.taken_over) == (2, {})
+    train(looked)
+    (second,) = look(looked, 2)
+    assert (second.jobs, second.taken_over) == (4, {})
+
+
+def test_what_ran_on_another_device_than_the_study_is_trained(trained: Store, tiny_grid: Path) -> None:
+    """A study that has begun stays of one numeric environment."""
+    grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="40")
+    trained.write(lambda c: enqueue(c, "later", grid))
+    train(trained, device="two")
+    trained.write(lambda c: more_seeds(c, "later", (42,), Path()))
+    assert trained.write(lambda c: link(c, "later", HERE)) == {}
+    train(trained, device="one")
+    trained.write(lambda c: more_seeds(c, "later", (43,), Path()))
+    assert trained.write(lambda c: link(c, "later", HERE)) == {"tiny": 2}
+
+
+def test_the_command_takes_over_more_seeds_too_and_keeps_that_a_study_trains_afresh(
+    store: Store, cli: Callable[..., CompletedProcess[str]], tiny_grid: Path
+) -> None:
+    of_grid = ("--grid", str(tiny_grid), "--corpus", "bundled")
+    assert cli("enqueue", *of_grid, "--study", "pilot", "--seeds", "45,46").returncode == 0
+    train(store, provenance.of_this_machine() | source.take().provenance())
+    assert cli("enqueue", *of_grid, "--study", "mine", "--seeds", "42").stdout == "mine: 2 queued\n"
+    more = cli("enqueue", "--study", "mine", "--seeds", "45")
+    assert more.stdout == "mine: 0 queued, 2 taken over from study pilot\n"
+    assert "trained those runs with the same code; --fresh, in another --study" in more.stderr
+    afresh = cli("enqueue", "--study", "mine", "--seeds", "46", "--fresh")
+    assert (afresh.stdout, afresh.stderr) == ("mine: 2 queued\n", "")
+    other = cli("enqueue", *of_grid, "--study", "other", "--seeds", "45", "--fresh")
+    assert other.stdout == "other: 2 queued\n"
+    for study in ("mine", "other"):
+        assert json.loads(row(store, "studies", name=study)["grid"])["fresh"]
 
 
 def test_of_two_numeric_environments_the_newer_is_taken(trained: Store, tiny_grid: Path) -> None:

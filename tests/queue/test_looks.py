@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import sqlalchemy as sa
 
 from model.config import ConfigError
+from model.events import Resumed
 from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.design.grid import Grid
+from runner.design.linking import SAME, link
 from runner.design.more import more_seeds
 from runner.design.program import reseeding
-from runner.queue import jobs, looks, studies
+from runner.queue import jobs, looks, records, studies
 from runner.queue.looks import Decided
 from runner.queue.store import Store, open_store
 from tests.conftest import TINY_GRID, both_engines, row, rows
@@ -36,6 +39,12 @@ seeds = [3, 5, 8]
 BOTH = ({"noise_std": 0.0}, {"noise_std": 0.5})
 
 RESEED = reseeding(Path())
+HERE = dict.fromkeys(SAME, "the same")
+
+
+def nothing(connection: sa.Connection, study: str) -> dict[str, int]:
+    """No other study has any of its runs."""
+    return {}
 
 
 def grid_of(folder: Path, text: str = LOOKED) -> Grid:
@@ -59,8 +68,13 @@ def work(store: Store, failing: Sequence[int] = ()) -> None:
         if seed in failing:
             store.write(lambda c: jobs.fail(c, lease, "diverged", "loss is not a number"))
         else:
-            result = {"val_loss": 1.0, "val_perplexity": 2.718}
-            store.write(lambda c: jobs.finish(c, lease, result))  # noqa: B023
+            store.write(partial(_finish, lease=lease))
+
+
+def _finish(connection: sa.Connection, lease: jobs.Lease) -> None:
+    records.describe(connection, lease, HERE, "trainer.log", 1)
+    records.rewind(connection, lease, Resumed(0, environment={"device": "one"}))
+    jobs.finish(connection, lease, {"val_loss": 1.0, "val_perplexity": 2.718})
 
 
 def saying(number: int, reason: str = "", cells: Sequence[Mapping[str, Any]] = BOTH) -> looks.Decide:
@@ -134,7 +148,7 @@ def test_the_option_says_the_same_as_the_file(tmp_path: Path) -> None:
 
 @both_engines
 def test_a_look_is_due_when_no_job_of_the_block_is_open(looked: Store) -> None:
-    assert not looks.make_due(looked, saying(1), "me", RESEED)
+    assert not looks.make_due(looked, saying(1), "me", RESEED, nothing)
     worker = jobs.Worker(owner="worker-1", host="here", pid=1, device="cpu")
     lease = looked.write(lambda c: jobs.claim(c, worker))
     assert lease is not None
@@ -143,16 +157,16 @@ def test_a_look_is_due_when_no_job_of_the_block_is_open(looked: Store) -> None:
     looked.write(lambda c: jobs.release(c, lease, "a signal"))
     work(looked, failing=[43])
     looked.write(lambda c: studies.hold(c, "tiny", True))
-    assert not looks.make_due(looked, saying(1), "me", RESEED)
+    assert not looks.make_due(looked, saying(1), "me", RESEED, nothing)
     looked.write(lambda c: studies.hold(c, "tiny", False))
-    assert looks.make_due(looked, saying(1), "me", RESEED)  # what diverged is no gap
+    assert looks.make_due(looked, saying(1), "me", RESEED, nothing)  # what diverged is no gap
 
 
 @both_engines
 def test_a_look_queues_the_runs_that_the_grid_would_have(looked: Store, tmp_path: Path) -> None:
     work(looked)
-    ((study, decided, queued),) = looks.make_due(looked, saying(1), "me", RESEED)
-    assert (study, decided.number, queued) == ("tiny", 1, 4)
+    (made,) = looks.make_due(looked, saying(1), "me", RESEED, nothing)
+    assert (made.study, made.decided.number, made.jobs) == ("tiny", 1, 4)
     assert seeds(looked) == [45, 45, 46, 46]
     new = rows(looked, "jobs", status="queued")
     assert {(job["max_failures"], job["priority"]) for job in new} == {(5, 2)}
@@ -161,12 +175,12 @@ def test_a_look_queues_the_runs_that_the_grid_would_have(looked: Store, tmp_path
     kept = row(looked, "looks")
     assert (kept["number"], kept["seeds"], kept["owner"], kept["jobs"]) == (1, 3, "me", 4)
     assert json.loads(row(looked, "studies")["grid"])["seeds"] == [42, 43, 44, 45, 46]
-    assert looks.told(study, decided, queued) == "tiny: look 1: 0 of 1 claims decided; 4 runs queued"
+    assert made.told() == "tiny: look 1: 0 of 1 claims decided; 4 runs queued"
 
 
 def test_conditions_that_nobody_needs_get_no_further_seeds(looked: Store) -> None:
     work(looked)
-    looks.make_due(looked, saying(1, cells=BOTH[1:]), "me", RESEED)
+    looks.make_due(looked, saying(1, cells=BOTH[1:]), "me", RESEED, nothing)
     assert [(j["seed"], json.loads(j["cell"])) for j in rows(looked, "jobs", status="queued")] == [
         (45, BOTH[1]),
         (46, BOTH[1]),
@@ -176,18 +190,20 @@ def test_conditions_that_nobody_needs_get_no_further_seeds(looked: Store) -> Non
 def test_the_last_look_is_the_last(looked: Store) -> None:
     for number in (1, 2, 3):
         work(looked)
-        assert looks.make_due(looked, saying(number, "" if number < 3 else "the last look"), "me", RESEED)
+        assert looks.make_due(
+            looked, saying(number, "" if number < 3 else "the last look"), "me", RESEED, nothing
+        )
     assert len(seeds(looked, "done")) == 16
-    assert not looks.make_due(looked, saying(4), "me", RESEED)
+    assert not looks.make_due(looked, saying(4), "me", RESEED, nothing)
     assert [look["seeds"] for look in rows(looked, "looks")] == [3, 5, 8]
 
 
 def test_a_study_that_knows_stops(looked: Store) -> None:
     work(looked)
-    ((_, _, queued),) = looks.make_due(looked, saying(1, "every claim is decided"), "me", RESEED)
-    assert queued == 0
+    (made,) = looks.make_due(looked, saying(1, "every claim is decided"), "me", RESEED, nothing)
+    assert made.jobs == 0
     assert not seeds(looked)
-    assert not looks.make_due(looked, saying(2), "me", RESEED)
+    assert not looks.make_due(looked, saying(2), "me", RESEED, nothing)
 
 
 @both_engines
@@ -197,9 +213,11 @@ def test_of_two_that_decided_at_once_one_makes_the_look(looked: Store) -> None:
         (study,) = looks.due(connection)
     decided = saying(1)(None, "tiny")  # type: ignore[arg-type]
     first, second = (
-        looked.write(lambda c, o=owner: looks.make(c, study, decided, o, RESEED)) for owner in ("one", "two")
+        looked.write(lambda c, o=owner: looks.make(c, study, decided, o, RESEED, nothing))
+        for owner in ("one", "two")
     )
-    assert (first, second) == (4, None)
+    assert first is not None
+    assert (first.jobs, second) == (4, None)
     assert row(looked, "looks")["owner"] == "one"
     assert len(seeds(looked)) == 4
 
@@ -211,23 +229,28 @@ def test_a_decision_about_other_runs_is_thrown_away(looked: Store) -> None:
     failed = [job["id"] for job in rows(looked, "jobs", status="failed")]
     looked.write(lambda c: jobs.retry_all(c, failed))
     decided = saying(1)(None, "tiny")  # type: ignore[arg-type]
-    assert looked.write(lambda c: looks.make(c, study, decided, "me", RESEED)) is None
+    assert looked.write(lambda c: looks.make(c, study, decided, "me", RESEED, nothing)) is None
     work(looked)
-    assert looked.write(lambda c: looks.make(c, study, decided, "me", RESEED)) is None
+    assert looked.write(lambda c: looks.make(c, study, decided, "me", RESEED, nothing)) is None
     assert rows(looked, "looks") == []
-    assert looks.make_due(looked, saying(1), "me", RESEED)
+    assert looks.make_due(looked, saying(1), "me", RESEED, nothing)
 
 
 def test_a_study_goes_with_its_looks(looked: Store) -> None:
     work(looked)
-    looks.make_due(looked, saying(1, "every claim is decided"), "me", RESEED)
+    looks.make_due(looked, saying(1, "every claim is decided"), "me", RESEED, nothing)
     ids = [job["id"] for job in rows(looked, "jobs")]
     assert looked.write(lambda c: studies.delete(c, ids, "tiny")) == ["tiny"]
     assert rows(looked, "looks") == []
 
 
-def test_killed_at_any_statement_a_look_happens_once(looked: Store) -> None:
-    """A process is killed before its first, second, … statement of the look, until one gets through."""
+def test_killed_at_any_statement_a_look_happens_once(looked: Store, tmp_path: Path) -> None:
+    """A process is killed before its first, second, … statement of the look, until one gets through.
+
+    One run of the block that it queues is another study's, and taken over.
+    """
+    looked.write(lambda c: enqueue(c, "pilot", scales.adjust(grid_of(tmp_path, ""), seeds="45")))
+    looked.write(lambda c: c.exec_driver_sql("DELETE FROM jobs WHERE id = 8"))
     work(looked)
     path = str(looked.path)
     before = looked.write(lambda c: c.exec_driver_sql("SELECT * FROM events").all())
@@ -244,12 +267,14 @@ def test_killed_at_any_statement_a_look_happens_once(looked: Store) -> None:
         killed += 1
         store = open_store(path)
         assert rows(store, "looks") == []
-        assert (len(rows(store, "jobs")), len(rows(store, "events"))) == (6, len(before))
+        assert (len(rows(store, "jobs")), len(rows(store, "results"))) == (7, 7)
+        assert len(rows(store, "events")) == len(before)
         store.close()
-    assert killed >= 8  # else nothing was proven
+    assert killed >= 15  # else nothing was proven
     store = open_store(path)
     assert len(rows(store, "looks")) == 1
-    assert seeds(store) == [45, 45, 46, 46]
+    assert seeds(store) == [45, 46, 46]
+    assert len(rows(store, "results")) == 8
     store.close()
 
 
@@ -265,6 +290,7 @@ def _look_and_die(path: str, strike: int) -> None:
 
         sa.event.listen(store.engine, "before_cursor_execute", struck)
         sa.event.listen(store.engine, "commit", struck)
-        code = int(len(looks.make_due(store, saying(1), "me", RESEED)) != 1)
+        (made,) = looks.make_due(store, saying(1), "me", RESEED, partial(link, here=HERE))
+        code = int(made.taken_over != {"pilot": 1})
     finally:
         os._exit(code)

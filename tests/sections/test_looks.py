@@ -65,7 +65,7 @@ def make_look(connection: sa.Connection) -> looks.Decided:
     kept = looks._queue
     try:
         looks._queue = lambda *_: 0  # type: ignore[assignment]
-        assert looks.make(connection, study, decided, "w", reseeding(Path())) == 0
+        assert looks.make(connection, study, decided, "w", reseeding(Path()), lambda *_: {})
     finally:
         looks._queue = kept
     return decided

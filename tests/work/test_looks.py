@@ -104,6 +104,19 @@ if SUPERVISOR:
     assert len(rows(night.store, "looks")) == 1
 
 
+def test_blocks_that_another_study_has_lead_on_to_the_last_look_in_one_night(night: Night) -> None:
+    enqueue_looked(night, HARD + CLAIMS)
+    grid = grid_file.load_grid(str(night.folder / "tiny.toml"))
+    pilot = scales.adjust(grid, assignments=("train.steps=20",), seeds="45..47")
+    night.store.write(lambda c: enqueue(c, "pilot", pilot, priority=1))  # first
+    assert night.drain(cli._decide) == 0
+    assert [look["number"] for look in rows(night.store, "looks")] == [1, 2, 3]
+    taken = [a["message"] for a in rows(night.store, "attempts") if a["message"]]
+    assert len(taken) == 6
+    assert {line.rsplit(" of ")[1] for line in taken} == {"study pilot"}
+    assert {job["status"] for job in rows(night.store, "jobs")} == {"done"}
+
+
 def test_damage_met_at_a_look_stops_the_worker_with_the_remedy(night: Night) -> None:
     enqueue_looked(night)
     fault = """
