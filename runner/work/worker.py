@@ -147,10 +147,12 @@ class Worker:
         busy = any(slot.busy for slot in self.slots)
         try:
             left = self._backlog()
-            while self._looks_due and self._make_looks():  # a block that is taken over whole leads on
+            if self._looks_due and self._make_looks():
                 left = self._backlog()
+                if self._looks_due:  # its block was taken over whole: the next look, after a heartbeat
+                    self._look_at = 0.0
             # A slot that is being tested may give its failed jobs back.
-            self._drained = left.empty and not busy and not self.options.wait
+            self._drained = left.empty and not (busy or self._looks_due or self.options.wait)
             self._fill(free, left.due)
         except (StoreUnavailable, OSError) as error:
             if isinstance(error, OSError) and error.errno not in NOT_NOW:
