@@ -25,7 +25,7 @@ from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
 from runner.queue.store import Store, open_store
 from tests.postgres import Cluster, binaries
-from tests.warm import Commands
+from tests.warm import COMMANDS
 
 if TYPE_CHECKING:
     from tests.work.night import Night
@@ -184,23 +184,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data_cache")
 
 
-@pytest.fixture(scope="session")
-def commands() -> Iterator[Commands]:
-    """Commands that are spared their imports."""
-    made = Commands()
-    yield made
-    made.end()
-
-
 @pytest.fixture
-def cli(
-    tmp_path: Path, cache_dir: Path, database: str, commands: Commands
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(tmp_path: Path, cache_dir: Path, database: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command as a user does, in the test's folder; returns exit code, stdout and stderr."""
 
     def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         words = command(*arguments, cache_dir=cache_dir)
-        return commands.run(words[2:], tmp_path, environment(database), timeout)
+        return COMMANDS.run(words[2:], tmp_path, environment(database), timeout)
 
     return run
 

@@ -63,18 +63,18 @@ class Commands:
             out.seek(0), errors.seek(0)
             return subprocess.CompletedProcess(words, code, out.read(), errors.read())
 
-    def end(self) -> None:
-        """End the loading process."""
-        if self._process is not None:
-            self._socket.close()
-            self._process.wait(timeout=60)
-
     def _start(self, env: dict[str, str]) -> None:
         self._environment = _lasting(env)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             words = [sys.executable, "-m", "tests.warm", str(theirs.fileno())]
             self._process = subprocess.Popen(words, cwd=PROJECT, env=env, pass_fds=[theirs.fileno()])
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._socket.close()
+        if self._process is not None:
+            self._process.wait(timeout=60)
 
     def _code(self, pid: int, words: list[str], timeout: float) -> int:
         """The exit code of a command that runs, as subprocess gives it."""
@@ -88,6 +88,9 @@ class Commands:
             raise subprocess.TimeoutExpired(words, timeout) from None
         finally:
             self._socket.settimeout(None)
+
+
+COMMANDS = Commands()
 
 
 def _lasting(env: dict[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ signal and wakes whoever waits on `wake_fd`; the worker looks at `asked` between
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -26,8 +27,9 @@ class Stop:
     def __init__(self, time_limit_seconds: float | None, leave: Callable[[], None]) -> None:
         """`leave` is called on the second signal, before the process exits."""
         self.signal: int | None = None
-        self.slowest_update_seconds = 0.0
+        self.slowest_update_seconds = 0.0  # of the jobs that run now
         self._limit, self._leave = time_limit_seconds, leave
+        self._late = False  # for good: what is stopping may have no slow update any more
         self._started_at = awake_seconds()
         self.wake_fd, self._wake_write = os.pipe()
         for end in (self.wake_fd, self._wake_write):
@@ -52,11 +54,14 @@ class Stop:
     @property
     def asked(self) -> bool:
         """Whether to finish the update, save and release."""
-        return self.signal is not None or self._time_is_up()
+        if self._limit is not None and self.left_seconds < self._margin_seconds(self._limit):
+            self._late = True
+        return self.signal is not None or self._late
 
-    def _time_is_up(self) -> bool:
-        limit = self._limit
-        return limit is not None and awake_seconds() - self._started_at > limit - self._margin_seconds(limit)
+    @property
+    def left_seconds(self) -> float:
+        """Of the time limit; infinite without one."""
+        return math.inf if self._limit is None else self._limit - (awake_seconds() - self._started_at)
 
     def _margin_seconds(self, limit: float) -> float:
         """Time kept for finishing an update and saving: a tenth of the limit, or two slow updates."""

@@ -134,7 +134,7 @@ class Worker:
         select.select([*pipes, self._stop.wake_fd], [], [], LISTEN_SECONDS)
         self._stop.clear_wake()
         updates = [slot.running.longest_update_seconds for slot in self.slots if slot.running]
-        self._stop.slowest_update_seconds = max([self._stop.slowest_update_seconds, *updates])
+        self._stop.slowest_update_seconds = max(updates, default=0.0)
 
     # --- jobs ---------------------------------------------------------------------------------------------
 
@@ -261,7 +261,9 @@ class Worker:
 
     def _ask_to_stop(self) -> None:
         if not self._stopping and any(slot.running for slot in self.slots):
-            self.display.note("stopping: finishing the update and saving (again to leave at once)")
+            left = f"{max(0.0, self._stop.left_seconds):.0f} s of the time are left; "
+            why = "" if self._stop.signal else left
+            self.display.note(f"stopping: {why}finishing the update and saving (again to leave at once)")
         self._stopping = True
         for slot in self.slots:
             slot.ask_to_stop()

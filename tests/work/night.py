@@ -24,6 +24,7 @@ from runner.work.worker import Worker
 from tests import toy
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows
 from tests.injection import NO_SUMMARY, TOY, gate_at, inject
+from tests.warm import COMMANDS
 
 SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
 
@@ -71,6 +72,9 @@ class Night:
         return process
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        if not env and arguments[0] != "work":
+            words = command(*arguments, cache_dir=self.cache_dir)
+            return COMMANDS.run(words[2:], self.folder, environment(self.database), timeout=300)
         process = self.start(*arguments, **env)
         out, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)

@@ -21,6 +21,7 @@ from runner.design import grid_file, scales
 from runner.design.enqueue import enqueue
 from runner.queue import jobs
 from runner.queue.store import Store, StoreUnreachable
+from runner.work import signals
 from runner.work.running import RunningJob
 from runner.work.slot import UNHEALTHY
 from runner.work.worker import DRAINED, PREEMPTED
@@ -106,10 +107,28 @@ def test_time_limit_drains_before_the_time_is_up(night: Night, bits: str) -> Non
     (night.folder / "gate" / "late").touch()
     night.go_on_when_asked()
     assert worker.wait(timeout=120) == PREEMPTED
+    assert worker.stderr is not None
+    assert "stopping: 0 s of the time are left; finishing the update" in worker.stderr.read()
     assert row(night.store, "attempts")["outcome"] == "preempted"
     assert night.run("work", "--time-limit", "1h").returncode == DRAINED
     assert {job["failures"] for job in rows(night.store, "jobs")} == {0}
     night.assert_undisturbed(bits)
+
+
+def test_time_is_kept_for_two_updates_of_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update of an hour ago keeps nothing, and what has been asked stays asked."""
+    now = 0.0
+    monkeypatch.setattr(signals, "awake_seconds", lambda: now)
+    stop = signals.Stop(3600, lambda: None)
+    now, stop.slowest_update_seconds = 3000, 200
+    assert not stop.asked
+    now, stop.slowest_update_seconds = 3300, 100
+    assert not stop.asked
+    now, stop.slowest_update_seconds = 3500, 60
+    assert stop.asked
+    stop.slowest_update_seconds = 0
+    assert stop.asked
+    assert not signals.Stop(None, lambda: None).asked
 
 
 # --- kill -9 ----------------------------------------------------------------------------------------------
