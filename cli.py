@@ -284,11 +284,12 @@ def import_(
     from runner.design.grid_file import checked_name
     from runner.design.importing import import_results
     from runner.design.program import DEFAULT
+    from runner.queue.where import counted
 
     name, measured = checked_name(study), program or DEFAULT
     with command.opened(db, create=True) as store:
         count = store.write(lambda c: import_results(c, file, name, protocol, columns, measured))
-    print(f"{name}: {count} results imported")
+    print(f"{name}: {counted(count, 'result')} imported")
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -439,6 +440,7 @@ def launch_slurm(
 ) -> None:
     """Submit workers to Slurm.   Example: python cli.py launch slurm --workers 8 --time 8:00:00"""
     from runner.care import slurm
+    from runner.queue.where import counted
 
     plan = slurm.Plan(workers, time, partition, gres, db, command.run_folder(db, runs_dir), cache_dir)
     with command.opened(db) as store:
@@ -447,7 +449,7 @@ def launch_slurm(
             return
         array = slurm.submit(store, plan)
         logs = slurm.logs(store, plan.runs)
-    print(f"array {array}: {workers} workers submitted")
+    print(f"array {array}: {counted(workers, 'worker')} submitted")
     command.say(f"their logs: {logs}")
     command.say(
         f"all nodes must share this folder and {cache_dir.resolve()}; each worker checks that at its start"
@@ -572,6 +574,7 @@ def delete(
     from runner.care import clean
     from runner.queue import selection, studies
     from runner.queue.schema import STATUSES
+    from runner.queue.where import counted
     from runner.view.text import size
 
     runs = command.run_folder(db, runs_dir)
@@ -584,10 +587,10 @@ def delete(
             return
         ids = [each.id for each in meant]
         if not yes:
-            said = f"Delete these {len(ids)} jobs for good, with their results, logs and weights?"
+            said = f"Delete {counted(len(ids), 'job')} for good, with results, logs and weights?"
             command.ask(said, meant)
         gone = store.write(lambda c: studies.delete(c, ids, whole))
-        print(f"{len(ids)} jobs deleted" + "".join(f", and study {name}" for name in gone))
+        print(f"{counted(len(ids), 'job')} deleted" + "".join(f", and study {name}" for name in gone))
         left = [file for number in ids for file in clean.left_by(runs / store.database_id, number)]
         print(f"{size(clean.remove(store, runs, left))} freed")
 

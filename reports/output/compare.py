@@ -27,7 +27,7 @@ from reports.output.report import Report
 from reports.reading.frames import StudyData, choose_study, load
 from reports.reading.measures import LOAD, Measure
 from reports.reading.origin import configurations, distinct, flatten
-from reports.reading.rows import by_seed, counted, recorded
+from reports.reading.rows import by_seed, recorded
 from reports.reading.units import UnknownOption
 from reports.sections.answer import Answer
 from reports.sections.provenance import corpus_line, protocol_line
@@ -46,6 +46,7 @@ from reports.tables import (
     probability,
     signed,
 )
+from runner.queue.where import counted
 
 _NAMED = 3
 """Conditions that the first screen names."""

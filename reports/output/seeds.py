@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from reports.reading.frames import StudyData, choose_study, load
-from reports.reading.rows import counted
 from reports.reading.study import Target
 from reports.reading.units import UnknownOption, describe_difference, parse_difference
 from reports.sections.costs import seconds_a_seed
@@ -24,6 +23,7 @@ from reports.statistics.looks import worth
 from reports.statistics.power import MAX_SEEDS, Need, needs
 from reports.statistics.sequential import Design
 from reports.tables import DASH, number, plain
+from runner.queue.where import counted
 
 EFFECTS: tuple[float, ...] = (0.5, 1.0, 1.5)
 """True differences that looks are planned for where none is stated, in sd of the seeds' differences."""

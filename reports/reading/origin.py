@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.reading.frames import StudyData
-from reports.reading.rows import counted
+from runner.queue.where import counted
 
 NOT_RECORDED = "not recorded"
 SOURCE = "source_sha256"

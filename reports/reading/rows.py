@@ -72,8 +72,3 @@ def recorded(runs: pd.DataFrame, names: Iterable[str]) -> bool:
     """Whether every one of the measures is there, and any of them has a value."""
     wanted = list(names)
     return set(wanted) <= set(runs.columns) and not runs[wanted].isna().all(axis=None)
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 run`, `3 runs`."""
-    return f"{count} {noun}{'s' * (count != 1)}"

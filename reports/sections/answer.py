@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from reports.reading.measures import Measure
-from reports.reading.rows import counted
 from reports.reading.study import Cell
 from reports.sections import head
 from reports.sections.contrasts import provisional
@@ -33,6 +32,7 @@ from reports.tables import (
     ratio_interval,
     signed,
 )
+from runner.queue.where import counted
 
 MAX_LINES = 8
 """Claims or comparisons on the first screen; the rest stand under findings and contrasts."""

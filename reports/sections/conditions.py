@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.measures import AUX_LOSS, LOAD, Measure
-from reports.reading.rows import by_seed, counted, recorded
+from reports.reading.rows import by_seed, recorded
 from reports.reading.series import LOSS_SE
 from reports.reading.study import Cell, Study
 from reports.sections.load import dead
@@ -27,6 +27,7 @@ from reports.tables import (
     mean_spread,
     number,
 )
+from runner.queue.where import counted
 
 RESULTS, LOADS, SEEDS = "Results by condition", "Expert load by condition", "Results by seed"
 _BY_SEED = 3

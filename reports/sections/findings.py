@@ -10,7 +10,6 @@ import math
 
 from reports.reading.looks import Outcome
 from reports.reading.measures import Measure
-from reports.reading.rows import counted
 from reports.sections.contrasts import diverged, provisional
 from reports.statistics.analysis import Analysis
 from reports.statistics.anova import Effect
@@ -29,6 +28,7 @@ from reports.tables import (
     ratio_interval,
     signed,
 )
+from runner.queue.where import counted
 
 HEADING = "Findings"
 _SENTENCES = 12

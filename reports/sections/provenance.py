@@ -9,11 +9,11 @@ import pandas as pd
 
 from reports.reading.frames import StudyData
 from reports.reading.origin import NOT_RECORDED, SOURCE, Environment, distinct, short
-from reports.reading.rows import counted
 from reports.reading.study import Study, Target
 from reports.sections.head import comma, never_enqueued, percent, seed_span, states
 from reports.statistics.analysis import Analysis
 from reports.tables import DASH, Fact, Section, instant, number, whole
+from runner.queue.where import counted
 
 HEADING = "Provenance"
 _CORPORA = {

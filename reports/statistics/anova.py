@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg, stats
 
-from reports.reading.rows import counted
 from reports.reading.study import Study
 from reports.statistics.blocks import Blocks
 from reports.statistics.inference import ALPHA, ROUNDING, Array, unrounded
+from runner.queue.where import counted
 
 MAX_CONDITIONS = 256
 """A design beyond it is not a factorial that anyone reads."""

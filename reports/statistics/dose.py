@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reports.reading.rows import counted
 from reports.reading.study import Study
 from reports.statistics.blocks import Blocks
 from reports.statistics.inference import ALPHA, ROUNDING, Array, Contrast, family, weighted_contrast
+from runner.queue.where import counted
 
 FEWEST_LEVELS = 4
 """With three a line and a bend would fit whatever was measured."""

@@ -24,6 +24,7 @@ from runner.queue.postgresql import set_sequences
 from runner.queue.schema import JobStatus, jobs, meta, metadata
 from runner.queue.sqlite import BESIDE, File
 from runner.queue.store import Store, StoreUnreachable, locate, open_store
+from runner.queue.where import counted
 
 ROWS = 2_000
 """Rows that are held in memory at a time."""
@@ -149,7 +150,7 @@ def _refuse_running(connection: sa.Connection, name: str) -> None:
     count = connection.scalar(sa.select(sa.func.count()).where(alive)) or 0
     if count:
         raise ConfigError(
-            f"{name}: {count} jobs are running, and what they find would be missing; stop the workers first"
+            f"{name}: {counted(count, 'job')} running, whose results would be missing; stop the workers first"
         )
 
 

@@ -36,6 +36,7 @@ from runner.queue.store import (
     now,
     open_store,
 )
+from runner.queue.where import counted
 from runner.view.gpus import gpus
 from runner.view.text import plain, size
 from runner.work import source
@@ -149,7 +150,8 @@ def _integrity(store: Store) -> Finding:
     except StoreRefused as error:
         answer = str(getattr(error.__cause__, "orig", error))
     if answer == "ok":
-        return Finding("database", "ok", f"{store.path}: {count:,} jobs, {size(store.path.stat().st_size)}")
+        held = f"{counted(count, 'job')}, {size(store.path.stat().st_size)}"
+        return Finding("database", "ok", f"{store.path}: {held}")
     remedy = "stop every worker and put a backup in its place (python cli.py db backup makes one)"
     return Finding("database", "bad", f"{store.path}: damaged: {plain(answer)}", remedy)
 
@@ -159,14 +161,15 @@ def _answer(store: Store) -> Finding:
         version = connection.exec_driver_sql("SHOW server_version").scalar()
         bytes_ = connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar() or 0
         count = connection.scalar(sa.select(sa.func.count()).select_from(jobs)) or 0
-    return Finding("database", "ok", f"{store.name}: {count:,} jobs, {size(bytes_)}, PostgreSQL {version}")
+    held = f"{counted(count, 'job')}, {size(bytes_)}"
+    return Finding("database", "ok", f"{store.name}: {held}, PostgreSQL {version}")
 
 
 def _results(store: Store, db: str) -> Iterator[Finding]:
     with store.read() as connection:
         found = transitions.unsettled(connection)
     if found:
-        text = f"{len(found)} jobs have a result and are not done, for example job {found[0]}"
+        text = f"{counted(len(found), 'job')} with a result and not done, for example job {found[0]}"
         remedy = "a file of the database was exchanged while it was in use; --fix marks them as done"
         yield Finding(
             "results", "warn", text, remedy, partial(_write, db, transitions.settle, "these jobs are done")
@@ -180,7 +183,7 @@ def _leases(store: Store, db: str) -> Finding:
     if not lost:
         return Finding("leases", "ok", "none is left over")
     some = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
-    text = f"{len(lost)} jobs run for a worker that is gone: {some}"
+    text = f"{counted(len(lost), 'job')} of a worker that is gone: {some}"
     remedy = "python cli.py work takes them back by itself; --fix does it now"
     return Finding(
         "leases",
@@ -214,7 +217,7 @@ def files(store: Store, runs: Path) -> Iterator[Finding]:
         remedy = "left by a crash between file and row; --fix removes them"
         yield Finding("checkpoints", "warn", text, remedy, partial(_remove, strays))
     if missing:
-        text = f"{len(missing)} files are not under {runs}, for example {missing[0]}"
+        text = f"{counted(len(missing), 'file')} not under {runs}, for example {missing[0]}"
         remedy = "--runs-dir names the folder that work wrote to; without them the jobs start anew"
         yield Finding("checkpoints", "warn", text, remedy)
     if not strays and not missing:

@@ -24,7 +24,7 @@ from runner.queue import jobs
 from runner.queue.dialects import new_ids, now, one_at_a_time
 from runner.queue.schema import OPEN, studies
 from runner.queue.schema import jobs as jobs_table
-from runner.queue.where import written
+from runner.queue.where import counted, written
 
 
 def enqueue(
@@ -134,18 +134,17 @@ def not_done(
     for status in jobs.RETRIABLE:
         if found := connection.scalar(count.where(jobs_table.c.status == status)):
             remedy = f'python cli.py retry --study {name} --where "status={status}"'
-            lines.append(f"{here}: {found} jobs stay {status}; `{remedy}` queues them again")
+            lines.append(f"{here}: still {status}: {counted(found, 'job')}; `{remedy}` queues again")
     waiting = count.where(jobs_table.c.status.in_(OPEN))
     # An option that was not given is None, and differs from nothing.
     if found := connection.scalar(waiting.where(jobs_table.c.priority != sa.bindparam("p", priority))):
         remedy = f"python cli.py prioritize --study {name} --priority {priority}"
-        lines.append(f"{here}: {found} jobs keep their priority; `{remedy}` changes it")
+        lines.append(f"{here}: of another priority: {counted(found, 'job')}; `{remedy}` changes it")
     if found := connection.scalar(
         waiting.where(jobs_table.c.max_failures != sa.bindparam("m", max_failures))
     ):
-        lines.append(
-            f"{here}: {found} jobs keep their --max-failures; {max_failures} is for those queued now"
-        )
+        now_queued = f"{max_failures} is for those queued now"
+        lines.append(f"{here}: of another --max-failures: {counted(found, 'job')}; {now_queued}")
     return lines
 
 

@@ -23,6 +23,7 @@ from runner.queue.dialects import now, one_at_a_time
 from runner.queue.schema import OPEN, looks, results, studies
 from runner.queue.schema import jobs as jobs_table
 from runner.queue.store import Store
+from runner.queue.where import counted
 
 KIND = "look"
 """Of the event that tells of one."""
@@ -81,7 +82,7 @@ class Made:
             f", {count} of them taken over from study {name}" for name, count in self.taken_over.items()
         )
         reason = self.decided.reason
-        then = f"stopped: {reason}" if reason else f"{self.jobs} runs queued{taken}"
+        then = f"stopped: {reason}" if reason else f"{counted(self.jobs, 'run')} queued{taken}"
         return f"{self.study}: look {self.decided.number}: {done} of {len(claims)} claims decided; {then}"
 
 

@@ -19,6 +19,7 @@ from runner.queue.dialects import now, spend_ids
 from runner.queue.jobs import UnknownJob
 from runner.queue.schema import JobStatus, studies
 from runner.queue.schema import jobs as jobs_table
+from runner.queue.where import counted
 
 _CHUNK = 500
 """Jobs in one statement, below every database's limit of bound values."""
@@ -137,7 +138,7 @@ def _held(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, int]:
     if running:
         names = " ".join(map(str, running[:5]))
         raise UnknownJob(
-            f"{len(running)} of these jobs are running, and nothing was deleted; "
+            f"still running: {counted(len(running), 'job')}, and nothing was deleted; "
             f"`python cli.py cancel {names}` asks them to stop, then delete again"
         )
     return found

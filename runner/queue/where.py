@@ -32,6 +32,11 @@ _TOKEN = re.compile(
 )
 
 
+def counted(count: int, noun: str) -> str:
+    """For a message: `1 run`, `3 runs`, `60,000 runs`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def written(values: Mapping[str, Any], between: str = ", ") -> str:
     """A cell, or some of its factors, as people read it: `noise_std=0.1, top_k=2`. Empty for none."""
     return between.join(f"{name}={value}" for name, value in values.items())

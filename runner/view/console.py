@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.queue.schema import STATUSES
+from runner.queue.where import counted
 from runner.view.text import duration, label, more, plain
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def markdown_screen(text: str) -> None:
 
 def chosen_screen(chosen: Sequence[Meant]) -> None:
     """The jobs that a command is about to change, on stderr: the answer is not given yet."""
-    made = table(f"{len(chosen)} jobs", "job", "study", "cell", "status", "priority", folds="cell")
+    made = table(counted(len(chosen), "job"), "job", "study", "cell", "status", "priority", folds="cell")
     for job in chosen[:ROWS]:
         state = job.status + (" (paused)" if job.held else "")
         made.add_row(str(job.id), plain(job.study), label(job.cell, job.seed), state, str(job.priority))

@@ -23,6 +23,7 @@ from runner.queue import jobs
 from runner.queue.attempts import Ending
 from runner.queue.schema import workers
 from runner.queue.store import StoreUnavailable, now
+from runner.queue.where import counted
 from runner.work.options import Night
 from runner.work.running import RunningJob
 from runner.work.signals import awake_seconds
@@ -228,8 +229,8 @@ class Slot:
         self._upkeep.end()
         if blamed:
             reason = (
-                f"{len(blamed)} jobs failed at once and the device's known-answer check did too ({reason}); "
-                "they are back in the queue. Check the device, then run `python cli.py work` again"
+                f"{counted(len(blamed), 'job')} failed at once, and the device's own check ({reason}); "
+                "back in the queue. Check the device, then run `python cli.py work` again"
             )
         self.display.note(f"unhealthy: {self._upkeep.device}: {reason}")
 

@@ -125,7 +125,7 @@ def test_nothing_is_overwritten_and_no_running_job_copied(
     store = open_store(lived)
     store.write(lambda c: studies.hold(c, "tiny", False))
     store.write(lambda c: jobs.claim(c, worker))
-    with pytest.raises(ConfigError, match=r"1 jobs are running.*stop the workers"):
+    with pytest.raises(ConfigError, match=r"1 job running.*stop the workers"):
         list(copying.copy_store(lived, str(target)))
     assert not target.exists()
     store.close()

@@ -112,7 +112,7 @@ def test_leases_of_dead_workers_are_found_and_given_back(queued: Store, lease: L
     assert of_database(queued, tmp_path)["leases"].level == "ok"  # a good lease is not left over
     queued.write(lambda c: c.execute(sa.text("UPDATE jobs SET lease_expires_at = 1 WHERE id = 1")))
     finding = of_database(queued, tmp_path)["leases"]
-    assert (finding.level, finding.text) == ("warn", "1 jobs run for a worker that is gone: 1")
+    assert (finding.level, finding.text) == ("warn", "1 job of a worker that is gone: 1")
     assert row(queued, "jobs", id=1)["status"] == "running"  # looking changes nothing
     assert finding.mend is not None
     finding.mend()

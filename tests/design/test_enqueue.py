@@ -96,15 +96,15 @@ def test_jobs_that_stay_as_they_are_are_named_with_the_command_that_changes_them
     assert said(mine, grid, priority=1, max_failures=3) == [
         "study 'mine': noise_std=0.5 is no longer in the grid; "
         "`python cli.py delete --study mine --where noise_std=0.5` removes it",
-        "study 'mine': 1 jobs stay failed; "
-        '`python cli.py retry --study mine --where "status=failed"` queues them again',
-        "study 'mine': 2 jobs stay cancelled; "
-        '`python cli.py retry --study mine --where "status=cancelled"` queues them again',
+        "study 'mine': still failed: 1 job; "
+        '`python cli.py retry --study mine --where "status=failed"` queues again',
+        "study 'mine': still cancelled: 2 jobs; "
+        '`python cli.py retry --study mine --where "status=cancelled"` queues again',
     ]
     assert said(mine, made(), priority=4, max_failures=1)[2:] == [
-        "study 'mine': 3 jobs keep their priority; "
+        "study 'mine': of another priority: 3 jobs; "
         "`python cli.py prioritize --study mine --priority 4` changes it",
-        "study 'mine': 3 jobs keep their --max-failures; 1 is for those queued now",
+        "study 'mine': of another --max-failures: 3 jobs; 1 is for those queued now",
     ]
 
 
@@ -166,8 +166,8 @@ def test_the_command_says_what_it_did_not_do(cli: Cli, tiny_grid: Path, tmp_path
     cli("cancel", "1")
     told = cli(*enqueue_tiny, "--priority", "2")
     assert [line.partition(";")[0] for line in told_of_jobs(told)] == [
-        "study 'tiny': 1 jobs stay cancelled",
-        "study 'tiny': 3 jobs keep their priority",
+        "study 'tiny': still cancelled: 1 job",
+        "study 'tiny': of another priority: 3 jobs",
     ]
 
 

@@ -159,7 +159,7 @@ def test_doctor_ends_jobs_that_hold_a_result(queued: Store, tmp_path: Path) -> N
     half = schema.results.insert().values(job_id=2, attempt=1, recorded_at=1)
     queued.write(lambda c: c.execute(half))
     [found] = [each for each in doctor.database(str(queued.path), tmp_path) if each.name == "results"]
-    assert "1 jobs have a result and are not done, for example job 2" in found.text
+    assert "1 job with a result and not done, for example job 2" in found.text
     assert found.mend is not None
     found.mend()
     assert row(queued, "jobs", id=2)["status"] == "done"

@@ -87,7 +87,7 @@ def test_some_jobs_go_and_the_design_forgets_levels_and_seeds_that_have_none(cli
     untouched = json.loads(row(mixed, "studies", name="tiny")["grid"])
     assert (untouched["factors"], untouched["seeds"]) == ({"noise_std": [0.0, 0.5]}, [42, 43])
     assert cli("delete", "--where", "study=other", "--yes").stdout.startswith(
-        "1 jobs deleted, and study other"
+        "1 job deleted, and study other"
     )
     assert cli("report", "--study", "tiny").returncode == 0
 
@@ -191,6 +191,6 @@ def test_imported_results_can_be_deleted(cli: Cli, store: Store) -> None:
 
 def test_running_jobs_are_named(mixed: Store, worker: Worker) -> None:
     mixed.write(lambda c: jobs.claim(c, worker))
-    with pytest.raises(UnknownJob, match="1 of these jobs are running, and nothing was deleted"):
+    with pytest.raises(UnknownJob, match="still running: 1 job, and nothing was deleted"):
         mixed.write(lambda c: studies.delete(c, [4, 6, 7, 8]))
     assert len(rows(mixed, "jobs")) == 8
