@@ -1,10 +1,9 @@
 """Screenshots of `status`, `watch` and `work` at 80×24, and of a page of `work --page` in Chromium.
 
-    python docs/screenshots.py FOLDER                       writes docs/screenshots/*.svg
-    python docs/screenshots.py PAGE.html NAME [--all]       writes docs/screenshots/NAME-{1280,390}.png
+    python docs/screenshots.py FOLDER              writes docs/screenshots/*.svg
+    python docs/screenshots.py PAGE.html NAME      writes docs/screenshots/NAME-{1280,390}-{light,dark}.png
 
-FOLDER has a jobs.db with a study that is not finished: this starts `work` there and looks on. A page is shown
-light on a laptop and dark on a telephone; with --all both ways on both, into the folder where the page lies.
+FOLDER has a jobs.db with a study that is not finished: this starts `work` there and looks on.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
@@ -45,21 +45,20 @@ def main(folder: Path) -> None:
         working.end()
 
 
-def photograph(page: Path, name: str, everything: bool) -> None:
-    """The first screen of a page, at the width of a laptop and of a telephone."""
-    target = page.parent if everything else PROJECT / "docs" / "screenshots"
-    shots = [(1280, 800, "light"), (390, 844, "dark")]
-    shots += [(1280, 800, "dark"), (390, 844, "light")] if everything else []
+def photograph(page: Path, name: str) -> None:
+    """The first screen of a page, on a laptop and on a telephone, by day and by night."""
     driver = chromium()
     try:
-        for width, height, scheme in shots:
+        for width, height in ((1280, 800), (390, 844)):
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
-            driver.get(page.resolve().as_uri())
-            kind = f"-{scheme}" if everything else ""
-            driver.save_screenshot(str(target / f"{name}-{width}{kind}.png"))
+            for scheme in ("light", "dark"):
+                feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+                driver.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+                driver.get(page.resolve().as_uri())
+                picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+                target = PROJECT / "docs" / "screenshots" / f"{name}-{width}-{scheme}.png"
+                picture.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
     finally:
         driver.quit()
 
@@ -92,6 +91,6 @@ def save(screen: Screen, command: str, target: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1].endswith(".html"):
-        photograph(Path(sys.argv[1]), sys.argv[2], "--all" in sys.argv)
+        photograph(Path(sys.argv[1]), sys.argv[2])
     else:
         main(Path(sys.argv[1]))

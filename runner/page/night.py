@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.queue.schema import STATUSES, attempts, jobs, studies
+from runner.queue.series import digits
 from runner.view.console import eta
 from runner.view.snapshot import Snapshot, snapshot
 from runner.view.text import duration, label, plain, thinned
@@ -129,7 +130,7 @@ def _study(connection: sa.Connection, shown: Snapshot, screen: Screen | None) ->
 
 
 def _running(job: dict[str, Any]) -> Running:
-    said = [] if job["value"] is None else [f"{plain(job['series'])} {job['value']:.3f}"]
+    said = [] if job["value"] is None else [f"{plain(job['series'])} {digits(job['value'])}"]
     said += [] if job["tokens_per_second"] is None else [f"{job['tokens_per_second']:,.0f} tok/s"]
     said += [f"try {job['attempt']}"] if job["attempt"] > 1 else []
     said += ["lost" if job["stale"] else f"{duration(job['event_age_seconds'])} ago"]
@@ -141,8 +142,8 @@ def _running(job: dict[str, Any]) -> Running:
         state=", ".join(said),
         curve=_points(values) if len(values) > 1 else (),
         series=plain(job["series"]),
-        first=f"{values[0]:.3f}" if values else "",
-        last=f"{values[-1]:.3f}" if values else "",
+        first=digits(values[0]) if values else "",
+        last=digits(values[-1]) if values else "",
     )
 
 

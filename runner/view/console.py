@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.queue.schema import STATUSES
+from runner.queue.series import digits
 from runner.queue.where import counted
 from runner.view.text import duration, label, more, plain
 
@@ -121,4 +122,4 @@ def _running(running: list[dict[str, Any]]) -> Table:
 def _value(job: dict[str, Any], named: bool) -> str:
     if job["value"] is None:
         return "–"
-    return f"{plain(job['series'])} {job['value']:.3f}" if named else f"{job['value']:.3f}"
+    return f"{plain(job['series'])} {digits(job['value'])}" if named else digits(job["value"])

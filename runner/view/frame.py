@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from runner.queue.schema import STATUSES
+from runner.queue.series import digits
 from runner.view.console import eta
 from runner.view.snapshot import Snapshot
 from runner.view.text import curve, duration, label, more, plain, progress, size
@@ -107,7 +108,7 @@ def _running(shown: Snapshot, width: int) -> list[Text]:
             f"job {job['id']} {label(job['cell'], job['seed'])}", max(12, width - len(tail)), pad=False
         )
         lines.append(Text(name + tail, style="cyan"))
-        value = "" if job["value"] is None else f" {plain(job['series'])} {job['value']:.3f}"
+        value = "" if job["value"] is None else f" {plain(job['series'])} {digits(job['value'])}"
         speed = "" if job["tokens_per_second"] is None else f" {job['tokens_per_second']:,.0f} tok/s"
         line = Text("  ").append(progress(job["progress_step"], job["total_steps"], 16), style="cyan")
         line.append(f" {job['progress_step']}/{job['total_steps']}{value}{speed} ")

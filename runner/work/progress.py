@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from model.events import Phase, Progressed, Resumed
 from runner.queue.jobs import Lease
+from runner.queue.series import digits
 
 LINE_SECONDS = 10.0
 """Interval of a job's progress lines if stderr is no terminal."""
@@ -80,7 +81,7 @@ class Display:
             self.note(f"{lease.label}: resumes from step {event.step}{event.not_exact}")
 
     def progress(self, lease: Lease, event: Progressed) -> None:
-        value = f" {event.series} {event.value:.4g}" if event.value is not None else ""
+        value = f" {event.series} {digits(event.value)}" if event.value is not None else ""
         speed = f" {event.tokens_per_second:,.0f} tok/s" if event.tokens_per_second else ""
         state = f"{'' if event.phase is Phase.STEP else event.phase}{value}{speed}"
         self._bars.update(self._tasks[lease.job_id], completed=event.step, state=escape(state))

@@ -136,6 +136,20 @@ def test_the_page_works_in_a_browser(browser: object, page: str) -> None:
     assert urls == [page]  # nothing but the page itself
 
 
+LINES = """
+    const found = [];
+    for (const name of document.querySelectorAll(".run b, .failed-jobs b, .name"))
+        for (const part of name.childNodes) {
+            if (part.nodeType !== Node.TEXT_NODE) continue;
+            const range = document.createRange();
+            range.selectNodeContents(part);
+            const rects = [...range.getClientRects()];
+            const lines = new Set(rects.map(rect => rect.top));
+            found.push([lines.size, Math.max(...rects.map(rect => rect.right))]);
+        }
+    return found;
+"""
+"""Of each part of a name, between its commas: how many lines it is on, and where it ends."""
 SCREENS = {"1280": (1280, 800), "390": (390, 844)}
 
 
@@ -203,6 +217,11 @@ def test_the_pages_of_a_night_are_read_on_a_telephone_in_the_dark(
         assert answer["x"] + answer["width"] <= width
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.get((tmp_path / "public/index.html").as_uri())
+    lines = browser.execute_script(LINES)
+    assert lines
+    assert {on for on, _ in lines} == {1}  # a name breaks after a comma, and nowhere else
+    assert max(right for _, right in lines) <= width
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
     assert {url.rsplit("/", 1)[1] for url in asked if url.startswith("file:")} == {

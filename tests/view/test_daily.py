@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from runner.design.enqueue import enqueue
 from runner.page import pages
 from runner.page.night import night
 from runner.queue import jobs, records
+from runner.queue.series import digits
 from runner.queue.store import Store
 from runner.view import console, digest
 from runner.view.details import job_details
@@ -32,6 +34,17 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 # --- status, show, watch ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (8.00449, "8.004"), (5.0, "5.000"), (-0.0123, "-0.01230"), (1.2e-5, "1.200e-05"), (48210.4, "48,210"),
+        (123.456, "123.5"), (0.0, "0"), (math.inf, "inf"), (math.nan, "nan"),
+    ],
+)  # fmt: skip
+def test_a_value_of_any_series_has_four_digits(value: float, said: str) -> None:
+    assert digits(value) == said
 
 
 def test_status_shows_studies_and_running_jobs(queued: Store, worker: jobs.Worker) -> None:
