@@ -2,6 +2,7 @@
 
     nice -n 5 python benchmarks/looks.py                       # a few minutes on one core
     python benchmarks/looks.py --replay   # finished studies, as if they had been looked at
+    nice -n 10 python benchmarks/looks.py --price   # where the power goes, by a million paths a number
 
 Every study is made of normal differences of runs and put through the report's own decision at each look
 (reports/statistics/looks.py). ± is the Monte Carlo standard error. Seeded: the same numbers each time.
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,7 +33,17 @@ from reports.reading.looks import Outcome
 from reports.statistics import power
 from reports.statistics.inference import ALPHA, Array, Contrast
 from reports.statistics.looks import Case, decide, ending
-from reports.statistics.sequential import Design, Spending, error, levels, nominal
+from reports.statistics.sequential import (
+    Design,
+    Spending,
+    boundaries,
+    error,
+    fitted,
+    levels,
+    nominal,
+    t_reach,
+    t_statistics,
+)
 from runner.design.grid_file import load_grid
 from runner.design.importing import import_results
 from runner.queue.schema import studies
@@ -133,6 +145,67 @@ def worth(studies: int) -> None:
                 print(f"| {spending} | {at} | {effect} | {text} |", flush=True)
 
 
+def price(paths: int) -> None:
+    """Power lost to looking: for a known sd, by integration; for t tests at such levels, and at fitted."""
+    kinds = "sd known | t, levels for a known sd | their error | t, levels fitted to t"
+    print(f"\n| looks at | effect, sd | claims open | lost, points: {kinds} |")
+    print("|:---|---:|---:|---:|---:|---:|---:|")
+    for seeds in (PLANS[3], PLANS[4], PLANS[5]):
+        design, at = Design(seeds), ", ".join(map(str, seeds))
+        for effect in EFFECTS[:2]:
+            t = t_statistics(np.random.default_rng(int(10 * effect)), seeds, paths, effect)
+            for claims in (1, 3, 6):  # Holm's first step: a claim is tested at .05 / claims
+                alpha = ALPHA / claims
+                known = _known(seeds[-1:], (float(stats.norm.isf(alpha / 2)),), effect)
+                known -= _known(seeds, boundaries(design.spending, design.fractions, alpha), effect)
+                fixed = power.power("greater", effect, math.nan, seeds[-1], claims)
+                ways = (nominal(design, alpha), levels(design, alpha))
+                strict, fit = (fixed - _ended(seeds, t, used)[0] for used in ways)
+                wrong = claims * error(design, nominal(design, alpha))[-1]
+                text = f"{100 * known:.2f} | {100 * strict:.2f} | {wrong:.4f} | {100 * fit:.2f}"
+                print(f"| {at} | {effect} | {claims} | {text} |", flush=True)
+
+
+def spendings(paths: int) -> None:
+    """What other ways to spend .05 over five looks lose and take, at levels fitted to t; one claim."""
+    print("\n| spent by a share f of the seeds, five looks | effect, sd | lost, points | seeds |")
+    print("|:---|---:|---:|---:|")
+    design = Design(PLANS[5])
+    for effect in EFFECTS[:2]:
+        t = t_statistics(np.random.default_rng(int(10 * effect)), design.seeds, paths, effect)
+        fixed = power.power("greater", effect, math.nan, design.seeds[-1])
+        used = {"obrien-fleming's type": levels(design)}
+        for exponent in (3, 4, 5, 6):
+            granted = [ALPHA * fraction**exponent for fraction in design.fractions]
+            used[f".05 f^{exponent}"] = fitted(design.seeds, granted)
+        for name, each in used.items():
+            right, taken = _ended(design.seeds, t, each)
+            print(f"| {name} | {effect} | {100 * (fixed - right):.2f} | {taken:.2f} |", flush=True)
+
+
+def _ended(seeds: Sequence[int], t: Array, used: Sequence[float]) -> tuple[float, float]:
+    """The share of studies, t of shape (paths, K), that end on the true side, and the seeds they take."""
+    reach = np.array([t_reach(level, n - 1) for level, n in zip(used, seeds, strict=True)])
+    crossed = np.abs(t) > reach
+    first = np.where(crossed.any(axis=1), crossed.argmax(axis=1), len(seeds) - 1)
+    right = np.take_along_axis(t, first[:, None], axis=1)[:, 0] > reach[first]
+    return float(right.mean()), float(np.asarray(seeds)[first].mean())
+
+
+def _known(seeds: Sequence[int], bounds: Sequence[float], effect: float) -> float:
+    """The chance to end on the true side where the sd is known: the recursion over sums of differences."""
+    nodes, weights = np.polynomial.legendre.leggauss(300)
+    at, mass, before, right = np.zeros(1), np.ones(1), 0, 0.0
+    for n, bound in zip(seeds, bounds, strict=True):
+        sd, mean, end = math.sqrt(n - before), at + effect * (n - before), bound * math.sqrt(n)
+        right += float(mass @ stats.norm.sf((end - mean) / sd))
+        low, high = max(-end, -12 * math.sqrt(n)), min(end, effect * n + 12 * math.sqrt(n))
+        at, half = (low + high) / 2 + (high - low) / 2 * nodes, (high - low) / 2
+        mass = stats.norm.pdf((at[:, None] - mean) / sd) @ mass / sd * weights * half
+        before = n
+    return right
+
+
 def replay() -> None:
     """At which look each claim of a finished study would have been decided: its first seeds, then more."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -198,9 +271,14 @@ def main() -> None:
     parser.add_argument(
         "--replay", action="store_true", help="two finished studies, instead of simulated ones"
     )
+    parser.add_argument("--price", action="store_true", help="where the power goes that looks cost")
     options = parser.parse_args()
     if options.replay:
         replay()
+        return
+    if options.price:
+        price(1_000_000)
+        spendings(1_000_000)
         return
     studies = options.studies
     print(f"{studies:,} simulated studies a number; the error may be {ALPHA} at most.")

@@ -122,17 +122,21 @@ def levels(design: Design, alpha: float = ALPHA) -> tuple[float, ...]:
     a look are the share that is granted, however few seeds there are. Normal differences are assumed, as by
     every t test; their sd is not.
     """
-    p, alive, before, found = _p_values(design.seeds), np.ones(PATHS, dtype=bool), 0.0, []
-    for look, fraction in enumerate(design.fractions):
-        granted = spent(design.spending, fraction, alpha)
-        room = int(granted * PATHS) - (PATHS - int(alive.sum()))
+    return fitted(design.seeds, [spent(design.spending, fraction, alpha) for fraction in design.fractions])
+
+
+def fitted(seeds: tuple[int, ...], granted: Sequence[float]) -> tuple[float, ...]:
+    """Levels at which these shares of studies without a difference have ended by each look. Shape: (K,)."""
+    p, alive, before, found = _p_values(seeds), np.ones(PATHS, dtype=bool), 0.0, []
+    for look, share in enumerate(granted):
+        room = int(share * PATHS) - (PATHS - int(alive.sum()))
         if look == 0 or room < FEWEST_EXITS:
-            level = granted - before
+            level = share - before
         else:
             level = float(np.partition(p[alive, look], room)[room])
         found.append(level)
         alive &= p[:, look] >= level
-        before = granted
+        before = share
     return tuple(found)
 
 
