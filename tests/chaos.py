@@ -3,7 +3,8 @@
 Workers are killed, stopped for longer than their leases, asked to leave, and robbed of their trainers; newest
 checkpoints are damaged; the disk under the database is locked for a while. Then the queue is drained, and
 everything is compared, bit for bit, with the same study undisturbed. After it each program of examples/ has
-its worker and trainer killed ten times. Exit 0: nothing lost, nothing twice.
+its worker and trainer killed ten times, and a study with looks goes through thirty nights of kills
+(tests/chaos_looks.py). Exit 0: nothing lost, nothing twice.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from collections import Counter
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path[0] = str(PROJECT)  # not this folder: its `queue` would be the library's
 
 from runner.queue import sqlite  # noqa: E402
 from runner.queue.store import Store, open_store  # noqa: E402
+from tests.chaos_looks import struck_looks  # noqa: E402
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows  # noqa: E402
 from tests.programs.test_examples import STEPS, night  # noqa: E402
 
@@ -168,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=30, help="nights of a study with looks")
     parser.add_argument("--seeds-per-study", type=int, default=20, help="two jobs each")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -186,6 +189,7 @@ def main() -> None:
         print(f"attempts: {dict(outcomes)}; checkpoints refused: {refused}; {workers} workers to drain")
         found += struck_examples(Path(folder), rng)
         print(f"examples: {', '.join(STEPS)}, worker and trainer killed {KILLS} times each")
+        found += struck_looks(Path(folder) / "looks", options.seed, options.rounds)
         print("found: " + ("nothing lost, nothing twice, every bit as undisturbed" if not found else ""))
         for line in found:
             print(f"  {line}")
