@@ -229,7 +229,7 @@ class Slot:
         self._upkeep.end()
         if blamed:
             reason = (
-                f"{counted(len(blamed), 'job')} failed at once, and the device's own check ({reason}); "
+                f"{counted(len(blamed), 'job')} failed at once, as did the device's own check ({reason}); "
                 "back in the queue. Check the device, then run `python cli.py work` again"
             )
         self.display.note(f"unhealthy: {self._upkeep.device}: {reason}")
