@@ -207,25 +207,26 @@ def enqueue(
     with command.opened(db, create=True) as store:
         source.keep_program(chosen.program.files, command.run_folder(db, runs_dir) / store.database_id)
         here = provenance.of_this_machine() | source.take().provenance()
-        said, added, linked = store.write(
+        said, added, linked, queued = store.write(
             lambda c: (
                 queueing.not_done(c, name, chosen, max_failures, priority),
-                queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, facts),
+                added := queueing.enqueue(c, name, chosen, max_failures or 3, priority or 0, facts),
                 linking.link(c, name, here, fresh),
+                linking.waiting(c, name, added),
             )
         )
     for line in said:
         command.say(line)
-    _say_queued(name, added, chosen.begun.size, linked)
+    _say_queued(name, queued, chosen.begun.size - added, linked)
     if chosen.looks:
         seeds_at = ", ".join(map(str, chosen.looks.seeds))
         print(f"looks at {seeds_at} seeds; at most {chosen.size:,} runs in all")
 
 
-def _say_queued(study: str, added: int, meant: int, linked: Mapping[str, int]) -> None:
+def _say_queued(study: str, queued: int, there: int, linked: Mapping[str, int]) -> None:
     from runner.view.plan import queued_line
 
-    print(queued_line(study, added, meant, linked))
+    print(queued_line(study, queued, there, linked))
     if linked:
         again = "--fresh, in another --study, trains them again"
         command.say(f"this machine has trained those runs with the same code; {again}")
@@ -262,13 +263,14 @@ def _more_seeds(
             prepare(config, cache_dir)  # a text that is gone is said now, not in the night
         options = (where, max_failures, priority)
         here = provenance.of_this_machine() | source.take().provenance()
-        (added, meant), linked = store.write(
+        (added, meant), linked, queued = store.write(
             lambda c: (
-                more.more_seeds(c, study, wanted, runs, *options),
+                found := more.more_seeds(c, study, wanted, runs, *options),
                 linking.link(c, study, here, fresh),
+                linking.waiting(c, study, found[0]),
             )
         )
-    _say_queued(study, added, meant, linked)
+    _say_queued(study, queued, meant - added, linked)
 
 
 @app.command(name="import", rich_help_panel=QUEUEING)

@@ -58,6 +58,20 @@ def link(
     return dict(counts)
 
 
+def waiting(connection: sa.Connection, study: str, newest: int) -> int:
+    """How many of the study's `newest` jobs are queued: what `link` took over of them is done."""
+    last = (
+        sa.select(jobs.c.status)
+        .join(studies, studies.c.id == jobs.c.study_id)
+        .where(studies.c.name == study)
+        .order_by(jobs.c.id.desc())
+        .limit(newest)
+        .subquery()
+    )
+    count = sa.select(sa.func.count()).select_from(last).where(last.c.status == "queued")
+    return int(connection.scalar(count) or 0)
+
+
 def _candidates(connection: sa.Connection, study: str, here: Mapping[str, Any]) -> list[tuple[int, Any]]:
     """(job of ours, finished run of another study that is the same), the newest last."""
     mine, ours = jobs.alias("mine"), studies.alias("ours")

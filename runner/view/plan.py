@@ -14,12 +14,17 @@ from runner.view.console import ROWS, console, show, table
 from runner.view.text import duration, label, plain
 
 
-def queued_line(study: str, added: int, meant: int, linked: Mapping[str, int] | None = None) -> str:
-    """What an enqueue of `meant` runs did; `linked`: study → runs among the added that it gave."""
-    taken = linked or {}
-    told = [f"{study}: {max(0, added - sum(taken.values()))} queued"]
-    told += [f"{count} taken over from study {other}" for other, count in taken.items()]
-    return ", ".join([*told, *([f"{meant - added} already there"] if meant > added else [])])
+def queued_line(study: str, queued: int, there: int, linked: Mapping[str, int]) -> str:
+    """What an enqueue did.
+
+    Args:
+        queued: runs that are to be trained and were not queued before.
+        there: runs that were there before.
+        linked: another study → runs that it gave, to new runs as to old ones.
+    """
+    told = [f"{study}: {queued} queued"]
+    told += [f"{count} taken over from study {other}" for other, count in linked.items()]
+    return ", ".join([*told, *([f"{there} already there"] if there else [])])
 
 
 def plan_screen(name: str, grid: Grid, cost: Cost | None, summary: Sequence[str]) -> None:

@@ -198,6 +198,18 @@ def test_the_command_takes_over_more_seeds_too_and_keeps_that_a_study_trains_afr
         assert json.loads(row(store, "studies", name=study)["grid"])["fresh"]
 
 
+def test_runs_that_waited_are_taken_over_and_not_counted_as_new(
+    store: Store, cli: Callable[..., CompletedProcess[str]], tiny_grid: Path
+) -> None:
+    of_grid = ("--grid", str(tiny_grid), "--corpus", "bundled")
+    assert cli("enqueue", *of_grid, "--study", "mine", "--seeds", "45").stdout == "mine: 2 queued\n"
+    assert cli("pause", "--study", "mine", "--yes").returncode == 0
+    assert cli("enqueue", *of_grid, "--study", "pilot", "--seeds", "45").stdout == "pilot: 2 queued\n"
+    train(store, provenance.of_this_machine() | source.take().provenance())
+    more = cli("enqueue", *of_grid, "--study", "mine", "--seeds", "45,46")
+    assert more.stdout == "mine: 2 queued, 2 taken over from study pilot, 2 already there\n"
+
+
 def test_of_two_numeric_environments_the_newer_is_taken(trained: Store, tiny_grid: Path) -> None:
     provenance = json.dumps(HERE | {"numeric_environment": {"device": "two"}})
     trained.write(
