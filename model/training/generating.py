@@ -14,9 +14,7 @@ from model.text.tokenizer import load_tokenizer
 from model.training.weights import TOKENIZER, load_weights
 
 
-def continue_text(
-    folder: Path, text: str, tokens: int, temperature: float = 0.8, seed: int = 0, device: str = "cpu"
-) -> str:
+def continue_text(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
     """What the model makes of the text's continuation; the same every time for the same seed on one machine.
 
     Args:
@@ -30,7 +28,7 @@ def continue_text(
     """
     if temperature < 0:
         raise ConfigError(f"--temperature {temperature}: 0 or more")
-    model, config = load_weights(folder, device)
+    model, config = load_weights(folder, "cpu")
     own = folder / TOKENIZER
     tokenizer = load_tokenizer(own if own.is_dir() else config.data.tokenizer)
     [(found, _)] = tokenizer.encode([text])
@@ -40,8 +38,8 @@ def continue_text(
     generator, begun = torch.Generator().manual_seed(seed), len(ids)
     with torch.inference_mode():
         for _ in range(tokens):
-            window_BT = torch.tensor([ids[-config.train.seq_len :]], device=device)
-            logits_BTV, _ = model(window_BT, noise_std=0.0, noise=torch.Generator(device))
+            window_BT = torch.tensor([ids[-config.train.seq_len :]])
+            logits_BTV, _ = model(window_BT, noise_std=0.0, noise=torch.Generator())
             chosen = _drawn(logits_BTV[0, -1].float().cpu(), temperature, generator)
             if chosen == tokenizer.end_id:
                 break

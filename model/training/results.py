@@ -77,6 +77,6 @@ def coefficient_of_variation(counts: Sequence[int]) -> float:
     return statistics.pstdev(counts) / statistics.fmean(counts)
 
 
-def mean_of_last_steps(values: Sequence[float], accumulate: int, steps: int = 100) -> float:
-    """Mean over the updates that lie whole within the last `steps` steps; the last update at least."""
-    return statistics.fmean(values[-max(1, steps // accumulate) :])
+def mean_of_last_steps(values: Sequence[float], accumulate: int) -> float:
+    """Mean over the updates that lie whole within the last 100 steps; the last update at least."""
+    return statistics.fmean(values[-max(1, 100 // accumulate) :])

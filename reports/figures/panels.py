@@ -71,13 +71,13 @@ def two_lines(study: Study, cell: Cell) -> str:
     return "\n".join(plain(f"{factor}={value}") for factor, value in study.values(cell).items()) or "all runs"
 
 
-def by_step(found: pd.DataFrame, jobs: list[int], value: str = "value") -> tuple[Array, Array]:
+def by_step(found: pd.DataFrame, jobs: list[int]) -> tuple[Array, Array]:
     """Steps and values (jobs, steps) of some jobs; long series keep every k-th step."""
     rows = found[found["job_id"].isin(jobs)]
     steps, at = np.unique(rows["step"].to_numpy(dtype=float), return_inverse=True)
     # One value a job and step: put where it belongs. A pivot table would average each of them.
     table = np.full((len(jobs), len(steps)), math.nan)
-    table[pd.Index(jobs).get_indexer(pd.Index(rows["job_id"])), at] = rows[value]
+    table[pd.Index(jobs).get_indexer(pd.Index(rows["job_id"])), at] = rows["value"]
     recorded = ~np.isnan(table).all(axis=0)
     steps, table = steps[recorded], table[:, recorded]
     every = math.ceil(len(steps) / MAX_POINTS) or 1

@@ -61,15 +61,15 @@ def unrounded(value: float, size: Array) -> float:
     return 0.0 if abs(value) <= ROUNDING * np.abs(size).max() else value
 
 
-def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's t interval of a mean, from the sample sd, unpaired. Shape: (S,).
+def mean_interval(values: npt.ArrayLike) -> tuple[float, float]:
+    """Student's t interval of a mean, 95 %, from the sample sd, unpaired. Shape: (S,).
 
     NaN below two values, and where the values are equal: no spread was observed, so none is estimated.
     """
     numbers = finite(values)
     if numbers.size < 2 or not varies(numbers, numbers):
         return math.nan, math.nan
-    return _t_interval(float(numbers.mean()), spread(numbers, "sample"), numbers.size, confidence)
+    return _t_interval(float(numbers.mean()), spread(numbers, "sample"), numbers.size, CONFIDENCE)
 
 
 def mean_intervals(values: npt.ArrayLike) -> tuple[Array, Array, Array]:

@@ -68,19 +68,19 @@ def _inside(low: float, high: float, t: float, df: int) -> float:
     return float((_WEIGHTS * fits * density).sum() * (end - start) / 2)
 
 
-def detectable_difference(sd: float, n: int, power_wanted: float = POWER, tests: int = 1) -> float:
-    """The smallest difference that n seeds find with that power, from the sd of the seeds' differences.
+def detectable_difference(sd: float, n: int, tests: int = 1) -> float:
+    """The smallest difference that n seeds find with a power of POWER, from the sd of the seeds' differences.
 
     NaN below two seeds or without spread.
     """
     if n < 2 or not sd > 0:
         return math.nan
     low, high = 0.0, 1.0
-    while power("greater", high, math.nan, n, tests) < power_wanted:
+    while power("greater", high, math.nan, n, tests) < POWER:
         high *= 2
     while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        enough = power("greater", middle, math.nan, n, tests) >= power_wanted
+        enough = power("greater", middle, math.nan, n, tests) >= POWER
         low, high = (low, middle) if enough else (middle, high)
     return high * sd
 
@@ -88,13 +88,12 @@ def detectable_difference(sd: float, n: int, power_wanted: float = POWER, tests:
 def seeds_needed(
     sd: float,
     difference: float,
-    power_wanted: float = POWER,
     tests: int = 1,
     kind: Kind = "greater",
     margin: float = math.nan,
     there: int = 0,
 ) -> int | None:
-    """The fewest seeds in all with which a claim is supported with that power, at least the three it needs.
+    """The fewest seeds in all with which a claim is supported with a power of POWER: three at least.
 
     None where that cannot be: no spread, nothing to find, a difference beyond the margin. MAX_SEEDS + 1
     stands for more than MAX_SEEDS.
@@ -112,7 +111,7 @@ def seeds_needed(
         return None
 
     def enough(n: int, df: int) -> bool:
-        return power(kind, difference / sd, margin / sd, n, tests, df) >= power_wanted
+        return power(kind, difference / sd, margin / sd, n, tests, df) >= POWER
 
     if there >= FEWEST and enough(there, there - 1):
         return _fewest(FEWEST, lambda n: enough(n, n - 1))

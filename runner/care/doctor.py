@@ -69,10 +69,9 @@ def examine(
     cache: Path,
     device: str,
     damage_of: Callable[[Path], str | None],
-    requirements: Path = PROJECT / "requirements.txt",
 ) -> Iterator[Finding]:
     """Look at everything, the slow device last; `damage_of` says what is wrong with a cache entry."""
-    yield packages(requirements)
+    yield packages(PROJECT / "requirements.txt")
     yield sqlite_version()
     yield from database(db, runs)
     yield from cached(cache, damage_of)

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from runner.queue.postgresql import Server
 from runner.queue.store import Store, StoreRefused, locate
 from runner.view.console import console, table
@@ -198,9 +196,9 @@ def _ask(*command: str, given: str = "") -> str:
     return done.stdout
 
 
-def launched_screen(workers: Sequence[Launched], out: Console | None = None) -> None:
+def launched_screen(workers: Sequence[Launched]) -> None:
     """A line a worker that Slurm holds."""
-    out = out or console()
+    out = console()
     if not workers:
         out.print("no workers in Slurm: python cli.py launch slurm --workers 8 --time 8:00:00")
         return

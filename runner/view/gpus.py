@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 _FIELDS = ("index", "name", "utilization.gpu", "memory.used", "memory.total", "driver_version")
 _MIB = 1 << 20
+TIMEOUT_SECONDS = 5.0
+"""Longer than this no driver that works takes."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Gpu:
     driver: str
 
 
-def gpus(program: str = "nvidia-smi", timeout_seconds: float = 5.0) -> list[Gpu]:
+def gpus(program: str = "nvidia-smi") -> list[Gpu]:
     """Every GPU of this machine; an empty list if the driver does not answer."""
     if shutil.which(program) is None:
         return []
@@ -32,7 +34,7 @@ def gpus(program: str = "nvidia-smi", timeout_seconds: float = 5.0) -> list[Gpu]
             [program, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
-            timeout=timeout_seconds,
+            timeout=TIMEOUT_SECONDS,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

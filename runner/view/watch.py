@@ -9,7 +9,6 @@ import signal
 import time
 from types import FrameType
 
-from rich.console import Console
 from rich.live import Live
 
 from runner.queue.store import Store, StoreUnavailable
@@ -23,9 +22,9 @@ GPU_SECONDS = 5.0
 """Between two questions to nvidia-smi, which takes its time."""
 
 
-def watch(store: Store, study: str | None = None, out: Console | None = None) -> None:
+def watch(store: Store, study: str | None) -> None:
     """Show the queue until Ctrl-C; where stdout is no terminal, once."""
-    out = out or console()
+    out = console()
     cards = gpus()
     with store.read() as connection:
         first = snapshot(connection, study, cards)
