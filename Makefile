@@ -10,6 +10,8 @@ PROPERTIES := tests/queue/test_queue_properties.py tests/queue/test_where.py tes
 PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal
 MACHINE ?= ATEN_CPU_CAPABILITY=default
 export TOKENIZERS_PARALLELISM = false
+# Where it is set, each of the tests' thousand processes compiles the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test quick numerical every-machine chaos results-gpu check clean
 
