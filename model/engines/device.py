@@ -89,7 +89,7 @@ def make_deterministic(strict: bool = True) -> None:
 
     Flash attention's backward pass repeats its bits in strict mode alone: with warnings it adds atomically.
     """
-    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    torch.set_deterministic_debug_mode("error" if strict else "warn")
     # Otherwise every fresh tensor would be filled first; nothing here reads memory that it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.config import ModelConfig, RoutingConfig
 from model.engines.choice import adds_in_place, operations
@@ -43,20 +45,27 @@ def build(
         engine: auto, plain or compiled; see model/engines/choice.py.
         routing: its kind of noise, z-loss and bias decide what the layers hold; see model/network/moe.py.
     """
-    with torch.device("meta"):  # without memory: the modules' own random initialisation is skipped
+    with device, _Undrawn():
         model = LanguageModel(config, seq_len, engine, routing)
-    model.to_empty(device=device)
     model.load_state_dict(_drawn(config, seq_len, seed, routing.noise, bool(routing.bias_rate)))
     return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules are made without their own initialisation: no stream is drawn from, no time is spent."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @lru_cache(maxsize=2)  # a run's, and its rehearsal's
 def _drawn(config: ModelConfig, seq_len: int, seed: int, noise: str, biased: bool) -> dict[str, Tensor]:
     """Weights and buffers by name, on the CPU: only to be copied from."""
     routing = replace(DEFAULT_ROUTING, noise=noise, bias_rate=float(biased))
-    with torch.device("meta"):
+    with torch.device("cpu"), _Undrawn():
         model = LanguageModel(config, seq_len, "auto", routing)
-    model.to_empty(device="cpu")
     init_weights(model, torch.Generator().manual_seed(seed))
     return model.state_dict()
 
@@ -207,6 +216,7 @@ class LanguageModel(nn.Module):
 def _compiled_loss() -> Callable[..., tuple[Tensor, Routing]]:
     """One for all models of the process: those of one shape and kind of routing share what is compiled."""
     torch._dynamo.config.recompile_limit = 64  # shapes and kinds of routing in one night
+    torch._inductor.config.deterministic = True  # what it generates does not depend on timings
     return torch.compile(LanguageModel._loss, fullgraph=True, dynamic=False)
 
 

@@ -10,11 +10,12 @@ Shapes: G matrices in a stack, R rows, C columns, E experts, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from model.config import TrainConfig
 from model.network.transformer import LanguageModel
@@ -119,6 +120,47 @@ def orthogonalize_singly(matrices_GRC: Tensor) -> Tensor:
     return torch.stack([orthogonalize(matrix_RC) for matrix_RC in matrices_GRC])
 
 
+class AdamW:
+    """Loshchilov and Hutter 2019, by torch's fused kernel, with the defaults of torch.optim.AdamW.
+
+    Not that class: its first object loads torch's compiler, which is half of a trainer's start.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float) -> None:
+        self.parameters, self.weight_decay = dict(parameters), weight_decay
+        self.state = {
+            name: {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+            for name, parameter in self.parameters.items()
+        }
+
+    @torch.no_grad()
+    def step(self, rate: float | Tensor) -> None:
+        """One update from the parameters' gradients; `rate` is a tensor where the update is captured."""
+        steps, means, squares = (
+            [state[key] for state in self.state.values()] for key in ("step", "exp_avg", "exp_avg_sq")
+        )
+        adamw(
+            list(self.parameters.values()),
+            [_gradient(parameter) for parameter in self.parameters.values()],
+            means,
+            squares,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
 class Optimizers:
     """Muon and AdamW over one model, moved by one schedule."""
 
@@ -128,17 +170,13 @@ class Optimizers:
         matrices = muon_matrices(model)
         under_muon = {id(entry.parameter) for entry in matrices}
         self.muon = Muon(matrices, train.muon_momentum, train.engine)
-        self.adamw_parameters = {n: p for n, p in model.named_parameters() if id(p) not in under_muon}
-        self.adamw = torch.optim.AdamW(
-            self.adamw_parameters.values(), weight_decay=train.weight_decay, fused=True
-        )
-        self.rate: float | Tensor = 0.0
-        """Muon's, at the update that is under way; on a GPU a tensor, which a graph reads anew each time."""
+        rest = {n: p for n, p in model.named_parameters() if id(p) not in under_muon}
+        self.adamw = AdamW(rest, train.weight_decay)
+        self.rates: list[float] | list[Tensor] = [0.0, 0.0]
+        """Muon's and AdamW's, at the update that is under way; on a GPU tensors, which a graph reads anew."""
         device = self.parameters[0].device
         if device.type == "cuda":
-            self.rate = torch.zeros((), device=device)
-            self.adamw.param_groups[0] |= {"lr": torch.zeros((), device=device), "capturable": True}
-            self.adamw._warned_capturable_if_run_uncaptured = True  # the first update is not
+            self.rates = [torch.zeros((), device=device) for _ in range(2)]
 
     def step(self, update: int, counts_LE: Tensor) -> tuple[float, Tensor]:
         """Clip the gradients, update the weights, drop the gradients.
@@ -151,19 +189,20 @@ class Optimizers:
     def set_rate(self, update: int) -> float:
         """Settle both optimizers' rates at an update, and return Muon's."""
         rate = self.train.muon_lr * rate_share(update, self.train, self.protocol)
-        adamw = self.adamw.param_groups[0]
-        if isinstance(self.rate, Tensor):
-            self.rate.fill_(rate)
-            adamw["lr"].fill_(ADAMW_SHARE * rate)
-        else:
-            self.rate, adamw["lr"] = rate, ADAMW_SHARE * rate
+        for index, value in enumerate((rate, ADAMW_SHARE * rate)):
+            held = self.rates[index]
+            if isinstance(held, Tensor):
+                held.fill_(value)
+            else:
+                self.rates[index] = value
         return rate
 
     def move(self, counts_LE: Tensor) -> Tensor:
         """What `step` does at the rates that are set; returns the norm."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.grad_clip, foreach=True)
-        self.adamw.step()
-        self.muon.step(self.rate, counts_LE)
+        muon_rate, adamw_rate = self.rates
+        self.adamw.step(adamw_rate)
+        self.muon.step(muon_rate, counts_LE)
         for parameter in self.parameters:
             parameter.grad = None
         return norm
@@ -173,19 +212,10 @@ class Optimizers:
         momenta = {f"muon.{r}x{c}": momentum for (r, c), momentum in self.muon.momentum_GRC.items()}
         moments = {
             f"adamw.{name}.{key}": value
-            for name, parameter in self.adamw_parameters.items()
-            for key, value in self._adamw_state(parameter).items()
+            for name, state in self.adamw.state.items()
+            for key, value in state.items()
         }
         return momenta | moments
-
-    def _adamw_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """AdamW's state of a parameter, made as AdamW itself makes it where no step has been taken."""
-        state = self.adamw.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        return dict(state)
 
 
 def muon_matrices(model: LanguageModel) -> list[Matrices]:
@@ -214,7 +244,7 @@ def _move(parameter: nn.Parameter, direction: Tensor, rate: float | Tensor, scal
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None, "every matrix takes part in every step"
+    assert parameter.grad is not None, "every parameter takes part in every step"
     return parameter.grad
 
 

@@ -329,6 +329,7 @@ def test_a_reused_process_gives_the_bits_of_a_fresh_one(numbers: None, tmp_path:
         "from model.training import state; from tests.training_runs import *\n"
         "state.prepare = lambda config, _: Numbers(config)\n"
         "events = run(TINY, pathlib.Path(sys.argv[1]), checkpoint_seconds=0)\n"
+        "assert 'torch._dynamo' not in sys.modules, 'that takes as long as torch itself'\n"
         "print(checkpoints(events)[0][0], repr(timeless(events[-1].results)))"
     )
     # Used before: other seeds, shapes and draws from the default generator.
