@@ -1,5 +1,7 @@
-"""The files that a program of the user's own is made of, and the copy of them that a night runs.
+"""The files of a program of the user's own: how they become a module, and the copy of them that a night runs.
 
+A module is what its file says now. Python itself takes a compiled one for current where the file's time, in
+whole seconds, and size agree: an edit within the second would run as before it and be recorded as after it.
 The copy lies below the run folder, named by its content, so that an edit reaches no run that is queued.
 Which program it is: runner/design/program.py. Who writes the copy: runner/work/source.py.
 """
@@ -8,9 +10,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
+import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 from model.fields import ConfigError
@@ -20,6 +33,10 @@ COPIES = "program"
 """Below the run folder: the programs that were queued, each in a folder named by its hash."""
 MAX_FILES_BYTES = 20_000_000
 """Of a program and what it imports; more is refused: data belongs into the cache."""
+_LOADED: list[str] = []
+"""Names in sys.modules of the program that was loaded last, and of its neighbours."""
+_ROOTS: set[Path] = set()
+"""Folders below which modules are compiled anew."""
 
 
 def files_of(program: Path, root: Path, further: Iterable[str]) -> dict[str, bytes]:
@@ -100,3 +117,70 @@ def place(known: Mapping[str, Any], runs: Path, code: Path = PROJECT) -> Path:
     """
     folder = runs / COPIES / known["hash"] if known.get("hash") else code
     return folder / str(known.get("path", ""))
+
+
+def imported(path: Path) -> tuple[ModuleType, Path]:
+    """The module of a file, by the dotted name that it has below its root, and that root.
+
+    Raises:
+        ConfigError: there is no such file, its name is no module's, or it cannot be imported.
+    """
+    if not path.is_file():
+        raise ConfigError(f"program = {str(path)!r}: no such file")
+    root = path.parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"program = {str(path)!r}: name the file with letters, digits and '_'")
+    if path.is_relative_to(PROJECT / "model"):
+        return importlib.import_module(name), root
+    for other in _LOADED:
+        sys.modules.pop(other, None)  # of another program, or of this one before an edit
+    _compile_anew(root)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsWritten(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module, before = importlib.util.module_from_spec(spec), {*sys.modules}
+    sys.modules[name] = module
+    if str(root) not in sys.path:  # it may import a neighbour later, too
+        sys.path.insert(0, str(root))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
+    new = {each: getattr(sys.modules[each], "__file__", None) for each in {*sys.modules} - before}
+    _LOADED[:] = [each for each, file in new.items() if file and Path(file).is_relative_to(root)]
+    return module, root
+
+
+class _AsWritten(SourceFileLoader):
+    """Compiles what the file says, and keeps nothing beside it."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def _compile_anew(root: Path) -> None:
+    """Load the modules below this folder as they are written, those too that are imported later."""
+    if root in _ROOTS:
+        return
+    if not _ROOTS:
+        sys.path_hooks.insert(0, _finder)
+    _ROOTS.add(root)
+    sys.path_importer_cache.clear()
+
+
+def _finder(folder: str) -> FileFinder:
+    """What finds modules in a folder of a program."""
+    place = Path(folder)
+    # A package's folders are named as modules are; site-packages of an environment in there is not.
+    if not any(place.is_relative_to(root) and _is_dotted(place.relative_to(root)) for root in _ROOTS):
+        raise ImportError("not of a program", path=folder)
+    return FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_AsWritten, SOURCE_SUFFIXES))
+
+
+def _is_dotted(path: Path) -> bool:
+    return all(part.isidentifier() for part in path.parts)

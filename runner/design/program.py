@@ -2,17 +2,14 @@
 
 Nothing here knows which program it is. What `studies.program` holds is `record`: whoever reads a study reads
 that row, and never this file. Who runs it: runner/work/trainer.py, with what runner/work/run.py hands it.
-The copy of it that is queued: runner/design/copies.py.
+Its files, how they are loaded and the copy that is queued: runner/design/copies.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
@@ -25,7 +22,7 @@ from pydantic import Field
 from model import fields
 from model.fields import ConfigError, canonical_json
 from runner.design.checking import CLOSED, checked, told
-from runner.design.copies import PROJECT, digest_of, files_of, place, require_copy
+from runner.design.copies import PROJECT, digest_of, files_of, imported, place, require_copy
 
 DEFAULT = PROJECT / "model" / "program.py"
 """The program of a grid that names none."""
@@ -216,7 +213,7 @@ def load(path: Path = DEFAULT) -> Program:
         ConfigError: there is no such file, it cannot be imported, or something in it is missing or wrong.
     """
     path = path.resolve()
-    module, root = _imported(path)
+    module, root = imported(path)
     try:
         config = getattr(module, "Config", None)
         if not isinstance(config, type) or not is_dataclass(config):
@@ -272,38 +269,3 @@ def _require_pace(pace: Mapping[str, Any], keys: Mapping[str, str]) -> None:
         for key in keyed if name == "size" else [keyed]:
             if key not in keys:
                 raise ConfigError(f"PACE[{name!r}]: {key!r} is no key of Config")
-
-
-def _imported(path: Path) -> tuple[ModuleType, Path]:
-    """The module of a file, by the dotted name that it has below its root, and that root."""
-    if not path.is_file():
-        raise ConfigError(f"program = {str(path)!r}: no such file")
-    root = path.parent
-    while (root / "__init__.py").exists():
-        root = root.parent
-    name = ".".join(path.relative_to(root).with_suffix("").parts)
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"program = {str(path)!r}: name the file with letters, digits and '_'")
-    if path.is_relative_to(DEFAULT.parent):
-        return importlib.import_module(name), root
-    for other in _LOADED:
-        sys.modules.pop(other, None)  # of another program, or of this one before an edit
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module, before = importlib.util.module_from_spec(spec), {*sys.modules}
-    sys.modules[name] = module
-    if str(root) not in sys.path:  # it may import a neighbour later, too
-        sys.path.insert(0, str(root))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
-    new = {each: getattr(sys.modules[each], "__file__", None) for each in {*sys.modules} - before}
-    _LOADED[:] = [each for each, file in new.items() if file and Path(file).is_relative_to(root)]
-    return module, root
-
-
-_LOADED: list[str] = []
-"""Names in sys.modules of the program that was loaded last, and of its neighbours."""
