@@ -28,7 +28,7 @@ from runner.queue import sqlite  # noqa: E402
 from runner.queue.store import Store, open_store  # noqa: E402
 from tests.chaos_looks import struck_looks  # noqa: E402
 from tests.conftest import TINY_GRID, command, environment, results_bits, rows  # noqa: E402
-from tests.programs.test_examples import STEPS, night  # noqa: E402
+from tests.programs.test_examples import STEPS, night, queued  # noqa: E402
 
 WORKERS = 2
 KILLS = 10
@@ -158,9 +158,10 @@ def struck_examples(folder: Path, rng: random.Random) -> list[str]:
     """The examples whose results are not those of an undisturbed night after ten kills at random steps."""
     found = []
     for name, steps in STEPS.items():
-        calm = night(folder / f"{name}-calm", name, [])
+        queue = queued(folder / name, name)
+        calm = night(queue, folder / f"{name}-calm", [])
         strikes = sorted(rng.sample(range(2, steps), KILLS))
-        if night(folder / f"{name}-struck", name, strikes) != calm:
+        if night(queue, folder / f"{name}-struck", strikes) != calm:
             found.append(f"examples/{name}.py, killed at steps {strikes}: other results")
     return found
 

@@ -40,10 +40,24 @@ def grid(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_what_is_packed_is_the_study_and_the_same_line_again_adds_nothing(tmp_path: Path) -> None:
+def test_what_is_packed_is_the_study_and_the_same_line_goes_on_with_it(tmp_path: Path) -> None:
+    """Cut off, on a machine that cannot make a report, and at home: three times the same line."""
     kept, again = grid(tmp_path), tmp_path / "again"
+    cut = results(tmp_path, "--seeds", "42", "--time-limit", "0s")
+    assert cut.returncode == 75, cut.stderr
+    assert cut.stdout.splitlines()[-1] == "tiny: 0 of 2 runs done; packed in kept"
+    assert "0 of 2 runs done" in (kept / "commands.md").read_text()
+
+    # Without scipy the database is packed, and the report is left for home.
+    (tmp_path / "scipy.py").write_text("raise ImportError('not on this machine')\n")
+    done = results(tmp_path, "--seeds", "42", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
+    assert {path.name for path in kept.iterdir()} == {"commands.md", "study.db.xz"}
+
     done = results(tmp_path, "--seeds", "42")
     assert done.returncode == 0, done.stderr
+    assert "tiny: 0 queued, 2 already there" in done.stdout
     assert done.stdout.splitlines()[-1] == "tiny: 2 of 2 runs done; packed in kept"
     assert {path.name for path in kept.iterdir()} == {"commands.md", "figures", "report.md", "study.db.xz"}
     again.mkdir()
@@ -57,8 +71,8 @@ def test_what_is_packed_is_the_study_and_the_same_line_again_adds_nothing(tmp_pa
     line = next(line for line in page.splitlines() if line.startswith("python cli.py report"))
     words = [sys.executable, str(PROJECT / "cli.py"), *line.split()[2:]]
     subprocess.run(words, cwd=again, env=environment(), check=True, capture_output=True)
-    before = (kept / "report.md").read_bytes()
-    assert (again / "report.md").read_bytes() == before
+    report = (kept / "report.md").read_bytes()
+    assert (again / "report.md").read_bytes() == report
     for figure in (kept / "figures").iterdir():
         assert (again / "figures" / figure.name).read_bytes() == figure.read_bytes()
 
@@ -67,27 +81,7 @@ def test_what_is_packed_is_the_study_and_the_same_line_again_adds_nothing(tmp_pa
     assert "python cli.py work --device auto --threads 1\n" in page
     assert "2 of 2 runs done" in page
     assert str(tmp_path) not in page
-    assert str(tmp_path).encode() not in before
-
-    done = results(tmp_path, "--seeds", "42")
-    assert done.returncode == 0, done.stderr
-    assert "tiny: 0 queued, 2 already there" in done.stdout
-    assert (kept / "report.md").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_a_study_that_is_cut_off_is_packed_as_it_is_and_gone_on_with(tmp_path: Path) -> None:
-    kept = grid(tmp_path)
-    cut = results(tmp_path, "--seeds", "42", "--time-limit", "0s")
-    assert cut.returncode == 75, cut.stderr
-    assert cut.stdout.splitlines()[-1] == "tiny: 0 of 2 runs done; packed in kept"
-    assert "0 of 2 runs done" in (kept / "commands.md").read_text()
-    # Without scipy the database is packed, and the report is left for home.
-    (tmp_path / "scipy.py").write_text("raise ImportError('not on this machine')\n")
-    done = results(tmp_path, "--seeds", "42", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
-    assert {path.name for path in kept.iterdir()} == {"commands.md", "study.db.xz"}
+    assert str(tmp_path).encode() not in report
 
 
 def test_what_is_packed_is_of_no_other_study(store: Store, tmp_path: Path) -> None:

@@ -47,16 +47,32 @@ STEPS = {"ridge": 40, "digits": 20, "wrapped": 40}
 """Of a run of each."""
 
 
-def night(folder: Path, name: str, strikes: list[int]) -> str:
-    """Queue an example and work until it is done, whatever strikes; returns the results' bits."""
-    resumes = name != "wrapped"
+def queued(folder: Path, name: str) -> Path:
+    """A folder with two runs of an example in its queue."""
     folder.mkdir()
     for path in (PROJECT / "examples").glob("*.py"):
         shutil.copy(path, folder)
     grid = (PROJECT / "examples" / f"{name}.toml").read_text()
-    program = STRUCK.replace("NAME", name).replace("RESUMES", str(resumes))
+    program = STRUCK.replace("NAME", name).replace("RESUMES", str(name != "wrapped"))
     (folder / "struck.py").write_text(program)
     (folder / f"{name}.toml").write_text(grid.replace(f'"{name}.py"', '"struck.py"'))
+    words = ("--seeds", "0", "--set", f"steps={STEPS[name]}", "--max-failures", "50")
+    subprocess.run(
+        [sys.executable, str(PROJECT / "cli.py"), "enqueue", "--grid", f"{name}.toml", *words],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        check=True,
+    )
+    store = open_store(str(folder / "jobs.db"))
+    store.write(lambda c: c.exec_driver_sql(f"DELETE FROM jobs WHERE id > {RUNS}"))
+    store.close()
+    return folder
+
+
+def night(queue: Path, folder: Path, strikes: list[int]) -> str:
+    """Work a copy of a queue until all is done, whatever strikes; returns the results' bits."""
+    shutil.copytree(queue, folder)
     where = {
         "MARKS": str(folder),
         "DATABASE": str(folder / "jobs.db"),
@@ -65,9 +81,10 @@ def night(folder: Path, name: str, strikes: list[int]) -> str:
 
     quiet = inject(folder / "quiet", NO_SUMMARY)
 
-    def command(*words: str) -> int:
+    def work() -> int:
+        options = ("--slots", "1", "--checkpoint-seconds", "0", "--lease-seconds", "1")
         done = subprocess.run(
-            [sys.executable, str(PROJECT / "cli.py"), *words],
+            [sys.executable, str(PROJECT / "cli.py"), "work", *options],
             cwd=folder,
             env={**environment(), **where, **quiet},
             capture_output=True,
@@ -78,20 +95,16 @@ def night(folder: Path, name: str, strikes: list[int]) -> str:
         assert done.returncode in (0, -9), done.stderr
         return done.returncode
 
-    words = ("--seeds", "0", "--set", f"steps={STEPS[name]}", "--max-failures", "50")
-    assert command("enqueue", "--grid", f"{name}.toml", *words) == 0
     store = open_store(str(folder / "jobs.db"))
-    store.write(lambda c: c.exec_driver_sql(f"DELETE FROM jobs WHERE id > {RUNS}"))
-    work = ("work", "--slots", "1", "--checkpoint-seconds", "0", "--lease-seconds", "1")
     kills = 0
-    while command(*work) != 0:
+    while work() != 0:
         kills += 1
     assert kills == len(strikes)
     bits = results_bits(store)
     assert {job["status"] for job in rows(store, "jobs")} == {"done"}
     assert {result["exact"] for result in rows(store, "results")} == {1}
     resumed = [each["resumed_from_step"] for each in rows(store, "attempts") if each["resumed_from_step"]]
-    assert bool(resumed) == bool(resumes and kills)
+    assert bool(resumed) == bool(kills and not (folder / "wrapped.toml").exists())  # a script starts over
     store.close()
     return bits
 
@@ -102,9 +115,10 @@ def test_example_killed_in_mid_run_gives_the_bits_of_an_undisturbed_one(
     tmp_path: Path, name: str, strikes: list[int]
 ) -> None:
     """Ten times each: `make chaos`."""
-    calm = night(tmp_path / "calm", name, [])
+    queue = queued(tmp_path / "queued", name)
+    calm = night(queue, tmp_path / "calm", [])
     assert json.loads(calm)[0]
-    assert night(tmp_path / "struck", name, strikes) == calm
+    assert night(queue, tmp_path / "struck", strikes) == calm
 
 
 def test_numpy_example_never_imports_torch() -> None:
