@@ -24,8 +24,8 @@ run: .venv/ready  ## The 18 runs of the first study at smoke scale, and their re
 test: check  ## Everything that must hold. Four at a time: much of it is waiting for leases and servers.
 	$(PYTEST)
 
-quick: check  ## The inner loop: without the tests that start commands and servers, or take minutes.
-	$(PYTEST) -m "not slow"
+quick: check  ## The inner loop: without the tests that start commands and servers, or take half a second.
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" -k "not postgresql"
 
 numerical: .venv/ready  ## Bits and digits alone, as on another processor: make numerical MACHINE=ATEN_CPU_CAPABILITY=default
 	env $(MACHINE) $(PYTEST) -m numerical

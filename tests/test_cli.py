@@ -154,6 +154,7 @@ def test_run_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path, tiny_
     assert "taken" in line
 
 
+@pytest.mark.slow
 def test_the_run_folder_lies_beside_its_database(queued: Store, lease: jobs.Lease, tmp_path: Path) -> None:
     """Wherever the command is called, and whatever links lead there."""
     log = tmp_path / "runs" / queued.database_id / "1" / "a1" / "trainer.log"

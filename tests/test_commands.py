@@ -59,6 +59,7 @@ def test_every_command_is_documented() -> None:
     assert not missing, f"documented nowhere: {', '.join(missing)}"
 
 
+@pytest.mark.slow
 def test_every_documented_command_and_option_exists() -> None:
     text = (PROJECT / "docs/commands.md").read_text(encoding="utf-8")
     known = set(commands())
@@ -85,6 +86,7 @@ def test_the_documented_cells_are_jobs_of_the_shipped_grid(store: Store) -> None
         assert {find_job(connection, cell) for cell in cells} <= set(range(1, 19))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["docs/options.py", "docs/results.py"])
 def test_what_a_script_makes_of_the_documents_is_what_stands_there(script: str) -> None:
     done = subprocess.run(

@@ -97,6 +97,7 @@ def test_what_is_packed_is_of_no_other_study(store: Store, tmp_path: Path) -> No
     assert b"another-night" not in (tmp_path / "copy.db").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     refused = results(tmp_path)
     assert refused.returncode == 1
@@ -182,6 +183,7 @@ def test_a_failed_benchmark_costs_only_itself(
     assert "left no determinism.json" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

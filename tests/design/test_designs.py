@@ -131,6 +131,7 @@ def run(*words: str, width: int = 100) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_the_list_and_the_design_are_printed(tmp_path: Path, measured: Store) -> None:
     nowhere = str(tmp_path / "none.db")
     listed = run("grids", "--db", nowhere)
@@ -148,6 +149,7 @@ def test_the_list_and_the_design_are_printed(tmp_path: Path, measured: Store) ->
     assert "factorial-long       60    –" in of_another_machine
 
 
+@pytest.mark.slow
 def test_json_is_for_programs(tmp_path: Path) -> None:
     listed = json.loads(run("grids", "--json", "--scale", "smoke", "--db", str(tmp_path / "none.db")))
     assert [grid["name"] for grid in listed] == catalogue.shipped()

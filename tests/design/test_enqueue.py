@@ -174,6 +174,7 @@ def test_the_command_says_what_it_did_not_do(cli: Cli, tiny_grid: Path, tmp_path
 # --- more seeds, without the grid file --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_more_seeds_are_what_the_study_holds_with_other_seeds(store: Store) -> None:
     """To the last bit of each configuration: what the whole grid with those seeds would have queued."""
     grid = made(base={"train.steps": 8}, repeats=2)
@@ -191,6 +192,7 @@ def test_more_seeds_are_what_the_study_holds_with_other_seeds(store: Store) -> N
     assert one == two
 
 
+@pytest.mark.slow
 def test_more_seeds_of_some_conditions(mine: Store) -> None:
     added = mine.write(
         lambda c: more_seeds(c, "mine", range(2, 9), Path(), "noise_std in (0.0, 0.1) and top_k=1")

@@ -96,6 +96,7 @@ def test_a_run_made_alike_is_taken_over_whole(trained: Store, tiny_grid: Path) -
     assert trained.write(lambda c: link(c, "later", HERE)) == {}
 
 
+@pytest.mark.slow
 def test_a_report_names_what_was_taken_over(trained: Store, tiny_grid: Path) -> None:
     again(trained, tiny_grid)
     with trained.read() as connection:
@@ -146,6 +147,7 @@ def look(store: Store, number: int) -> list[looks.Made]:
     return looks.make_due(store, lambda *_: decided, "me", reseeding(Path()), taking)
 
 
+@pytest.mark.slow
 @both_engines
 def test_a_look_takes_over_what_another_study_has_and_leads_on(looked: Store) -> None:
     (first,) = look(looked, 1)
@@ -159,6 +161,7 @@ def test_a_look_takes_over_what_another_study_has_and_leads_on(looked: Store) ->
     assert [(made["number"], made["jobs"]) for made in rows(looked, "looks")] == [(1, 2), (2, 4)]
 
 
+@pytest.mark.slow
 def test_a_study_that_trains_afresh_does_so_at_its_looks(looked: Store) -> None:
     looked.write(lambda c: link(c, "looked", HERE, fresh=True))
     (first,) = look(looked, 1)

@@ -142,6 +142,7 @@ def _with(norm: nn.RMSNorm, gain: Tensor) -> Any:
 # Each gradient against differences, with dropout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [0, 10**9])
 def test_gradients_are_those_of_what_was_computed(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """The same draw each time: with its mask held, dropout is a smooth function too."""
@@ -342,6 +343,7 @@ def test_an_update_is_the_same_with_both_engines(
     assert found[0] == pytest.approx(found[1], rel=tolerance)
 
 
+@pytest.mark.slow
 def test_the_plain_engine_is_as_determined(numbers: None, tmp_path: Path) -> None:
     """And leaves nothing behind for the next run of the process."""
     config = TINY.with_values({"steps": 8, "eval_every": 0})

@@ -44,6 +44,7 @@ def test_no_forward_pass_sees_more_windows_than_allowed(
     assert sizes == [2, 2, 1, 2, 1, 2, 2, 1, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_piece_as_large_as_the_step_is_no_piece(tmp_path: Path) -> None:
     whole, same = TINY, TINY.with_values({"micro_batch": 2})
     assert measured(run(same, tmp_path / "same")) == measured(run(whole, tmp_path / "whole"))

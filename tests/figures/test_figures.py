@@ -57,6 +57,7 @@ def axes_of(figure: Figure) -> list[Any]:
     return [axes for axes in figure.axes if axes.has_data()]
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_and_repeats_its_bytes(
     curved: sa.Connection, saved: dict[tuple[str, str], bytes]
 ) -> None:
@@ -71,6 +72,7 @@ def test_every_figure_is_there_and_repeats_its_bytes(
         assert picture.caption
 
 
+@pytest.mark.slow
 def test_the_readers_own_settings_stay_out(
     curved: sa.Connection, saved: dict[tuple[str, str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_two_seeds_have_no_band_and_steps_are_whole() -> None:
     assert axes.get_ylim()[1] > 6  # 4 plus 4.3 / sqrt(3)
 
 
+@pytest.mark.slow
 def test_an_imported_study_has_no_curves_and_no_load(connection: sa.Connection) -> None:
     made.published_study(connection)
     assert list(drawn(connection)) == ["answer", "interaction", "paired", "differences"]
@@ -140,6 +143,7 @@ def test_long_labels_leave_room_for_the_intervals(connection: sa.Connection) -> 
     assert axes.get_position().width > 0.3
 
 
+@pytest.mark.slow
 def test_little_data_draws_little_and_fails_nowhere(connection: sa.Connection) -> None:
     made.add_study(connection, "empty")
     assert drawn(connection) == {}
@@ -157,6 +161,7 @@ def test_little_data_draws_little_and_fails_nowhere(connection: sa.Connection) -
     assert drawn(connection) == {}
 
 
+@pytest.mark.slow
 def test_equal_values_and_hostile_names_are_drawn_as_they_are(connection: sa.Connection) -> None:
     study = made.add_study(connection, grid={"factors": {"corpus": [HOSTILE, "b"]}, "baseline": {}})
     for name in (HOSTILE, "b"):
@@ -171,6 +176,7 @@ def test_equal_values_and_hostile_names_are_drawn_as_they_are(connection: sa.Con
             assert "$\\frac{1}{0}$" in svg
 
 
+@pytest.mark.slow
 def test_large_studies_draw_the_first_seeds_and_say_so(connection: sa.Connection) -> None:
     study = made.add_study(connection, grid={"factors": {"noise_std": [0.0, 0.1]}, "seeds": list(range(20))})
     for noise in (0.0, 0.1):
@@ -206,6 +212,7 @@ def test_the_forest_draws_what_has_no_interval_as_a_point() -> None:
     assert [len(line.get_xdata()) for line in axes.lines] == [2, 2, 1, 1]  # zero, interval, point, point
 
 
+@pytest.mark.slow
 def test_markdown_with_a_folder_names_its_figures(
     curved: sa.Connection, saved: dict[tuple[str, str], bytes], tmp_path: Path
 ) -> None:
@@ -227,6 +234,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write({"report.md": b""}, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_the_router_and_each_layer_are_followed_over_steps(curved: sa.Connection) -> None:
     pictures = drawn(curved)
     top = axes_of(pictures["routing-over-training"].draw())[0]
@@ -270,6 +278,7 @@ def test_figures_drawn_in_several_processes_are_the_same_and_each_loss_is_made_u
         assert drawing.draw_all(pictures) == {(name, "svg"): file for name, file in alone.items()}
 
 
+@pytest.mark.slow
 def test_a_legend_of_long_names_stays_on_the_page(connection: sa.Connection) -> None:
     kinds = ["none", "gaussian", "annealed", "jitter", "learned", "gumbel"]
     study = made.add_study(connection, grid={"factors": {"noise_kind": kinds}, "baseline": {}})

@@ -96,6 +96,7 @@ def test_attention_equals_explicit_softmax() -> None:
     torch.testing.assert_close(made(x, (cos, sin)), attention_by_hand(made, x, heads=2), rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_attention_equals_llamas_after_permuting_channels() -> None:
     from transformers.models.llama.configuration_llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding

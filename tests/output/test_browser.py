@@ -231,6 +231,7 @@ def test_the_pages_of_a_night_are_read_on_a_telephone_in_the_dark(
     assert not [url for url in asked if url.startswith("http")]
 
 
+@pytest.mark.slow
 def test_a_pdf_has_every_section(tmp_path: Path) -> None:
     with made.opened(tmp_path) as connection:
         made.published_study(connection)

@@ -16,6 +16,7 @@ from tests import report_fixtures as made
 from tests.report_reading import section, tables
 
 
+@pytest.mark.slow
 def test_published_against_ours(connection: sa.Connection) -> None:
     made.published_study(connection)
     made.finished_study(connection, "ours")
@@ -132,6 +133,7 @@ def test_a_study_with_itself_is_refused(connection: sa.Connection) -> None:
         compare_studies(connection, "factorial", "factorial")
 
 
+@pytest.mark.slow
 def test_conditions_match_whatever_else_a_study_varies(connection: sa.Connection) -> None:
     # One study varies noise alone, at the weight 0.01 that its runs were told; the other varies both.
     made.finished_study(connection, "both")
@@ -202,6 +204,7 @@ def test_intervals_within_a_study_hold_together(connection: sa.Connection) -> No
     assert row["95 % interval, together, one"] == f"{low:.4f} to {high:.4f}"
 
 
+@pytest.mark.slow
 def test_runs_that_both_studies_have_are_named(connection: sa.Connection) -> None:
     made.finished_study(connection, "one")
     made.finished_study(connection, "two")

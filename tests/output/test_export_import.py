@@ -41,6 +41,7 @@ def named_levels(connection: sa.Connection) -> int:
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [made.finished_study, named_levels])
 def test_own_export_comes_back_whole(store: Store, tmp_path: Path, state: object) -> None:
     store.write(state)  # type: ignore[operator]

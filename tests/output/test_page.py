@@ -76,6 +76,7 @@ def page_of(connection: sa.Connection, runs_dir: Path = Path("nowhere")) -> tupl
     return text, reader
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_else(curved: sa.Connection, page: tuple[str, Reader]) -> None:
     text, reader = page
     assert page_of(curved)[0] == text
@@ -108,6 +109,7 @@ def test_the_page_says_what_the_markdown_says(curved: sa.Connection, page: tuple
         assert heading in shown
 
 
+@pytest.mark.slow
 def test_an_import_without_a_question_has_its_name_as_title(connection: sa.Connection) -> None:
     made.published_study(connection)
     text, _ = page_of(connection)
@@ -115,6 +117,7 @@ def test_an_import_without_a_question_has_its_name_as_title(connection: sa.Conne
     assert text.count(">Study published<") == 2  # the window's title, and this one
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text(connection: sa.Connection) -> None:
     study = made.add_study(
         connection,
@@ -139,6 +142,7 @@ def test_hostile_names_are_text(connection: sa.Connection) -> None:
     assert "<script>alert(1)</script>" in "".join(reader.text)
 
 
+@pytest.mark.slow
 def test_a_run_shows_the_end_of_its_log(connection: sa.Connection, tmp_path: Path) -> None:
     made.finished_study(connection)
     connection.execute(
@@ -164,6 +168,7 @@ def test_a_log_outside_the_run_folder_is_not_read(tmp_path: Path, path: Any) -> 
     assert log_tail(folder, path) == ""
 
 
+@pytest.mark.slow
 def test_a_large_study_has_a_page_for_some_of_its_runs(connection: sa.Connection) -> None:
     study = made.add_study(connection, grid={"factors": {}, "baseline": {}})
     for seed in range(70):
@@ -175,6 +180,7 @@ def test_a_large_study_has_a_page_for_some_of_its_runs(connection: sa.Connection
     assert "60 of 71 runs, those without a result first." in text
 
 
+@pytest.mark.slow
 def test_unfinished_studies_have_a_page(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
     text, _ = page_of(connection)
@@ -182,6 +188,7 @@ def test_unfinished_studies_have_a_page(connection: sa.Connection) -> None:
     assert "unclear (PROVISIONAL)" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "state", [edge.empty_study, edge.one_cell, edge.one_seed, edge.all_failed, edge.all_equal, edge.bare_grid]
 )

@@ -73,6 +73,7 @@ def bare_grid(connection: sa.Connection) -> None:
     made.add_job(connection, study, CELL, 42, "cancelled", config={"seed": 42})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -97,6 +98,7 @@ def test_a_study_with_little_in_it_says_so(
     assert export(connection).decode().startswith("seed,noise_std")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [made.finished_study, made.unfinished_study, made.published_study])
 def test_the_same_database_gives_the_same_bytes(
     connection: sa.Connection, state: Callable[[sa.Connection], int], monkeypatch: pytest.MonkeyPatch
@@ -108,6 +110,7 @@ def test_the_same_database_gives_the_same_bytes(
     assert render(connection, "factorial" if "factorial" in first else "published") == first
 
 
+@pytest.mark.slow
 def test_the_command_that_repeats_it_names_everything(connection: sa.Connection) -> None:
     made.finished_study(connection)
     assert "python cli.py report --study factorial --std sample > experiment_results.md" in render(connection)
@@ -141,6 +144,7 @@ def test_a_hostile_study_is_shown_as_text(connection: sa.Connection) -> None:
     assert text.startswith(first_screen(connection, None))
 
 
+@pytest.mark.slow
 def test_markdown_is_read_by_a_renderer(connection: sa.Connection) -> None:
     made.unfinished_study(connection)
     html = MarkdownIt("commonmark").enable("table").render(render(connection))

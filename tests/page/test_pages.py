@@ -204,6 +204,7 @@ def test_work_writes_pages_and_tells_beside_the_night(night: Night) -> None:
     assert (refused.returncode, "--notify COMMAND" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_companion_ends_when_its_pipe_closes(queued: Store, tmp_path: Path) -> None:
     """As it does when the worker is killed: the last page is written, and nobody is left."""
     companion = beside.Beside(["page", str(tmp_path / "public"), "--every", "1h"], str(queued.path))

@@ -132,6 +132,7 @@ def train(config, run):
 """
 
 
+@pytest.mark.slow
 def test_its_weights_are_kept_where_it_writes_some(store: Store, worker: jobs.Worker, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(KEEPS)
     (tmp_path / "own.toml").write_text('program = "own.py"\nseeds = [1]\n[factors]\nkept = [true, false]\n')

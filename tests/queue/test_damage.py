@@ -67,6 +67,7 @@ WITHOUT_JOBS = {"new", "try", "import", "doctor"}
 """`import` adds to what is there without reading it; `doctor` has an answer of its own."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_says_damage_in_one_line(
     queued: Store,
@@ -196,6 +197,7 @@ def tables(database: str) -> dict[str, list[dict[str, object]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source_kind", "target_kind", "stage"),
     [

@@ -97,6 +97,7 @@ def test_priority_goes_first_and_held_jobs_and_studies_wait(queued: Store, worke
     assert claim(queued, worker) is None
 
 
+@pytest.mark.slow
 def test_eight_processes_claim_four_hundred_jobs_once_each(store: Store, tiny_grid, database: str) -> None:
     grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..200")
     assert store.write(lambda c: enqueue(c, "tiny", grid)) == 400
@@ -445,6 +446,7 @@ def test_many_are_changed_at_once_and_others_are_passed_over(queued: Store, work
     assert kinds == ["cancelled", "retried"]
 
 
+@pytest.mark.slow
 def test_more_jobs_than_a_statement_takes_are_changed(store: Store, tiny_grid) -> None:
     grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..600")
     store.write(lambda c: enqueue(c, "tiny", grid))

@@ -187,6 +187,7 @@ def test_conditions_that_nobody_needs_get_no_further_seeds(looked: Store) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_the_last_look_is_the_last(looked: Store) -> None:
     for number in (1, 2, 3):
         work(looked)
@@ -244,6 +245,7 @@ def test_a_study_goes_with_its_looks(looked: Store) -> None:
     assert rows(looked, "looks") == []
 
 
+@pytest.mark.slow
 def test_killed_at_any_statement_a_look_happens_once(looked: Store, tmp_path: Path) -> None:
     """A process is killed before its first, second, … statement of the look, until one gets through.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -240,6 +241,7 @@ def emptied(database: str) -> Store:
     return store
 
 
+@pytest.mark.slow
 @both_engines
 def test_no_interleaving_breaks_the_queue(database: str) -> None:
     run_state_machine_as_test(

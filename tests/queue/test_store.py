@@ -234,6 +234,7 @@ def test_upgrade_twice_keeps_one_identity(store: Store, database: str) -> None:
     assert open_store(database).database_id == store.database_id
 
 
+@pytest.mark.slow
 def test_many_processes_make_one_database(tmp_path: Path) -> None:
     path = str(tmp_path / "new.db")
     code = f"from runner.queue.store import open_store; print(open_store({path!r}, True).database_id)"
@@ -321,6 +322,7 @@ def test_a_command_does_not_wait_for_a_database_that_cannot_be_written(queued: S
     assert len(tries) == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_waits_for_a_lock_says_so_once(queued: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "SILENT_SECONDS", 0.0)
     holder = sqlite.driver().connect(str(queued.path), isolation_level=None)
@@ -333,6 +335,7 @@ def test_a_command_that_waits_for_a_lock_says_so_once(queued: Store, monkeypatch
     assert said == ["waiting: the database is locked by another program (for 0 s at most)"]
 
 
+@pytest.mark.slow
 def test_a_database_on_a_read_only_medium_can_be_read(queued: Store, read_only: Path) -> None:
     queued.close()
     path = read_only / "a name with spaces?.db"

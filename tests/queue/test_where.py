@@ -127,6 +127,7 @@ def told_of(job: dict[str, Any], causes: dict[int, str]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
+@pytest.mark.slow
 @both_engines
 def test_every_name_selects_what_python_selects(mixed: Store) -> None:
     causes = {attempt["job_id"]: attempt["cause"] for attempt in rows(mixed, "attempts")}
@@ -146,6 +147,7 @@ COMMANDS = {"retry": (1, 3), "cancel": (4, 5), "pause": (5, 6), "resume": (5, 6)
 """Each with two jobs that it may change."""
 
 
+@pytest.mark.slow
 @both_engines
 @pytest.mark.parametrize("command", [*COMMANDS, "delete"])
 def test_every_command_takes_every_name(mixed: Store, database: str, command: str) -> None:
@@ -227,11 +229,13 @@ def refusal(text: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=60))
 def test_no_text_breaks_the_parser_or_the_line_that_refuses_it(text: str) -> None:
     assert len(refusal(text).splitlines()) <= 1
 
 
+@pytest.mark.slow
 @given(words=st.lists(st.sampled_from(["seed", "=", "in", "(", ")", ",", "not", "and", "or", "1", "'\n'"])))
 def test_no_order_of_its_own_words_breaks_it(words: list[str]) -> None:
     assert len(refusal(" ".join(words)).splitlines()) <= 1

@@ -138,6 +138,7 @@ def test_repeats_of_a_seed_are_not_called_mixed(connection: sa.Connection) -> No
     assert "Mixed" not in render(connection)
 
 
+@pytest.mark.slow
 def test_a_text_that_doubts_its_own_loss_is_a_note(connection: sa.Connection) -> None:
     facts = {"documents": {"train": 80, "val": 10, "test": 10}, "lost": 0.03, "overlap": 0.8}
     doubts = {"lossy": "loses 3 % of the text", "near": "Near duplicates: 80 % of the validation text"}

@@ -148,6 +148,7 @@ def test_one_condition_is_said_to_be_alone(connection: sa.Connection) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_sentence_does_not_name_two_hundred_levels(connection: sa.Connection) -> None:
     levels = tuple(i / 100 for i in range(40))
     add(connection, lambda level, seed, _: 1 + jitter(level, seed), levels=levels, seeds=3)

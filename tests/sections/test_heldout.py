@@ -20,6 +20,7 @@ from tests.conftest import rows
 from tests.report_reading import fact, render, section, tables
 
 
+@pytest.mark.slow
 def test_until_it_is_revealed_nothing_of_it_is_shown(connection: sa.Connection) -> None:
     made.curved_study(connection)
     text = render(connection)
@@ -28,6 +29,7 @@ def test_until_it_is_revealed_nothing_of_it_is_shown(connection: sa.Connection) 
     assert fact(text, "Test split") == "sealed: not read for this report"
 
 
+@pytest.mark.slow
 def test_revealed_scores_stand_beside_the_validation_loss(connection: sa.Connection) -> None:
     made.curved_study(connection)
     assert reveal_test(connection, "factorial", "python cli.py test --study factorial")
@@ -60,6 +62,7 @@ def test_what_has_no_test_split_is_refused(connection: sa.Connection) -> None:
         reveal_test(connection, "other")
 
 
+@pytest.mark.slow
 def test_a_study_without_scores_says_so(connection: sa.Connection) -> None:
     made.finished_study(connection)
     reveal_test(connection, "factorial")

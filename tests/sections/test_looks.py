@@ -85,6 +85,7 @@ def looked(connection: sa.Connection) -> sa.Connection:
     return connection
 
 
+@pytest.mark.slow
 def test_conditions_of_decided_claims_get_no_further_seeds(looked: sa.Connection) -> None:
     add_runs(looked, 1, range(48, 52), (0.0, 0.1))
     data = load(looked, choose_study(looked)[0])
@@ -95,6 +96,7 @@ def test_conditions_of_decided_claims_get_no_further_seeds(looked: sa.Connection
     assert not looks.due(looked)
 
 
+@pytest.mark.slow
 def test_every_condition_goes_on_where_none_is_dropped(connection: sa.Connection) -> None:
     study = add_study(connection, drop=False)
     for seeds in (range(42, 45), range(45, 48)):
@@ -118,6 +120,7 @@ def test_the_first_screen_says_how_far_the_looks_have_come(looked: sa.Connection
     assert "Over all looks and claims a verdict is wrong in at most 5 % of studies." in findings
 
 
+@pytest.mark.slow
 def test_the_section_of_the_looks_ends_each_claim_where_it_was_decided(looked: sa.Connection) -> None:
     add_runs(looked, 1, range(48, 52), (0.0, 0.1))
     make_look(looked)
@@ -178,6 +181,7 @@ def test_the_paths_are_drawn(looked: sa.Connection) -> None:
         assert high[1] == -low[1] == pytest.approx((judged.contrast.high - judged.contrast.low) / 2)
 
 
+@pytest.mark.slow
 def test_power_plans_looks_and_leaves_those_that_are_there_alone(looked: sa.Connection) -> None:
     text = planning.plan_looks(looked, None, (3, 6, 10, 15), "0.2nats")
     head, table, _ = text.split("\n\n")

@@ -102,6 +102,7 @@ def test_the_direction_is_the_rows(connection: sa.Connection) -> None:
         render(connection, metric="val_loss")
 
 
+@pytest.mark.slow
 def test_the_page_the_plan_and_the_comparison(connection: sa.Connection) -> None:
     add_study(connection, "mine")
     add_study(connection, "other", 0.2)
@@ -124,6 +125,7 @@ def test_the_page_the_plan_and_the_comparison(connection: sa.Connection) -> None
 Logged = dict[str, tuple[str, ...]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("primary", "logged", "axes", "told"),
     [
@@ -192,6 +194,7 @@ for words in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_reading_needs_no_torch_and_what_does_says_so(store: Store, tmp_path: Path) -> None:
     store.write(lambda c: (add_study(c, "mine"), add_study(c, "other", 0.2)))
     read = ("status", "show 1", "digest", "report", "report --format html", "export", "compare mine other")

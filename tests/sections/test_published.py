@@ -184,6 +184,7 @@ def test_the_published_claims_are_held_to_the_research_plan(connection: sa.Conne
     assert stats.ttest_1samp(balanced, 0).pvalue == pytest.approx(0.70, abs=0.02)
 
 
+@pytest.mark.slow
 def test_findings_without_claims_say_that_none_was_declared(connection: sa.Connection) -> None:
     made.published_study(connection)
     found = section(render(connection), "Findings")

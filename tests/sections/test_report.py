@@ -57,6 +57,7 @@ def test_the_aggregate_table_against_numpy_by_hand(connection: sa.Connection) ->
         assert (row["Training (min)"], row["Tokens/s"], row["Peak memory (GB)"]) == ("1.6", "51,200", "3.00")
 
 
+@pytest.mark.slow
 def test_the_sampling_error_of_the_text_is_said_beside_the_loss(connection: sa.Connection) -> None:
     made.finished_study(connection)
     assert "standard error" not in render(connection)
@@ -107,6 +108,7 @@ def test_the_stability_table(connection: sa.Connection) -> None:
     assert row["Clipped updates (%)"] == "25.0"
 
 
+@pytest.mark.slow
 def test_a_report_of_many_cancelled_runs_is_short(store: Store) -> None:
     """Each run that is missing is counted, and not given a line in every table."""
     factors = {"noise_std": [0.0, 0.1], "top_k": [1, 2]}
@@ -152,6 +154,7 @@ def test_runs_that_the_grid_wants_and_nobody_enqueued(connection: sa.Connection)
     assert "6 of the grid never enqueued" in fact(render(connection), "Runs")
 
 
+@pytest.mark.slow
 def test_runs_that_other_studies_have_too_are_named(connection: sa.Connection) -> None:
     made.finished_study(connection)
     assert "Shared runs" not in render(connection)
@@ -284,6 +287,7 @@ def test_two_runs_of_one_seed_in_one_cell_make_no_pair(connection: sa.Connection
     assert [row["n"] for row in table] == ["2", "3", "3", "3", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("baseline", "said"),
     [
@@ -302,6 +306,7 @@ def test_the_baseline_is_the_declared_one(
     assert said in section(render(connection), "Paired contrasts")
 
 
+@pytest.mark.slow
 def test_another_metric_and_margin_are_asked_for_and_said(connection: sa.Connection) -> None:
     made.finished_study(connection)
     text = render(connection, metric="expert_usage_cv", margin="0.02")
@@ -330,6 +335,7 @@ def test_bad_options_are_one_line(connection: sa.Connection, options: dict[str, 
         render(connection, **options)
 
 
+@pytest.mark.slow
 def test_strict_refuses_what_is_mixed_or_not_exact(connection: sa.Connection) -> None:
     made.finished_study(connection)
     assert render(connection, strict=True).splitlines()[0] == "# Study factorial"
@@ -382,6 +388,7 @@ def test_timings_and_failures(connection: sa.Connection) -> None:
     assert "0 of 11 finished runs needed more than one" in text
 
 
+@pytest.mark.slow
 @pytest.mark.numerical
 def test_the_whole_page_is_what_it_was(connection: sa.Connection) -> None:
     """A change of the report's text is seen here: read the difference, then make the file again.

@@ -128,6 +128,7 @@ def eight_cells(connection: sa.Connection, effect: Any, **grid: Any) -> StudyDat
     return load(connection, choose_study(connection)[0])
 
 
+@pytest.mark.slow
 def test_a_main_effect_that_one_cell_makes_is_qualified(connection: sa.Connection) -> None:
     claim = {
         "name": "noise harms", "kind": "greater", "metric": "val_loss",
@@ -146,12 +147,14 @@ def test_a_main_effect_that_one_cell_makes_is_qualified(connection: sa.Connectio
     assert any(len(f.family.factors) == 3 for f in families)
 
 
+@pytest.mark.slow
 def test_an_effect_that_is_the_same_everywhere_is_not(connection: sa.Connection) -> None:
     data = eight_cells(connection, lambda cell: cell["noise_std"])
     assert not any(f.depends_on for f in judge_families(data, data.study.target()))
     assert "Qualified" not in section(render(connection), "Findings")
 
 
+@pytest.mark.slow
 def test_the_section_says_what_each_effect_is_held_against(connection: sa.Connection) -> None:
     published(connection)
     text = section(render(connection), "Analysis of variance")

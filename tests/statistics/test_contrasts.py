@@ -97,6 +97,7 @@ def test_every_family_against_scipy_and_statsmodels(connection: sa.Connection) -
             assert tested.contrast.p == pytest.approx(corrected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_family_of_too_many_tests_is_named_not_printed(connection: sa.Connection) -> None:
     factors = {"noise_std": [i / 10 for i in range(9)], "load_balancing_weight": [0.0, 0.1, 0.2, 0.3]}
     study = made.add_study(connection, grid={"factors": factors, "baseline": {}, "seeds": [1, 2]})

@@ -124,6 +124,7 @@ def test_the_best_level_and_its_interval(connection: sa.Connection) -> None:
     assert found.best(higher_is_better=True) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowest", [-0.1, 0.0, 1.5])
 def test_a_best_level_that_was_not_tried_is_not_named(connection: sa.Connection, lowest: float) -> None:
     def loss(seed: int, level: float) -> float:
@@ -159,6 +160,7 @@ def test_other_factors_are_averaged_over_within_a_seed(connection: sa.Connection
     np.testing.assert_allclose(found.values, expected)
 
 
+@pytest.mark.slow
 def test_the_report_says_the_shape_and_a_best_level_only_with_a_bend(connection: sa.Connection) -> None:
     dose(connection, bent)
     text = section(render(connection), "Response to noise_std")
@@ -173,6 +175,7 @@ def test_the_report_says_the_shape_and_a_best_level_only_with_a_bend(connection:
     assert "x = ln(1 + noise\\_std / 0.2)" in text or "x = ln(1 + noise_std / 0.2)" in text
 
 
+@pytest.mark.slow
 def test_without_a_bend_no_best_level_is_named(connection: sa.Connection) -> None:
     dose(connection, straight)
     text = section(render(connection), "Response to noise_std")
@@ -208,6 +211,7 @@ def test_few_levels_names_and_numbers_below_zero_have_no_dose(
     assert dosed(choose_study(connection)[0]) == []
 
 
+@pytest.mark.slow
 def test_the_figure_shows_points_means_and_curve(connection: sa.Connection) -> None:
     data = dose(connection, bent)
     report = compose(analyse(data, Options()), partial(pictures, read_curves(connection, data)))
@@ -246,6 +250,7 @@ def long_study(
                 made.add_metric(connection, job, "loss", 6.0 - step / 4000, step=step, split="train")
 
 
+@pytest.mark.slow
 def test_each_horizon_says_what_it_saw(connection: sa.Connection) -> None:
     long_study(connection, {400: 0.1, 4000: 0.1})
     seen, compared = tables(section(render(connection), "Horizons"))
@@ -293,6 +298,7 @@ def test_a_reversal_is_a_difference_of_differences(
     assert float(row["p"]) == pytest.approx(stats.ttest_rel(long, short).pvalue, rel=0.05, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_learning_curves_have_two_lengths(connection: sa.Connection) -> None:
     long_study(connection, {400: 0.1, 4000: 0.1})
     data = load(connection, choose_study(connection)[0])
@@ -311,6 +317,7 @@ def test_a_study_of_one_length_has_no_horizons(connection: sa.Connection) -> Non
     assert "## Horizons" not in render(connection)
 
 
+@pytest.mark.slow
 def test_two_studies_of_different_horizons_compare(connection: sa.Connection) -> None:
     long_study(connection, {400: 0.1}, "short", steps=[400])
     long_study(connection, {4000: -0.1}, "long", steps=[4000])

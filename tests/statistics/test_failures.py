@@ -111,6 +111,7 @@ def test_what_failed_for_another_cause_is_missing_not_diverged(tmp_path: Path) -
         assert "diverged in" not in render(connection)
 
 
+@pytest.mark.slow
 def test_an_empty_condition_does_not_void_the_other_contrasts(tmp_path: Path) -> None:
     with made.opened(tmp_path) as connection:
         made.unfinished_study(connection)

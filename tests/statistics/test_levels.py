@@ -115,6 +115,7 @@ def test_incomplete_seeds_are_dropped_and_a_missing_condition_leaves_its_combina
     assert found.strata == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_measure_that_has_no_better_has_no_best_level(connection: sa.Connection) -> None:
     study(connection)
     assert "## Best level" in render(connection)

@@ -176,6 +176,7 @@ def test_a_difference_is_said_in_every_unit() -> None:
     assert describe_difference(0.01, Target(ACCURACY, None, ""), 1.0) == "0.01 share of tokens"
 
 
+@pytest.mark.slow
 def test_the_plan_follows_the_contrast_that_varies_most(connection: sa.Connection) -> None:
     made.published_study(connection)
     planned = plan(connection, None, "0.5percent", None)

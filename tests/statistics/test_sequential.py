@@ -92,11 +92,13 @@ def test_all_of_the_error_is_spent_at_the_last_look(spending: sequential.Spendin
         assert np.cumsum(ends) == pytest.approx(granted, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_many_seeds_have_the_levels_of_a_known_sd() -> None:
     design = Design((300, 600, 900), "pocock")
     assert levels(design) == pytest.approx(sequential.nominal(design), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(3, 6, 9), (6, 9, 12), (3, 4, 5), (3, 6, 10, 15)])
 @pytest.mark.parametrize("spending", ["obrien-fleming", "pocock"])
 def test_few_seeds_spend_what_is_granted_at_every_look(
@@ -140,6 +142,7 @@ def case(difference: float, **values: Any) -> Case:
     return Case(contrast=contrast(difference, told.pop("n", 6)), **told)
 
 
+@pytest.mark.slow
 def test_a_claim_is_decided_where_its_interval_says_so() -> None:
     """At the level itself the interval ends at 0, and the corrected p is .05."""
     level = levels(FOUR)[1]

@@ -56,6 +56,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_entry_is_rebuilt_to_the_same_data(tmp_path: Path, name: str) -> None:
     config = configured()
@@ -124,6 +125,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     config = configured()
     expected = everything(prepare(config, tmp_path / "alone"))

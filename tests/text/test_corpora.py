@@ -41,6 +41,7 @@ def choose(corpus: str | Path, cache: Path, tokenizer: str | Path | None = None,
 # --- the bundled corpus and its tokenizers
 
 
+@pytest.mark.slow
 def test_bundled_corpus_has_its_documents_and_no_address_on_two_sides() -> None:
     with lzma.open(BUNDLED_TEXT, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
@@ -55,6 +56,7 @@ def test_bundled_corpus_has_its_documents_and_no_address_on_two_sides() -> None:
     assert [d.text for d in documents] == [row["text"] for row in rows]
 
 
+@pytest.mark.slow
 def test_bundled_tokenizers_are_rebuilt_to_the_same_bytes(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("build_tokenizers", CORPORA / "build_tokenizers.py")
     script = importlib.util.module_from_spec(spec)

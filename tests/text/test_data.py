@@ -60,6 +60,7 @@ def everything(data: Dataset) -> str:
 # --- against references
 
 
+@pytest.mark.slow
 def test_streams_are_the_documents_of_their_split_each_with_its_end(tmp_path: Path) -> None:
     config = configured(tokens=10**6, held_out_tokens=10**6)
     arrays, facts = build(config, open_corpus(config.data, tmp_path), open_tokenizer(config.data, tmp_path))
@@ -93,6 +94,7 @@ def test_scored_bytes_are_the_documents_own(tmp_path: Path) -> None:
     assert held_out.text_bytes == sum(len(text.encode()) for text in texts) - first
 
 
+@pytest.mark.slow
 def test_text_bytes_are_those_of_the_decoded_targets(tmp_path: Path) -> None:
     held_out = prepare(configured(), tmp_path).held_out("val")
     tokenizer = load_tokenizer("bundled-4096")
@@ -101,6 +103,7 @@ def test_text_bytes_are_those_of_the_decoded_targets(tmp_path: Path) -> None:
     assert held_out.text_bytes == len(decoded.encode())
 
 
+@pytest.mark.slow
 def test_published_protocol_has_one_stream_without_separators(tmp_path: Path) -> None:
     config = configured(protocol="published", tokens=5_000, documents=9)
     data = prepare(config, tmp_path)
@@ -174,6 +177,7 @@ def test_documents_are_the_same_once_they_are_cut(tmp_path: Path) -> None:
     assert facts["duplicates"] == 8
 
 
+@pytest.mark.slow
 def test_no_document_is_on_two_sides(tmp_path: Path) -> None:
     config = configured()
     prepare(config, tmp_path)
@@ -185,6 +189,7 @@ def test_no_document_is_on_two_sides(tmp_path: Path) -> None:
         require_disjoint({**digests, "val": np.concatenate([digests["val"], digests["train"][:1]])})
 
 
+@pytest.mark.slow
 def test_a_leak_in_the_cache_stops_the_run(tmp_path: Path) -> None:
     config = configured()
     prepare(config, tmp_path)
@@ -203,6 +208,7 @@ def test_a_leak_in_the_cache_stops_the_run(tmp_path: Path) -> None:
 # --- determinism
 
 
+@pytest.mark.slow
 def test_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
     config = configured()
     one, other = prepare(config, tmp_path / "one"), prepare(config, tmp_path / "other")
@@ -216,6 +222,7 @@ def test_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
         assert (different.held_out(split).inputs == one.held_out(split).inputs).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["sound", "published"])
 def test_cached_and_fresh_data_are_the_same_and_seeds_share_the_cache(tmp_path: Path, protocol: str) -> None:
     config = configured(protocol=protocol)
@@ -238,6 +245,7 @@ def test_what_makes_the_arrays_makes_the_key(change: dict[str, int]) -> None:
 # --- faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -57,6 +57,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return cut
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_hub")
 @pytest.mark.parametrize("corpus", ["auto", "smollm"])
 def test_smollm_is_stored_at_enqueue_and_needs_no_network_later(
@@ -76,6 +77,7 @@ def test_smollm_is_stored_at_enqueue_and_needs_no_network_later(
     assert [line.split(":")[0] for line in notices] == ["corpus", "text"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_hub")
 def test_stored_text_or_tokenizer_that_was_damaged_is_fetched_again(tmp_path: Path) -> None:
     data = choose("smollm", tmp_path, documents=30)
@@ -91,6 +93,7 @@ def test_stored_text_or_tokenizer_that_was_damaged_is_fetched_again(tmp_path: Pa
     assert choose("smollm", tmp_path, documents=30) == data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_hub")
 def test_damaged_store_without_network_falls_back_only_under_auto(
     tmp_path: Path, cut_off: Callable[[], None]
@@ -178,6 +181,7 @@ def test_silent_hub_is_given_up() -> None:
         hub._within(60, lambda: 1 // 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_auto_falls_back_with_one_notice_without_network(tmp_path: Path, environment: dict[str, str]) -> None:
     script = (

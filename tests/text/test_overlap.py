@@ -45,6 +45,7 @@ def test_nothing_held_out_overlaps_nothing() -> None:
     assert share([], [Sequences().of("a b c")]) == 0.0
 
 
+@pytest.mark.slow
 def test_corpus_knows_its_overlap() -> None:
     """Half of each validation text is a passage of the training text."""
     passage = " ".join(f"word{n}" for n in range(100))
@@ -56,6 +57,7 @@ def test_corpus_knows_its_overlap() -> None:
     assert "overlap" not in published  # it has no split of documents
 
 
+@pytest.mark.slow
 def test_bundled_corpus_overlaps_hardly(tmp_path: Path) -> None:
     from model.text.dataset import prepare
 

@@ -41,6 +41,7 @@ def tokenizer_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_local_folder_is_loaded_and_its_bytes_are_the_texts_own(
     tmp_path: Path, tokenizer_folder: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_tokenizer_without_an_end_of_document_is_refused(tmp_path: Path, tokeniz
         choose("bundled", tmp_path, tokenizer_folder, documents=30)
 
 
+@pytest.mark.slow
 def test_unusable_tokenizers_are_refused_in_one_line(
     tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

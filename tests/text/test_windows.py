@@ -39,6 +39,7 @@ def test_shuffling_favours_no_order() -> None:
     assert chisquare(list(seen.values())).pvalue > 1e-4  # a fixed stream: no luck, only the rule, can fail it
 
 
+@pytest.mark.slow
 def test_published_protocol_has_the_published_counts() -> None:
     order = PublishedOrder(500_000, 512, 42)
     assert (order.all_windows, order.validation_windows, order.windows) == (499_488, 49_948, 449_540)

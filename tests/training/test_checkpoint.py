@@ -101,6 +101,7 @@ def read_or_reason(path: Path, expected: dict[str, torch.Tensor]) -> str | None:
 # What comes back
 
 
+@pytest.mark.slow
 def test_everything_comes_back(written: Path) -> None:
     with torch.no_grad():
         run_, resumed = start(written)
@@ -165,6 +166,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         checkpoint.read(tmp_path, "0" * 64, TINY.hash, {})
 
 
+@pytest.mark.slow
 def test_a_bad_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     undisturbed = run(TINY, tmp_path / "whole")
     first = run_until(TINY, tmp_path / "a", 18, Request.STOP, checkpoint_seconds=0)
@@ -291,6 +293,7 @@ def test_any_bytes_are_loaded_or_refused(written: Path, tmp_path: Path, data: st
 # Other environments
 
 
+@pytest.mark.slow
 def test_another_numeric_environment_goes_on_and_is_not_exact_any_more(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

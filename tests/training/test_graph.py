@@ -49,6 +49,7 @@ def replaying(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return turn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -74,6 +75,7 @@ def test_a_run_of_replayed_updates_has_the_bits_of_the_others(
     assert same_tensors(path, other_path)
 
 
+@pytest.mark.slow
 def test_a_replayed_run_goes_on_from_its_checkpoint(
     replaying: Callable[[bool], None], tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_a_replayed_run_goes_on_from_its_checkpoint(
     assert timeless(rest[-1].results) == timeless(whole[-1].results)
 
 
+@pytest.mark.slow
 def test_a_replayed_update_is_told_once(replaying: Callable[[bool], None], tmp_path: Path) -> None:
     """The first update of a process, before there is a graph, is told pass by pass."""
     replaying(True)

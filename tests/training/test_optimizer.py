@@ -53,6 +53,7 @@ def set_gradients(made: LanguageModel, seed: int, scale: float = 1.0) -> None:
 # Against a reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48), (4, 32)])
 def test_muon_equals_torchs(shape: tuple[int, int]) -> None:
     ours, theirs = nn.Parameter(normal(*shape)), nn.Parameter(normal(*shape))

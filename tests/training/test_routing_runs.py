@@ -76,6 +76,7 @@ def former(
     return y_ND.view_as(x_BTD), Routing(counts_E, aux, None, entropy, top1, agreement)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 def test_without_a_variant_the_bits_are_those_of_the_plain_formula(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
@@ -220,6 +221,7 @@ def test_an_expert_that_the_bias_keeps_out_is_left_alone(values: dict[str, Any],
 # Determinism
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_variant_is_the_same_bits_interrupted_or_not(tmp_path: Path, name: str, engine: str) -> None:
@@ -254,6 +256,7 @@ def test_the_engines_agree_on_each_variant(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_kinds_that_draw_alike_share_their_draws(tmp_path: Path) -> None:
     """Gaussian, annealed and learned noise; jitter draws for each channel. All share dropout's draws."""
     streams = {}

@@ -186,6 +186,7 @@ def test_a_t4_runs_fp32_in_pieces_and_says_so(monkeypatch: pytest.MonkeyPatch, c
     assert "12 of a step's 24 windows" in found.remarks[0]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_compiled_falls_back_and_says_so(tmp_path: Path) -> None:
     code = (
         "import torch; from model.training import setting; from tests.training_runs import TINY\n"

@@ -234,6 +234,7 @@ def test_the_events_of_a_run_in_their_order(numbers: None, tmp_path: Path, engin
     assert last.tokens_per_second > 0
 
 
+@pytest.mark.slow
 def test_evaluation_at_the_end_only(numbers: None, tmp_path: Path) -> None:
     for eval_every in (0, 32):
         config = TINY.with_values({"eval_every": eval_every})
@@ -241,6 +242,7 @@ def test_evaluation_at_the_end_only(numbers: None, tmp_path: Path) -> None:
         assert keys == [(32, "val"), (32, "test")]
 
 
+@pytest.mark.slow
 def test_results_are_the_measures_that_the_program_declares(numbers: None, tmp_path: Path) -> None:
     events = run(TINY, tmp_path)
     row, values = finished(events), measured(events)
@@ -281,6 +283,7 @@ def test_a_split_without_windows_is_not_scored(monkeypatch: pytest.MonkeyPatch, 
     assert rates[-1] > 0.005
 
 
+@pytest.mark.slow
 def test_it_learns_to_count(numbers: None, tmp_path: Path) -> None:
     config = TINY.with_values({"steps": 240, "eval_every": 0, "dropout": 0.0})
     row = finished(run(config, tmp_path))
@@ -288,6 +291,7 @@ def test_it_learns_to_count(numbers: None, tmp_path: Path) -> None:
     assert row["val_loss"] < math.log(32) - 0.5
 
 
+@pytest.mark.slow
 def test_loss_falls_on_the_bundled_text(cache_dir: Path, tmp_path: Path) -> None:
     config = TINY.with_values(
         {
@@ -316,6 +320,7 @@ def bits(config: RunConfig, folder: Path) -> list[Any]:
     return [measured(events), timeless(finished(events)), checkpoints(events)[0][0]]
 
 
+@pytest.mark.slow
 def test_the_same_seed_twice_is_the_same_bits(numbers: None, tmp_path: Path) -> None:
     one, other = bits(TINY, tmp_path / "one"), bits(TINY, tmp_path / "other")
     assert one[:2] == other[:2]
@@ -323,6 +328,7 @@ def test_the_same_seed_twice_is_the_same_bits(numbers: None, tmp_path: Path) -> 
     assert bits(TINY.with_values({"seed": 43}), tmp_path / "third")[0] != one[0]
 
 
+@pytest.mark.slow
 def test_a_reused_process_gives_the_bits_of_a_fresh_one(numbers: None, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, torch; torch.set_num_threads(1)\n"
@@ -348,6 +354,7 @@ def test_a_reused_process_gives_the_bits_of_a_fresh_one(numbers: None, tmp_path:
     assert same_tensors(fresh_path, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "checkpoint_seconds"),
     [
@@ -384,6 +391,7 @@ def test_an_interrupted_run_equals_an_undisturbed_one(
     assert same_tensors(checkpoints(events)[0][0], checkpoints(undisturbed)[0][0])
 
 
+@pytest.mark.slow
 def test_a_crash_repeats_only_what_came_after_the_checkpoint(numbers: None, tmp_path: Path) -> None:
     undisturbed = run(TINY, tmp_path / "whole")
     before: list[Event] = []
@@ -412,6 +420,7 @@ def test_timings_and_memory_go_on_through_a_checkpoint(numbers: None, tmp_path: 
     assert resumed.peak_memory_bytes == 2**60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [1, 3, 100])
 def test_how_often_the_device_is_read_changes_no_bits(
     numbers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int
@@ -423,6 +432,7 @@ def test_how_often_the_device_is_read_changes_no_bits(
     assert timeless(finished(found)) == timeless(finished(expected))
 
 
+@pytest.mark.slow
 def test_evaluation_and_checkpoints_do_not_disturb_training(numbers: None, tmp_path: Path) -> None:
     often = run(TINY.with_values({"eval_every": 2}), tmp_path, checkpoint_seconds=0)
     never = run(TINY.with_values({"eval_every": 0}), tmp_path)
@@ -439,6 +449,7 @@ def streams(config: RunConfig, folder: Path) -> dict[str, torch.Tensor]:
     return {name: t for name, t in tensors(checkpoints(events)[0][0]) if name.startswith("stream.")}
 
 
+@pytest.mark.slow
 def test_cells_of_one_seed_share_weights_batches_and_draws(numbers: None, tmp_path: Path) -> None:
     cells = [
         TINY.with_values({"noise_std": noise, "load_balancing_weight": weight})
@@ -499,6 +510,7 @@ def test_stop_during_an_evaluation_waits_for_its_end(numbers: None, tmp_path: Pa
     assert (8, "val") in measured(events)
 
 
+@pytest.mark.slow
 def test_stop_at_once_still_leaves_something_to_resume_from(numbers: None, tmp_path: Path) -> None:
     first = run_until(TINY, tmp_path / "a", 0, Request.STOP)
     assert [e.step for e in first if isinstance(e, Checkpointed)] == [0]
@@ -508,6 +520,7 @@ def test_stop_at_once_still_leaves_something_to_resume_from(numbers: None, tmp_p
     assert timeless(finished(second)) == timeless(finished(run(TINY, tmp_path / "c")))
 
 
+@pytest.mark.slow
 def test_cancel_leaves_a_checkpoint_to_go_on_from(numbers: None, tmp_path: Path) -> None:
     events = run_until(TINY, tmp_path / "a", 4, Request.CANCEL)
     assert [e.step for e in events if isinstance(e, Checkpointed)] == [6]  # the next boundary
@@ -537,6 +550,7 @@ def test_the_stronger_request_wins_and_is_taken_once(order: tuple[Request, ...])
         assert asked.take() is None
 
 
+@pytest.mark.slow
 def test_checkpoints_come_by_time_or_after_every_update(numbers: None, tmp_path: Path) -> None:
     def steps(seconds: float) -> list[int]:
         events = run(TINY, tmp_path / str(seconds), checkpoint_seconds=seconds)
@@ -561,6 +575,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: float, steps: range) -> None:
     monkeypatch.setattr(passes, "_piece", poisoned)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_when_and_what_to_change(
     numbers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_loaded_weights_are_the_model_that_was_evaluated(tmp_path: Path) -> None
     assert loss == pytest.approx(recorded, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_keeping_weights_changes_no_bit_of_the_run(tmp_path: Path) -> None:
     plain = run(TINY, tmp_path / "plain")
     kept = run(TINY, tmp_path / "kept", keep_weights=True)

@@ -169,6 +169,7 @@ def test_a_frame_never_exceeds_the_terminal(
     assert max(console.Text(line).cell_len for line in lines) <= width
 
 
+@pytest.mark.slow
 def test_a_frame_of_24_lines_has_every_part(store: Store, tiny_grid: Path, worker: jobs.Worker) -> None:
     grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..100")
     for name in "abcdef":

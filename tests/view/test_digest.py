@@ -185,6 +185,7 @@ def test_lost_attempt_took_until_its_last_heartbeat(queued: Store, worker: jobs.
         assert _wasted(connection) == [True]
 
 
+@pytest.mark.slow
 def test_digest_of_many_failures_stays_short(store: Store, tiny_grid: Path, worker: jobs.Worker) -> None:
     grid = scales.adjust(grid_file.load_grid(str(tiny_grid)), seeds="1..30")
     for name in "abcdefgh":

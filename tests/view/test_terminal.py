@@ -248,6 +248,7 @@ def test_gpus_are_what_nvidia_smi_says(tmp_path: Path) -> None:
     assert gpus(str(program)) == []
 
 
+@pytest.mark.slow
 def test_watch_shows_the_gpus(busy: Store, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "nvidia-smi"

@@ -174,6 +174,7 @@ def test_same_host_pid_and_boot_after_a_restart_is_another_owner(queued: Store) 
 # --- many -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_thousand_empty_jobs(store: Store, tmp_path: Path) -> None:
     """Both have one in hand before either takes a second."""
     (tmp_path / "tiny.toml").write_text(TINY_GRID)

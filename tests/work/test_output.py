@@ -26,6 +26,8 @@ from tests.injection import GATE, inject
 from tests.terminal import Terminal
 from tests.work.night import Night as ToyNight
 
+pytestmark = pytest.mark.slow
+
 
 class Night(ToyNight):
     """Two jobs of the toy program in a queue; each trainer stands still at step 20 until the test goes on."""

@@ -80,6 +80,7 @@ def test_killed_trainer_leaves_the_other_slot_alone(
 # --- trainers of the test's own ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failing_device_is_taken_out_and_the_other_finishes(queued: Store, tmp_path: Path) -> None:
     """The sound one starts when the other has failed its check, so that it cannot have taken the jobs."""
     mark = str(tmp_path / "checked")
@@ -100,6 +101,7 @@ def test_failing_device_is_taken_out_and_the_other_finishes(queued: Store, tmp_p
     assert signed == {"broken": UNHEALTHY, "sound": DRAINED}
 
 
+@pytest.mark.slow
 def test_last_device_that_fails_stops_the_worker(queued: Store, tmp_path: Path) -> None:
     code, _ = work_on(queued, tmp_path, ("a", "b"), job="os._exit(1)", check="False")
     assert code == UNHEALTHY
@@ -116,6 +118,7 @@ class Watched(Display):
             self.mark.touch()
 
 
+@pytest.mark.slow
 def test_empty_queue_is_not_drained_while_a_slot_may_give_its_jobs_back(
     queued: Store, tmp_path: Path
 ) -> None:
@@ -146,6 +149,7 @@ def test_empty_queue_is_not_drained_while_a_slot_may_give_its_jobs_back(
     assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("done", 0)}
 
 
+@pytest.mark.slow
 def test_trainer_that_takes_long_to_start_keeps_nobody_waiting(queued: Store, tmp_path: Path) -> None:
     code, _ = work_on(
         queued, tmp_path, ("slow", "quick"), begin="\n    if device == 'slow': time.sleep(3600)"
@@ -189,6 +193,7 @@ def test_card_that_torch_cannot_use_stops_the_worker_unless_the_cpu_is_named(
     assert slots("auto", "print(1)") == ("cuda:0",)
 
 
+@pytest.mark.slow
 def test_device_is_chosen_once_and_a_new_trainer_gets_it_by_name(queued: Store, tmp_path: Path) -> None:
     # The first trainer finds a card; were the second one asked for `auto`, it might find none.
     begin = "open('asked', 'a').write(device + ' '); device = 'cuda:0' if device == 'auto' else device"

@@ -349,6 +349,7 @@ def test_python_leaves_nothing_in_a_copy(tmp_path: Path) -> None:
     assert sorted(copy.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "damaged"])
 def test_many_workers_make_and_mend_one_copy(tmp_path: Path, before: str) -> None:
     code = f"""

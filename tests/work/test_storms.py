@@ -48,6 +48,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "START_AGAIN_SECONDS", (0.01, 0.01, 0.01))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 def test_trainer_that_dies_while_it_starts_is_started_again(queued: Store, tmp_path: Path) -> None:
     code, _ = work_on(queued, tmp_path, ("a",), begin=dying(tmp_path / "marks", 3))
@@ -56,6 +57,7 @@ def test_trainer_that_dies_while_it_starts_is_started_again(queued: Store, tmp_p
     assert {(job["status"], job["attempt"]) for job in rows(queued, "jobs")} == {("done", 1)}
 
 
+@pytest.mark.slow
 def test_machine_without_room_for_a_process_is_waited_for(
     queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +80,7 @@ def test_machine_without_room_for_a_process_is_waited_for(
     assert {(job["status"], job["attempt"]) for job in rows(queued, "jobs")} == {("done", 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 def test_device_whose_trainers_all_die_is_unhealthy(queued: Store, tmp_path: Path) -> None:
     code, _ = work_on(queued, tmp_path, ("a",), begin=dying(tmp_path / "marks", 99))
@@ -86,6 +89,7 @@ def test_device_whose_trainers_all_die_is_unhealthy(queued: Store, tmp_path: Pat
     assert rows(queued, "attempts") == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 def test_trainer_that_dies_at_the_known_answer_check_is_started_again(queued: Store, tmp_path: Path) -> None:
     """Three jobs fail at once; the first trainer that is to be checked is killed, the second is sound."""
@@ -96,6 +100,7 @@ def test_trainer_that_dies_at_the_known_answer_check_is_started_again(queued: St
     assert {(job["status"], job["failures"]) for job in rows(queued, "jobs")} == {("failed", 3)}
 
 
+@pytest.mark.slow
 def test_waiting_to_start_again_keeps_no_other_slot_waiting(
     queued: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +270,7 @@ finish()
 """Job 1 loses the folder between two checkpoints and dies; another trainer takes it, and the rest."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lose", "reason"),
     [

@@ -249,6 +249,7 @@ def two_jobs(store: Store, tiny_grid: Path) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_error_that_sticks_to_the_process_does_not_reach_the_next_job(
     two_jobs: Store, tmp_path: Path
 ) -> None:
@@ -264,6 +265,7 @@ def test_error_that_sticks_to_the_process_does_not_reach_the_next_job(
     assert row(two_jobs, "attempts", job_id=2)["pid"] != broken[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "phase", "message"),
     [
@@ -301,6 +303,7 @@ def test_hung_trainer_is_stalled_ended_and_retried(
     assert [job["status"] for job in rows(two_jobs, "jobs")] == ["failed", "done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("death", "exit_code"),
     [
@@ -328,6 +331,7 @@ def test_reported_failure_keeps_cause_message_and_traceback(two_jobs: Store, tmp
     assert attempt["traceback"] == "Traceback: all of it"
 
 
+@pytest.mark.slow
 def test_broken_device_stops_the_worker_and_charges_no_job(queued: Store, tmp_path: Path) -> None:
     code, worker = work_on(queued, tmp_path, job="os._exit(1)", check="False")
     assert code == UNHEALTHY
@@ -336,12 +340,14 @@ def test_broken_device_stops_the_worker_and_charges_no_job(queued: Store, tmp_pa
     assert {(a["cause"], a["charged"]) for a in rows(queued, "attempts")} == {("device", 0)}
 
 
+@pytest.mark.slow
 def test_sound_device_is_not_blamed_for_bad_jobs(queued: Store, tmp_path: Path) -> None:
     code, _ = work_on(queued, tmp_path, job="os._exit(1)")
     assert code == DRAINED
     assert {(j["status"], j["failures"]) for j in rows(queued, "jobs")} == {("failed", 3)}
 
 
+@pytest.mark.slow
 def test_result_that_cannot_be_recorded_is_a_bug_of_its_job(two_jobs: Store, tmp_path: Path) -> None:
     wrong = "send(event='Finished', step=40, results={'val_perplexity': 1.0})"
     code, _ = work_on(two_jobs, tmp_path, job=f"{wrong} if {FIRST} else finish()")
@@ -350,6 +356,7 @@ def test_result_that_cannot_be_recorded_is_a_bug_of_its_job(two_jobs: Store, tmp
     assert {a["cause"] for a in rows(two_jobs, "attempts", job_id=1)} == {"bug"}
 
 
+@pytest.mark.slow
 def test_replaced_database_is_never_written(two_jobs: Store, tmp_path: Path) -> None:
     swap = tmp_path / "swap.db"
     swap.write_bytes(b"")
