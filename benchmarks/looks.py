@@ -156,11 +156,11 @@ def price(paths: int) -> None:
             t = t_statistics(np.random.default_rng(int(10 * effect)), seeds, paths, effect)
             for claims in (1, 3, 6):  # Holm's first step: a claim is tested at .05 / claims
                 alpha = ALPHA / claims
-                known = _known(seeds[-1:], (float(stats.norm.isf(alpha / 2)),), effect)
-                known -= _known(seeds, boundaries(design.spending, design.fractions, alpha), effect)
+                known = known_power(seeds[-1:], (float(stats.norm.isf(alpha / 2)),), effect)
+                known -= known_power(seeds, boundaries(design.spending, design.fractions, alpha), effect)
                 fixed = power.power("greater", effect, math.nan, seeds[-1], claims)
                 ways = (nominal(design, alpha), levels(design, alpha))
-                strict, fit = (fixed - _ended(seeds, t, used)[0] for used in ways)
+                strict, fit = (fixed - ended(seeds, t, used)[0] for used in ways)
                 wrong = claims * error(design, nominal(design, alpha))[-1]
                 text = f"{100 * known:.2f} | {100 * strict:.2f} | {wrong:.4f} | {100 * fit:.2f}"
                 print(f"| {at} | {effect} | {claims} | {text} |", flush=True)
@@ -179,11 +179,11 @@ def spendings(paths: int) -> None:
             granted = [ALPHA * fraction**exponent for fraction in design.fractions]
             used[f".05 f^{exponent}"] = fitted(design.seeds, granted)
         for name, each in used.items():
-            right, taken = _ended(design.seeds, t, each)
+            right, taken = ended(design.seeds, t, each)
             print(f"| {name} | {effect} | {100 * (fixed - right):.2f} | {taken:.2f} |", flush=True)
 
 
-def _ended(seeds: Sequence[int], t: Array, used: Sequence[float]) -> tuple[float, float]:
+def ended(seeds: Sequence[int], t: Array, used: Sequence[float]) -> tuple[float, float]:
     """The share of studies, t of shape (paths, K), that end on the true side, and the seeds they take."""
     reach = np.array([t_reach(level, n - 1) for level, n in zip(used, seeds, strict=True)])
     crossed = np.abs(t) > reach
@@ -192,7 +192,7 @@ def _ended(seeds: Sequence[int], t: Array, used: Sequence[float]) -> tuple[float
     return float(right.mean()), float(np.asarray(seeds)[first].mean())
 
 
-def _known(seeds: Sequence[int], bounds: Sequence[float], effect: float) -> float:
+def known_power(seeds: Sequence[int], bounds: Sequence[float], effect: float) -> float:
     """The chance to end on the true side where the sd is known: the recursion over sums of differences."""
     nodes, weights = np.polynomial.legendre.leggauss(300)
     at, mass, before, right = np.zeros(1), np.ones(1), 0, 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.looks import study
+from benchmarks.looks import ended, known_power, study
 from reports.statistics import power, sequential
 from reports.statistics.failures import Failures
 from reports.statistics.inference import Contrast, weighted_contrast
@@ -259,6 +259,18 @@ def test_what_looks_are_worth_is_what_the_studies_come_to() -> None:
     assert planned.seeds == pytest.approx(sum(seeds for _, seeds in found) / studies, abs=0.6)
     assert planned.power < planned.fixed < planned.power + 0.03
     assert worth(FOUR, 1.2, tests=6).power < planned.power
+
+
+def test_what_looks_cost_is_counted_as_the_recursion_and_the_plan_have_it() -> None:
+    """What benchmarks/looks.py --price makes its tables of."""
+    bounds = boundaries(FOUR.spending, FOUR.fractions)
+    drift = 0.8 * math.sqrt(FOUR.seeds[-1])
+    assert known_power(FOUR.seeds, bounds, 0.8) == pytest.approx(sum(crossing(bounds, FOUR.fractions, drift)))
+    assert known_power(FOUR.seeds, bounds, 0.0) == pytest.approx(0.025)
+    t = sequential.t_statistics(np.random.default_rng(3), FOUR.seeds, 40_000, 1.2)
+    right, seeds = ended(FOUR.seeds, t, levels(FOUR))
+    assert right == pytest.approx(worth(FOUR, 1.2).power, abs=0.01)
+    assert seeds == pytest.approx(worth(FOUR, 1.2).seeds, abs=0.1)
 
 
 def test_power_is_that_of_the_fixed_design_and_seeds_are_fewer() -> None:
