@@ -151,7 +151,7 @@ def imported(path: Path) -> tuple[ModuleType, Path]:
         del sys.modules[name]
         raise ConfigError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
     new = {each: getattr(sys.modules[each], "__file__", None) for each in {*sys.modules} - before}
-    _LOADED[:] = [each for each, file in new.items() if file and Path(file).is_relative_to(root)]
+    _LOADED[:] = [each for each, file in new.items() if file and _is_below(Path(file).parent, root)]
     return module, root
 
 
@@ -175,12 +175,11 @@ def _compile_anew(root: Path) -> None:
 
 def _finder(folder: str) -> FileFinder:
     """What finds modules in a folder of a program."""
-    place = Path(folder)
-    # A package's folders are named as modules are; site-packages of an environment in there is not.
-    if not any(place.is_relative_to(root) and _is_dotted(place.relative_to(root)) for root in _ROOTS):
+    if not any(_is_below(Path(folder), root) for root in _ROOTS):
         raise ImportError("not of a program", path=folder)
     return FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_AsWritten, SOURCE_SUFFIXES))
 
 
-def _is_dotted(path: Path) -> bool:
-    return all(part.isidentifier() for part in path.parts)
+def _is_below(folder: Path, root: Path) -> bool:
+    """Whether modules in there are a program's own; those of an environment below its root are not."""
+    return folder.is_relative_to(root) and all(map(str.isidentifier, folder.relative_to(root).parts))

@@ -86,6 +86,20 @@ def test_its_hash_follows_the_code_and_a_runs_hash_does_not(program: Path) -> No
     assert after.module.neighbour.VALUE == 3
 
 
+def test_what_an_environment_beside_it_holds_is_imported_once(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch among it, which cannot be imported twice."""
+    packages = program.with_name(".venv") / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "heavy_package.py").write_text("")
+    monkeypatch.syspath_prepend(str(packages))
+    program.write_text(f"import heavy_package\n{program.read_text()}")
+    first, second = load(program), load(program)
+    assert first.module is not second.module
+    assert first.module.heavy_package is second.module.heavy_package
+
+
 def test_values_are_set_by_dotted_and_short_keys(program: Path) -> None:
     found = load(program)
     config = found.with_values(found.default, {"width": 16, "lr": 1, "fast": True})
