@@ -5,8 +5,9 @@
         [--threads N] [--time-limit 9m]
 
 Each command runs as a user would type it, in --folder. The same line again goes on where it was cut off: with
---time-limit it runs a piece and exits 75 until all is done. --output is written anew each time, of what there
-is by then.
+--time-limit it runs a piece and exits 75 until all is done. Where --folder holds no database, as on another
+machine, it goes on from the one in --output; a run that was under way begins anew, since checkpoints are not
+kept. --output is written anew each time, of what there is by then.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ CLI = PROJECT / "cli.py"
 PREEMPTED = 75
 DATABASE = "study.db"
 """Its name when it is unpacked; not jobs.db, which people work in."""
+PACKED = f"{DATABASE}.xz"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     options.folder.mkdir(parents=True, exist_ok=True)
+    packed = options.output / PACKED
+    if packed.exists():
+        unpack(packed.read_bytes(), options.folder)
     run(study.enqueue(options.folder), options.folder)
     code = run([*work, *(["--time-limit", options.time_limit] if options.time_limit else [])], options.folder)
     print(pack(name, [study.enqueue(), work], options.folder, options.output))
@@ -136,7 +141,7 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
             words = [sys.executable, str(CLI), *report]
             reported = subprocess.run(words, cwd=temporary, check=False, stderr=subprocess.PIPE, text=True)
             failed = reported.stderr.strip().splitlines()[-1] if reported.returncode else ""
-        with lzma.open(Path(temporary) / f"{DATABASE}.xz", "wb", preset=9) as file:
+        with lzma.open(Path(temporary) / PACKED, "wb", preset=9) as file:
             file.write(whole.read_bytes())
         whole.unlink()
         shutil.rmtree(output / "figures", ignore_errors=True)
@@ -147,6 +152,15 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
         said += f"; no report here: {failed}"
     (output / "commands.md").write_text(page(name, done, jobs, commands, report))
     return said
+
+
+def unpack(packed: bytes, folder: Path) -> None:
+    """Go on from a packed database where the folder has none."""
+    database = folder / "jobs.db"
+    if not database.exists():
+        beside = folder / f".{DATABASE}"
+        beside.write_bytes(lzma.decompress(packed))
+        beside.replace(database)
 
 
 def copy(database: Path, target: Path, study: str) -> tuple[int, int]:
@@ -194,7 +208,7 @@ def drop_others(database: Path, study: str) -> None:
 def page(name: str, done: int, jobs: int, commands: list[list[str]], report: list[str]) -> str:
     """How the study was made, and how its report is made again from the database beside it."""
     lines = [f"python cli.py {shlex.join(words)}" for words in commands]
-    again = [f"xz --decompress --keep {DATABASE}.xz", f"python cli.py {shlex.join(report)}"]
+    again = [f"xz --decompress --keep {PACKED}", f"python cli.py {shlex.join(report)}"]
     return "\n".join(
         [
             f"# {name}",

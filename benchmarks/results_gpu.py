@@ -16,7 +16,6 @@ archive serves.
 from __future__ import annotations
 
 import argparse
-import lzma
 import os
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(PROJECT)  # not this folder: a file here may be called as one of the standard library
 
-from benchmarks.results import DATABASE, PREEMPTED, Study, pack, run  # noqa: E402
+from benchmarks.results import PACKED, PREEMPTED, Study, pack, run, unpack  # noqa: E402
 
 STUDIES = ("factorial", "factorial-long")
 ARCHIVE = "results-gpu.tar.gz"
@@ -222,15 +221,15 @@ def restore(plan: Plan) -> None:
     Checkpoints are not in it: a run that was under way begins anew.
     """
     archive = plan.output / ARCHIVE
-    if not archive.exists() or any((plan.folder(grid) / "jobs.db").exists() for grid in STUDIES):
+    if not archive.exists():
         return
     with tarfile.open(archive) as packed:
         for grid in STUDIES:
-            names = [name for name in packed.getnames() if name.endswith(f"{grid}/{DATABASE}.xz")]
+            names = [name for name in packed.getnames() if name.endswith(f"{grid}/{PACKED}")]
             for name in names:
                 content = packed.extractfile(name)
                 assert content is not None
-                (plan.folder(grid) / "jobs.db").write_bytes(lzma.decompress(content.read()))
+                unpack(content.read(), plan.folder(grid))
 
 
 if __name__ == "__main__":

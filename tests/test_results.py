@@ -41,7 +41,7 @@ def grid(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_what_is_packed_is_the_study_and_the_same_line_goes_on_with_it(tmp_path: Path) -> None:
-    """Cut off, on a machine that cannot make a report, and at home: three times the same line."""
+    """Cut off, on a machine that cannot make a report, at home without its folder: thrice the same line."""
     kept, again = grid(tmp_path), tmp_path / "again"
     cut = results(tmp_path, "--seeds", "42", "--time-limit", "0s")
     assert cut.returncode == 75, cut.stderr
@@ -55,6 +55,7 @@ def test_what_is_packed_is_the_study_and_the_same_line_goes_on_with_it(tmp_path:
     assert "2 of 2 runs done; packed in kept; no report here: ImportError: not on this" in done.stdout
     assert {path.name for path in kept.iterdir()} == {"commands.md", "study.db.xz"}
 
+    shutil.rmtree(tmp_path / "night")
     done = results(tmp_path, "--seeds", "42")
     assert done.returncode == 0, done.stderr
     assert "tiny: 0 queued, 2 already there" in done.stdout
