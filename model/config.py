@@ -70,6 +70,11 @@ class RunConfig:
         return self.model.muon_parameters + self.noise_parameters
 
     @property
+    def vocabulary(self) -> int:
+        """Tokens that the parameters are counted with; `enqueue` takes the tokenizer's."""
+        return self.model.vocab_size
+
+    @property
     def total_parameters(self) -> int:
         return self.model.total_parameters + self.noise_parameters
 

@@ -101,12 +101,13 @@ def comment(name: str) -> str:
 
 
 def _cell(grid: Grid, cell: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """A condition; how many parameters it has, where the configuration says so."""
+    """A condition; how many parameters it has, and with which vocabulary, where the configuration says so."""
     return {
         "cell": dict(cell),
         "steps": grid.program.steps(config),
         "parameters_total": getattr(config, "total_parameters", None),
         "parameters_active": getattr(config, "active_parameters", None),
+        "vocabulary": getattr(config, "vocabulary", None),
     }
 
 

@@ -94,6 +94,8 @@ def _cells(out: Console, cells: Sequence[Mapping[str, Any]], scale: str) -> None
         made.add_row(label(cell["cell"]), *(f"{cell[name]:,}" for name in known))
     total = "parameters_total"
     show(out, made, len(cells), f"; parameters {varying(c[total] for c in cells)}" if total in known else "")
+    if (vocabulary := cells[0]["vocabulary"]) is not None:
+        out.print(f"parameters with a vocabulary of {vocabulary:,}; `enqueue` takes the tokenizer's")
 
 
 def _scales(out: Console, scales: Sequence[Mapping[str, Any]]) -> None:

@@ -144,6 +144,7 @@ def test_the_list_and_the_design_are_printed(tmp_path: Path, measured: Store) ->
     smaller = run("grids", "show", "factorial-long", "--scale", "smoke", "--db", nowhere)
     assert "factor    steps: 40, 400" in smaller
     assert "cells at smoke scale" in smaller
+    assert "parameters with a vocabulary of 49,152; `enqueue` takes the tokenizer's\n" in smaller
     assert not Path(nowhere).exists()
     of_another_machine = run("grids", "--db", str(measured.path))
     assert "factorial-long       60    –" in of_another_machine
