@@ -24,8 +24,9 @@ from runner.design import grid_file
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, schema
 from runner.queue.store import Store, open_store
+from tests import warm
 from tests.postgres import Cluster, binaries
-from tests.warm import COMMANDS
+from tests.warm import environment
 
 if TYPE_CHECKING:
     from tests.work.night import Night
@@ -74,6 +75,8 @@ settings.register_profile("suite", max_examples=40, deadline=None)
 settings.register_profile("chaos", max_examples=400, deadline=None)
 settings.load_profile("suite")
 """`make chaos` looks at ten times as many: pytest --hypothesis-profile=chaos."""
+
+TEXT: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 both_engines = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 """Runs a test once on each; without it, on SQLite."""
@@ -190,7 +193,7 @@ def cli(tmp_path: Path, cache_dir: Path, database: str) -> Callable[..., subproc
 
     def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         words = command(*arguments, cache_dir=cache_dir)
-        return COMMANDS.run(words[2:], tmp_path, environment(database), timeout)
+        return warm.run(words, timeout, cwd=tmp_path, env=environment(database), **TEXT)
 
     return run
 
@@ -257,18 +260,11 @@ def command(*arguments: str, cache_dir: Path) -> list[str]:
     return [sys.executable, str(PROJECT / "cli.py"), *arguments, *cache, *more]
 
 
-def environment(database: str = "") -> dict[str, str]:
-    """A file is found by its default name; a server's database is named in JOBS_DB."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("JOBS_DB", "PYTHONPATH")}
-    named = {"JOBS_DB": database} if "://" in database else {}
-    return {**kept, **named, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
-
-
 def four_at_once(code: str) -> list[str]:
     """What four processes print that run the code at the same time; none of them fails."""
+    words, usual = [sys.executable, "-c", code], environment()
     started = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        warm.Command(words, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
     printed = [each.communicate(timeout=120)[0] for each in started]
     assert [each.returncode for each in started] == [0] * 4

@@ -182,7 +182,7 @@ if TRAINER:
 
 NO_SUMMARY = """
 if SUPERVISOR:
-    sys.modules["reports"] = None
+    sys.modules["reports.output.files"] = None
 """
 """`work` ends without the first screen of a report, which takes longer than all else that the worker does."""
 

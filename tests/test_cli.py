@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from runner.queue import jobs, schema
 from runner.queue.store import Store, open_store
 from runner.view.command import run_folder
-from tests.conftest import PROJECT, row, rows
+from tests import warm
+from tests.conftest import PROJECT, TEXT, environment, row, rows
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -168,13 +169,8 @@ def test_the_run_folder_lies_beside_its_database(queued: Store, lease: jobs.Leas
     (elsewhere / "link.db").symlink_to(queued.path)
     for name in ("../jobs.db", "link.db", f"sqlite:///{queued.path}"):
         for words, said in ((["logs", "1"], "step 4"), (["clean"], "0 checkpoints and 1 logs")):
-            done = subprocess.run(
-                [sys.executable, str(PROJECT / "cli.py"), *words, "--db", name],
-                cwd=elsewhere,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            call = [sys.executable, str(PROJECT / "cli.py"), *words, "--db", name]
+            done = warm.run(call, cwd=elsewhere, env=environment(), **TEXT)
             assert said in done.stdout, done.stderr
     assert run_folder("postgresql+psycopg://me@host/lab", None) == Path("runs")
     assert run_folder(name, Path("mine")) == Path("mine")

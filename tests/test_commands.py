@@ -20,7 +20,8 @@ from runner.queue.selection import find_job
 from runner.queue.store import Store
 from runner.view import text
 from runner.view.arguments import seconds_until
-from tests.conftest import PROJECT, environment
+from tests import warm
+from tests.conftest import PROJECT, TEXT, environment
 
 SCRIPTS = sorted(p.name for p in (PROJECT / "benchmarks").glob("*.py") if "__main__" in p.read_text())
 
@@ -89,13 +90,8 @@ def test_the_documented_cells_are_jobs_of_the_shipped_grid(store: Store) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["docs/options.py", "docs/results.py"])
 def test_what_a_script_makes_of_the_documents_is_what_stands_there(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, script, "--check"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, str(PROJECT / script), "--check"]
+    done = warm.run(words, cwd=PROJECT, env=environment(), **TEXT)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -131,7 +127,7 @@ def parts_of(lines: list[tuple[str, str]]) -> dict[str, list[str]]:
 def test_every_benchmark_starts(script: str, tmp_path: Path) -> None:
     """As it is typed, from any folder: what it imports is found, and it says what it does."""
     words = [sys.executable, str(PROJECT / "benchmarks" / script), "--help"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False)
+    done = warm.run(words, cwd=tmp_path, env=environment(), **TEXT)
     assert done.returncode == 0, done.stderr
 
 

@@ -17,21 +17,16 @@ from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid
 from runner.queue.sqlite import driver
 from runner.queue.store import Store
-from tests.conftest import PROJECT, TINY_GRID, environment
+from tests import warm
+from tests.conftest import PROJECT, TEXT, TINY_GRID, environment
 from tests.injection import NO_SUMMARY, inject
 
 
 def results(folder: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
     script = str(PROJECT / "benchmarks/results.py")
     words = ["--grid", "tiny.toml", "--folder", "night", "--output", "kept", "--threads", "1", *more]
-    return subprocess.run(
-        [sys.executable, script, *words],
-        cwd=folder,
-        env={**environment(), **inject(folder / "quiet", NO_SUMMARY), **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    known = {**environment(), **inject(folder / "quiet", NO_SUMMARY), **env}
+    return warm.run([sys.executable, script, *words], cwd=folder, env=known, **TEXT)
 
 
 def grid(folder: Path) -> Path:
@@ -117,14 +112,9 @@ def gpu_results(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     sizes = [word for size in TINY for word in ("--set", size)]
     words = ["--device", "cpu", "--scale", "smoke", "--tokenizer", "bundled-4096", "--threads", "1"]
     words += ["--updates", "1"]
-    return subprocess.run(
-        [sys.executable, script, "--seeds", "42", *words, *sizes, *more],
-        cwd=folder,
-        env={**environment(), **inject(folder / "quiet", NO_SUMMARY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    known = {**environment(), **inject(folder / "quiet", NO_SUMMARY)}
+    words = [sys.executable, script, "--seeds", "42", *words, *sizes, *more]
+    return warm.run(words, cwd=folder, env=known, **TEXT)
 
 
 @pytest.mark.slow

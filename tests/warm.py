@@ -1,74 +1,74 @@
-"""Commands without their start: a process that has loaded what commands load, and forks for each of them.
+"""Processes without their start: forked of one that has loaded what they load (tests/loaded.py).
 
-A test's command is a real process with its own output, signals and exit code; what it is spared is a second
-or two of imports. torch is not loaded ahead: a command that needs it loads it itself. Where a command's
-environment is not that of the loading process, it is started from nothing.
+A test's command is a real process with its own output, signals and exit code, a child of the test; and so is
+a trainer, a child of its worker. What they are spared is one to four seconds of imports. Commands that read
+are forked of a process without torch, the others of one with it; and of these their trainers, which take
+their modules from the worker's copy of the source as ever.
+
+Started from nothing is what Python would start otherwise (another locale, say), trainers of a program of
+one's own, and all that runs in a terminal, in a job of Slurm, in the examples' tests, and in tests/chaos.py.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import importlib
+import ctypes
 import json
 import os
-import pkgutil
-import runpy
-import signal
 import socket
 import subprocess
 import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryFile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import reports
-import runner
+from tests.loaded import CLI, PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent
-CLI = str(PROJECT / "cli.py")
-READ_LATE = ("JOBS_DB", "PYTEST_CURRENT_TEST")
-"""Variables that no module reads while it is loaded."""
-LARGEST = 1 << 17
-"""Bytes of a request: arguments, folder and environment."""
+NEED_TORCH = {"work", "doctor", "generate", "--keep-weights"}
+"""Words of commands that load it, or have a trainer that does."""
+READ_LATE = ("JOBS_DB", "PYTEST_CURRENT_TEST", "PYTHONPATH")
+"""Variables that no module reads while it is loaded; PYTHONPATH is heeded by a fork."""
+_PR_SET_CHILD_SUBREAPER = 36
 
 
-class Commands:
-    """Runs commands, one at a time; the loading process starts with the first of them."""
+def environment(database: str = "") -> dict[str, str]:
+    """That of a test's commands: a file is found by its default name, a server's database is in JOBS_DB."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("JOBS_DB", "PYTHONPATH")}
+    named = {"JOBS_DB": database} if "://" in database else {}
+    return {**kept, **named, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
-    def __init__(self) -> None:
+
+def _lasting(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name not in READ_LATE}
+
+
+USUAL = _lasting(environment())
+
+
+class Loaded:
+    """A process that has loaded what commands load; it starts with the first of them."""
+
+    def __init__(self, torch: bool) -> None:
+        self._torch = torch
         self._process: subprocess.Popen[bytes] | None = None
-        self._environment: dict[str, str] = {}
 
-    def run(
-        self, arguments: Sequence[str], cwd: Path, env: dict[str, str], timeout: float
-    ) -> subprocess.CompletedProcess[str]:
-        """`subprocess.run` of cli.py in a folder, its output as text.
-
-        Raises:
-            TimeoutExpired: it took longer than `timeout` seconds, and was killed.
-        """
+    def fork(self, request: dict[str, Any], streams: Sequence[int]) -> int:
+        """Start a command; returns the number of the process, which is a child of this one."""
         if self._process is None:
-            self._start(env)
-        words = [sys.executable, CLI, *arguments]
-        if _lasting(env) != self._environment:
-            return subprocess.run(
-                words, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
-            )
-        request = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": env}).encode()
-        with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
-            socket.send_fds(self._socket, [request], [out.fileno(), errors.fileno()])
-            code = self._code(int(self._socket.recv(32)), words, timeout)
-            out.seek(0), errors.seek(0)
-            return subprocess.CompletedProcess(words, code, out.read(), errors.read())
+            self._start()
+        _adopt(True)
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], streams)
+            return int(self._socket.recv(32))
+        finally:
+            _adopt(False)
 
-    def _start(self, env: dict[str, str]) -> None:
-        self._environment = _lasting(env)
+    def _start(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            words = [sys.executable, "-m", "tests.warm", str(theirs.fileno())]
-            self._process = subprocess.Popen(words, cwd=PROJECT, env=env, pass_fds=[theirs.fileno()])
+            kept = [theirs.fileno()]
+            code = f"from tests import loaded; loaded.serve(*{kept}, torch={self._torch})"
+            words = [sys.executable, "-c", code]
+            self._process = subprocess.Popen(words, cwd=PROJECT, env=USUAL, pass_fds=kept)
         atexit.register(self._end)
 
     def _end(self) -> None:
@@ -76,84 +76,45 @@ class Commands:
         if self._process is not None:
             self._process.wait(timeout=60)
 
-    def _code(self, pid: int, words: list[str], timeout: float) -> int:
-        """The exit code of a command that runs, as subprocess gives it."""
-        self._socket.settimeout(timeout)
-        try:
-            return int(self._socket.recv(32))
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            self._socket.settimeout(None)
-            self._socket.recv(32)
-            raise subprocess.TimeoutExpired(words, timeout) from None
-        finally:
-            self._socket.settimeout(None)
+
+WITHOUT, WITH_TORCH = Loaded(torch=False), Loaded(torch=True)
 
 
-COMMANDS = Commands()
+class Command(subprocess.Popen):  # type: ignore[type-arg]
+    """`subprocess.Popen` of cli.py, of another script of the project, or of `python -c` in its folder."""
+
+    def _execute_child(  # type: ignore[no-untyped-def]
+        self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest
+    ) -> None:
+        words, pipes, env = list(args), rest[3:9], dict(env or os.environ)
+        known = words[0] == sys.executable and (words[1] == "-c" or words[1].startswith(f"{PROJECT}/"))
+        if not known or preexec_fn or _lasting(env) != USUAL or sys.platform != "linux":
+            super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
+            return
+        loaded = WITHOUT if words[1] in ("-c", CLI) and not NEED_TORCH & {*words} else WITH_TORCH
+        given = (pipes[0], pipes[3], pipes[5])
+        streams = [number if each == -1 else each for number, each in enumerate(given)]
+        self.pid = loaded.fork({"words": words, "cwd": str(cwd), "env": env}, streams)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
 
 
-def _lasting(env: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in READ_LATE}
-
-
-def load() -> None:
-    """Import what commands import, but for torch.
+def run(words: Sequence[str], timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """`subprocess.run` of a script of the project, with the options of Popen.
 
     Raises:
-        RuntimeError: a module that should not does load torch.
+        TimeoutExpired: it took longer than `timeout` seconds, and was killed.
     """
-    names = ["model.program", "model.text.dataset", "tokenizers"]
-    for package in (runner, reports):
-        names += [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    for name in names:
-        if "migrations" not in name:  # alembic runs those
-            importlib.import_module(name)
-    if "torch" in sys.modules:
-        raise RuntimeError("torch is loaded by what only reads")
+    with Command(words, **options) as started:
+        try:
+            out, errors = started.communicate(timeout=timeout)
+        except BaseException:
+            started.kill()
+            raise
+        return subprocess.CompletedProcess(words, started.returncode, out, errors)
 
 
-def serve(requests: socket.socket) -> None:
-    """Fork for each request, tell its process number and then its exit code, until nobody is there to ask."""
-    load()
-    gc.collect()
-    gc.freeze()
-    while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, LARGEST, 2)
-        if not request:
-            return
-        pid = os.fork()
-        if not pid:
-            requests.close()
-            become(descriptors, **json.loads(request))
-        for each in descriptors:
-            os.close(each)
-        requests.send(str(pid).encode())
-        requests.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
-
-
-def become(descriptors: list[int], arguments: list[str], cwd: str, env: dict[str, str]) -> None:
-    """Be `python cli.py …`, and end."""
-    for number, descriptor in zip((1, 2), descriptors, strict=True):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.argv = [CLI, *arguments]
-    sys.path[0] = str(PROJECT)
-    code = 1
-    try:
-        runpy.run_path(CLI, run_name="__main__")
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        atexit._run_exitfuncs()
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+def _adopt(wanted: bool) -> None:
+    """Have processes whose parents end become children of this one (Linux)."""
+    if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0):
+        raise OSError("prctl: no processes can be adopted")

@@ -18,7 +18,8 @@ from runner.care import copying, doctor
 from runner.queue import jobs, schema
 from runner.queue.jobs import Lease
 from runner.queue.store import Store, StoreRefused, StoreUnreachable, backup_store, open_store
-from tests.conftest import PROJECT, both_engines, environment, on_a_server, row, rows
+from tests import warm
+from tests.conftest import PROJECT, TEXT, both_engines, environment, on_a_server, row, rows
 from tests.injection import inject
 
 
@@ -186,8 +187,7 @@ if "copy" in sys.orig_argv:
 
 def copy(source: str, target: str, **env: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(PROJECT / "cli.py"), "db", "copy", source, target]
-    known = {**environment(), **env}
-    return subprocess.run(words, env=known, capture_output=True, text=True, timeout=120, check=False)
+    return warm.run(words, 120, cwd=PROJECT, env={**environment(), **env}, **TEXT)
 
 
 def tables(database: str) -> dict[str, list[dict[str, object]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -18,7 +17,8 @@ from runner.queue.backlog import backlog
 from runner.queue.jobs import Lease, LeaseLost, Worker
 from runner.queue.store import Store
 from runner.view import status
-from tests.conftest import PROJECT, both_engines, row, rows
+from tests import warm
+from tests.conftest import PROJECT, TEXT, both_engines, environment, row, rows
 
 pytestmark = both_engines
 RESULT = {"val_loss": 1.0, "val_perplexity": 2.718}
@@ -112,13 +112,7 @@ while (lease := store.write(lambda c: jobs.claim(c, me))) is not None:
     print(lease.job_id)
 """
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, f"worker-{number}"],
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        warm.Command([sys.executable, "-c", code, f"worker-{number}"], cwd=PROJECT, env=environment(), **TEXT)
         for number in range(8)
     ]
     outputs = [worker.communicate(timeout=300) for worker in workers]

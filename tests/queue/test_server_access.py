@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from runner.queue.store import StoreRefused, StoreUnreachable, locate, open_store
-from tests.conftest import command, environment, on_a_server
+from tests import warm
+from tests.conftest import PROJECT, TEXT, command, environment, on_a_server
 from tests.postgres import PASSWORD, Cluster
 
 # --- URLs -------------------------------------------------------------------------------------------------
@@ -75,13 +75,8 @@ def test_what_cannot_be_reached_is_one_line_and_exit_69(cluster: Cluster, wrong:
         "name": cluster.url("nowhere"),
         "server": f"postgresql+psycopg://me:{PASSWORD}@127.0.0.1:1/lab",
     }
-    done = subprocess.run(
-        command("status", "--db", urls[wrong], cache_dir=Path()),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = command("status", "--db", urls[wrong], cache_dir=Path())
+    done = warm.run(words, cwd=PROJECT, env=environment(), **TEXT)
     assert (done.returncode, done.stdout) == (69, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("error: postgresql+psycopg://")

@@ -30,7 +30,17 @@ from runner.queue.store import (
     open_store,
     upgrade_store,
 )
-from tests.conftest import PROJECT, both_engines, described, four_at_once, row, wide
+from tests import warm
+from tests.conftest import (
+    PROJECT,
+    TEXT,
+    both_engines,
+    described,
+    environment,
+    four_at_once,
+    row,
+    wide,
+)
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -341,12 +351,8 @@ def test_a_database_on_a_read_only_medium_can_be_read(queued: Store, read_only: 
     path = read_only / "a name with spaces?.db"
     shutil.copy(queued.path, path)
     seal(read_only)
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "cli.py"), "status", "--db", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, str(PROJECT / "cli.py"), "status", "--db", str(path)]
+    done = warm.run(words, cwd=PROJECT, env=environment(), **TEXT)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^tiny +4 ", done.stdout, re.MULTILINE)
     store = open_store(str(path))

@@ -21,10 +21,9 @@ from runner.queue.store import open_store
 from runner.work.options import Options
 from runner.work.progress import Display
 from runner.work.worker import Worker
-from tests import toy
-from tests.conftest import TINY_GRID, command, environment, results_bits, rows
+from tests import toy, warm
+from tests.conftest import TEXT, TINY_GRID, command, environment, results_bits, rows
 from tests.injection import NO_SUMMARY, TOY, gate_at, inject
-from tests.warm import COMMANDS
 
 SIZES = ("--set=train.steps=120", "--set=train.eval_every=60", "--seeds", "42")
 
@@ -59,13 +58,11 @@ class Night:
         if arguments[0] == "work" and "PYTHONPATH" not in env:
             env |= self.inject(name="usual")
         options = {"preexec_fn": env.pop("preexec_fn")} if "preexec_fn" in env else {}
-        process = subprocess.Popen(
+        process = warm.Command(
             command(*arguments, cache_dir=self.cache_dir),
             cwd=self.folder,
             env={**environment(self.database), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            **TEXT,
             **options,
         )
         self.started.append(process)
@@ -74,7 +71,7 @@ class Night:
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         if not env and arguments[0] != "work":
             words = command(*arguments, cache_dir=self.cache_dir)
-            return COMMANDS.run(words[2:], self.folder, environment(self.database), timeout=300)
+            return warm.run(words, cwd=self.folder, env=environment(self.database), **TEXT)
         process = self.start(*arguments, **env)
         out, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)

@@ -31,12 +31,7 @@ kind = "greater"
 compare = { noise_std = 0.5 }
 """
 """Of losses that are hashes: nothing is found in them."""
-REPORTS = """
-if SUPERVISOR:
-    del sys.modules["reports"]
-"""
-"""A look is judged by them, which the toy night is without."""
-LOOK = REPORTS + COMMIT.replace("FROM results", "FROM looks")
+LOOK = COMMIT.replace("FROM results", "FROM looks")
 """The worker is struck at the COMMIT of a look."""
 
 
@@ -50,7 +45,7 @@ def enqueue_looked(night: Night, text: str = CLAIMS) -> None:
 
 def test_a_night_stops_when_it_knows(night: Night) -> None:
     enqueue_looked(night)
-    done = night.run("work", **night.inject(REPORTS))
+    done = night.run("work")
     assert done.returncode == 0, done.stderr
     assert "looked: look 1: 1 of 1 claims decided; stopped: every claim is decided" in done.stderr
     look = row(night.store, "looks")
@@ -61,7 +56,7 @@ def test_a_night_stops_when_it_knows(night: Night) -> None:
 
 def test_a_night_goes_on_to_its_last_look_while_a_claim_is_open(night: Night) -> None:
     enqueue_looked(night, CLAIMS + HARD)
-    done = night.run("work", "--slots", "2", **night.inject(REPORTS))
+    done = night.run("work", "--slots", "2")
     assert done.returncode == 0, done.stderr
     assert "stopped: the last look" in done.stderr
     assert [look["seeds"] for look in rows(night.store, "looks")] == [3, 4, 6]
@@ -88,7 +83,6 @@ def test_a_look_that_cannot_be_made_is_told_and_stops_no_other_work(night: Night
     enqueue_looked(night)
     fault = """
 if SUPERVISOR:
-    del sys.modules["reports"]
     from reports.output import looks
     def look(data):
         once("fault")
@@ -121,7 +115,6 @@ def test_damage_met_at_a_look_stops_the_worker_with_the_remedy(night: Night) -> 
     enqueue_looked(night)
     fault = """
 if SUPERVISOR:
-    del sys.modules["reports"]
     from runner.queue import looks
     from runner.queue.store import StoreRefused
     def make_due(*_):

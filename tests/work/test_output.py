@@ -21,6 +21,7 @@ import pytest
 
 from runner.queue.store import open_store
 from runner.work import output
+from tests import warm
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
 from tests.injection import GATE, inject
 from tests.terminal import Terminal
@@ -38,7 +39,7 @@ class Night(ToyNight):
         self.environment = {**environment(), **self.inject(GATE, "gate")}
 
     def work(self, **streams: IO[bytes] | int | None) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.words, cwd=self.folder, env=self.environment, **streams)  # type: ignore[call-overload]
+        return warm.Command(self.words, cwd=self.folder, env=self.environment, **streams)
 
     def digest(self) -> str:
         self.wait_for((self.folder / "digest").exists, "--on-finish")
@@ -251,7 +252,7 @@ def test_command_that_does_not_read_or_does_not_work_costs_a_line(
 ) -> None:
     open_store(str(tmp_path / "jobs.db"), create=True).close()
     words = command("work", "--on-finish", told, cache_dir=cache_dir)
-    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, check=False)
+    done = warm.run(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     assert done.returncode == 0
     assert done.stderr.startswith(b"nothing to do: no job is queued\n" + said)
     assert done.stderr.count(b"\n") == 1 + bool(said)
@@ -275,7 +276,7 @@ def test_on_finish_runs_when_the_database_went_away(night: Night) -> None:
 def run(words: tuple[str, ...], folder: Path, **options: object) -> subprocess.CompletedProcess[bytes]:
     arguments = [sys.executable, str(PROJECT / "cli.py"), *words]
     given = {"env": environment(), "stderr": subprocess.PIPE, **options}
-    return subprocess.run(arguments, cwd=folder, check=False, **given)  # type: ignore[call-overload, no-any-return]
+    return warm.run(arguments, cwd=folder, **given)
 
 
 COMMANDS = [("status",), ("report",), ("export",), ("watch",), ("logs", "1"), ("--help",)]
@@ -290,7 +291,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
         one_job.replace("[baseline]\nnoise_std = 0.0", "[baseline]\nnoise_std = 0.5")
     )
     words = command("enqueue", "--grid", "one.toml", "--corpus", "bundled", cache_dir=cache_dir)
-    subprocess.run(words, cwd=folder, env=environment(), check=True)
+    assert warm.run(words, cwd=folder, env=environment()).returncode == 0
     return folder
 
 
@@ -298,7 +299,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, queue: Path) -> Path:
     """The folder of the same study when it is done."""
     folder = shutil.copytree(queue, tmp_path_factory.mktemp("finished") / "study")
-    subprocess.run(command("work", cache_dir=cache_dir), cwd=folder, env=environment(), check=True)
+    assert warm.run(command("work", cache_dir=cache_dir), cwd=folder, env=environment()).returncode == 0
     return folder
 
 

@@ -24,7 +24,7 @@ from runner.queue.store import open_store
 from runner.work import source
 from runner.work.options import slots
 from tests.conftest import PROJECT, TINY_GRID, command, environment, results_bits, row, rows
-from tests.injection import GATE, inject
+from tests.injection import GATE, NO_SUMMARY, inject
 from tests.work.night import wait_for
 
 GRID = TINY_GRID.replace("[0.0, 0.5]", "[0.5]").replace("noise_std = 0.0", "noise_std = 0.5")
@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
     folder.mkdir()
     shutil.copy(PROJECT / "cli.py", folder)
     for part in ("model", "runner", "reports"):
-        shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / part, folder / part)
     (folder / ".gitignore").write_text("__pycache__/\n")
     git(folder, "init", "-q")
     commit(folder)
@@ -73,6 +73,7 @@ class Night:
     def __init__(self, project: Path, folder: Path, cache_dir: Path) -> None:
         self.project, self.folder, self.cache_dir = project, folder, cache_dir
         folder.mkdir(exist_ok=True)
+        self.usual = inject(folder / "usual", NO_SUMMARY)
         (folder / "tiny.toml").write_text(GRID)
         done = self.run("enqueue", "--grid", "tiny.toml", "--corpus", "bundled")
         assert done.returncode == 0, done.stderr
@@ -81,14 +82,14 @@ class Night:
         self.started: list[subprocess.Popen[str]] = []
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        line, env = self.line(*arguments), {**environment(), **env}
+        line, env = self.line(*arguments), {**environment(), **self.usual, **env}
         return subprocess.run(
             line, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300, check=False
         )
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        line, env = self.line("work", *arguments), {**environment(), **env}
+        line, env = self.line("work", *arguments), {**environment(), **self.usual, **env}
         self.started.append(subprocess.Popen(line, cwd=self.folder, env=env, **pipes))  # type: ignore[call-overload]
         return self.started[-1]
 
@@ -96,10 +97,10 @@ class Night:
         python, _, *rest = command(*arguments, cache_dir=self.cache_dir)
         return [python, str(self.project / "cli.py"), *rest]
 
-    def gated(self, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    def gated(self, *arguments: str, fault: str = NO_SUMMARY) -> tuple[subprocess.Popen[str], int]:
         """A worker whose trainer, of the returned pid, stands still at step 20 until `go`."""
         gate = self.folder / "gate"
-        worker = self.start("--checkpoint-seconds", "0", *arguments, **inject(gate, GATE))
+        worker = self.start("--checkpoint-seconds", "0", *arguments, **inject(gate, GATE + fault))
         wait_for(lambda: list(gate.glob("at-*")), "step 20")
         return worker, int(next(gate.glob("at-*")).name.rpartition("-")[2])
 
@@ -133,7 +134,7 @@ def wait_for_line(worker: subprocess.Popen[str], text: str) -> None:
 def test_edit_and_commit_reach_no_trainer_of_the_night(night: Night, tmp_path: Path, cache_dir: Path) -> None:
     """The trainer is killed after the edit: the next one runs the old code, says so, and has its bits."""
     before, first_commit = source.take(night.project), git(night.project, "rev-parse", "HEAD").strip()
-    worker, trainer = night.gated()
+    worker, trainer = night.gated(fault="")
     for name in ("model/network/moe.py", "runner/work/trainer.py", "reports/output/report.py", "cli.py"):
         edit(night.project, BREAKS, name)
     commit(night.project)
