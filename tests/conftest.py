@@ -6,11 +6,9 @@ Every test has its own folder and database; only the prepared corpus is shared, 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +30,6 @@ if TYPE_CHECKING:
     from tests.work.night import Night
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-if instructions := os.environ.get("ATEN_CPU_CAPABILITY"):
-    # What torch.compile kept was built for this processor's instructions; its key does not hold these.
-    cache = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{instructions}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
 TINY_GRID = """
 name = "tiny"

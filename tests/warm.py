@@ -30,11 +30,14 @@ READ_LATE = ("JOBS_DB", "PYTEST_CURRENT_TEST", "PYTHONPATH")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+_AT_START = {name: value for name, value in os.environ.items() if name not in ("JOBS_DB", "PYTHONPATH")}
+"""Before libraries that a test uses set variables of theirs."""
+
+
 def environment(database: str = "") -> dict[str, str]:
     """That of a test's commands: a file is found by its default name, a server's database is in JOBS_DB."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("JOBS_DB", "PYTHONPATH")}
     named = {"JOBS_DB": database} if "://" in database else {}
-    return {**kept, **named, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    return {**_AT_START, **named, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
 
 def _lasting(env: Mapping[str, str]) -> dict[str, str]:
