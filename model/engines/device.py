@@ -17,6 +17,8 @@ from model.config import ConfigError, ModelConfig
 
 WORKSPACE = (":4096:8", ":16:8")
 """Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS promises the same bits."""
+LARGE, FEW = 2e9, 64
+"""From this estimate on, in bytes, a run on a CPU keeps so many compiled products; else oneDNN's 1,024."""
 BF16_FROM = (8, 0)
 """The compute capability from which bf16 products are fast, and flash attention exists."""
 
@@ -92,6 +94,18 @@ def make_deterministic(strict: bool = True) -> None:
     torch.set_deterministic_debug_mode("error" if strict else "warn")
     # Otherwise every fresh tensor would be filled first; nothing here reads memory that it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_few_products(needed: float) -> None:
+    """Where a run's memory is large, have oneDNN keep few of the products that it compiles.
+
+    An expert's product has as many rows as tokens came to it, seldom the same again. A thousand of them lie
+    among what an update frees, which then never fits together: 8 GB grew out of 3. Few cost a small run
+    4 to 8 % of its time, a large one about 1 (docs/performance.md). oneDNN reads this at a process's first
+    product; what the user has set wins.
+    """
+    if needed > LARGE:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(FEW))
 
 
 def default_generator(device: torch.device) -> torch.Generator:

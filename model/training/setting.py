@@ -69,6 +69,8 @@ def settle(config: RunConfig, device: torch.device) -> Setting:
         ConfigError: the device does not have the precision that the configuration fixes.
     """
     remarks = []
+    if device.type == "cpu":
+        devices.keep_few_products(config.estimated_cpu_bytes)
     precision = devices.precision_of(config.train.precision, device)
     attention = devices.choose_attention(config.model, config.train.seq_len, precision, device)
     devices.make_deterministic()

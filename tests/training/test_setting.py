@@ -56,6 +56,20 @@ def test_a_small_card_takes_a_step_in_pieces_and_a_large_one_several_steps(
     assert memory.that_fits(FULL, CARD, "fp32", "math", 2) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("config", "before", "after"), [(FULL, None, "64"), (FULL, "7", "7"), (TINY, None, None)]
+)
+def test_a_large_run_on_a_cpu_keeps_few_compiled_products(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig, before: str | None, after: str | None
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    setting.settle(config, CPU)
+    assert os.environ.get(name) == after
+
+
 def test_pieces_that_are_asked_for_and_a_cpu_are_taken_as_they_are(card: None) -> None:
     asked = FULL.with_values({"micro_batch": 8})
     assert memory.that_fits(asked, CARD, "fp32", "math", 1) == (1, 8)
