@@ -107,7 +107,7 @@ def limits(analysis: Analysis) -> tuple[Fact, ...]:
     scale = study.grid.get("scale")
     done = data.done
     sizes = [
-        f"{_compact(float(done[column].dropna().median()))} {what}"
+        f"{_range(done.groupby('cell')[column].median().dropna().tolist())} {what}"
         for column, what in (("parameters_total", "parameters"), ("tokens_seen", "training tokens a run"))
         if recorded(done, [column])
     ]
@@ -152,6 +152,11 @@ def looks_line(data: StudyData) -> tuple[Fact, ...]:
     hours = seconds / max(1, int(data.done["total_steps"].sum())) * steps / 3600
     further = f", at most {hours:.2g} device hours to go" if hours else ""
     return (("Looks", standing.told(further)),)
+
+
+def _range(of_conditions: list[float]) -> str:
+    """The smallest to the largest, or the one that all have."""
+    return " to ".join(dict.fromkeys([_compact(min(of_conditions)), _compact(max(of_conditions))]))
 
 
 def _compact(count: float) -> str:

@@ -234,6 +234,16 @@ def test_parameters_that_differ_between_cells_are_not_called_the_same(connection
     assert "Mixed: model.top_k" not in text  # it varies by design
 
 
+def test_sizes_that_differ_between_conditions_are_a_range(connection: sa.Connection) -> None:
+    study = made.add_study(connection, grid={"factors": {"train.steps": [100, 1000]}, "baseline": {}})
+    for steps in (100, 1000):
+        for seed in (42, 43):
+            job = made.add_job(connection, study, {"train.steps": steps}, seed)
+            made.add_result(connection, job, tokens_seen=2048 * steps, parameters_total=8_460_000)
+    said = fact(render(connection), "Scale")
+    assert "8.46 M parameters and 205 k to 2.05 M training tokens a run" in said
+
+
 def test_scaled_and_published_studies_are_marked(connection: sa.Connection) -> None:
     made.finished_study(connection, grid={"scale": "smoke"}, protocol="published")
     text = render(connection)
