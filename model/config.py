@@ -24,8 +24,9 @@ __all__ = [
 
 CPU_TOKENS_AT_ONCE = 8_192
 """Up to which an update's steps go through the model as one batch on a CPU."""
-CPU_PROCESS_BYTES = 0.5e9
-"""Of a trainer with torch loaded and no model."""
+CPU_PROCESS_BYTES = 1.2e9
+"""Of a trainer beside the model: torch, the products that oneDNN keeps, and a heap in which what is free does
+not fit together. Measured: six runs one after another at smoke scale, four at small (docs/performance.md)."""
 
 
 @dataclass(frozen=True)

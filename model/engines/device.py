@@ -17,7 +17,7 @@ from model.config import ConfigError, ModelConfig
 
 WORKSPACE = (":4096:8", ":16:8")
 """Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS promises the same bits."""
-LARGE, FEW = 2e9, 64
+LARGE, FEW = 2.7e9, 64
 """From this estimate on, in bytes, a run on a CPU keeps so many compiled products; else oneDNN's 1,024."""
 BF16_FROM = (8, 0)
 """The compute capability from which bf16 products are fast, and flash attention exists."""

@@ -261,12 +261,12 @@ def test_no_more_trainers_than_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(options, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(options, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable:   30000000 kB\n")
-    small, full = RunConfig().with_values({"d_model": 16, "batch_size": 1}), RunConfig()
+    small, full = RunConfig().with_values({"d_model": 16, "d_ff": 16, "batch_size": 1}), RunConfig()
     known = load().record()
     waiting = [(known, canonical_json(config.to_dict())) for config in (small, full, small)]
     names, threads, said = shared_out("cpu", None, None, waiting)
     assert (len(names), threads) == (int(30.72e9 / full.estimated_cpu_bytes), 1)
-    assert said.startswith("2 of 8 trainers: a run takes about 13.9 GB by estimate, and 30.7 are free;")
+    assert said.startswith("2 of 8 trainers: a run takes about 14.6 GB by estimate, and 30.7 are free;")
     assert len(shared_out("cpu", 8, None, waiting)[0]) == 8  # who names a number has decided
     (tmp_path / "memory.max").write_text("20000000000\n")
     (tmp_path / "memory.current").write_text("1000000000\n")
