@@ -61,6 +61,11 @@ class Plan:
     def left_seconds(self) -> float:
         return self.ends_at - PACKING_SECONDS - time.monotonic()
 
+    @property
+    def settings(self) -> list[str]:
+        """As the scripts and `enqueue` take them."""
+        return [word for assignment in self.assignments for word in ("--set", assignment)]
+
     def folder(self, grid: str) -> Path:
         """Where a study's database and checkpoints are."""
         made = self.output / "work" / grid
@@ -151,7 +156,7 @@ def time_a_step(plan: Plan, target: Path) -> list[str]:
     """A training step on the device, beside what people would use instead."""
     words = ["--device", plan.device, "--scale", plan.scale, "--rounds", "1"]
     words += ["--updates", str(plan.updates)] if plan.updates else []
-    words += ["--against", AGAINST if plan.device != "cpu" else ""]
+    words += ["--against", AGAINST if plan.device != "cpu" else "", *plan.settings]
     words += ["--threads", str(plan.threads), "--json", str(target)]
     return script("train_step.py", words, target)
 
@@ -160,8 +165,7 @@ def compare_bits(plan: Plan, target: Path) -> list[str]:
     """Same seed twice, fresh and reused, interrupted and not; a difference is a finding, not a failure."""
     words = ["--device", plan.device, "--scale", plan.scale, "--threads", str(plan.threads)]
     words += ["--tokenizer", plan.tokenizer, "--cache-dir", str(plan.output / "work/data_cache")]
-    words += [word for assignment in plan.assignments for word in ("--set", assignment)]
-    return script("determinism.py", [*words, "--json", str(target)], target)
+    return script("determinism.py", [*words, *plan.settings, "--json", str(target)], target)
 
 
 MEASUREMENTS = {

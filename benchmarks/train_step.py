@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--device cpu] [--scale smoke|small|full]
         [--against loop,grouped,compiled,published,nondeterministic,transformers] [--batch-size N]
-        [--updates 8] [--rounds 3] [--threads 2] [--json FILE]
+        [--set KEY=VALUE] [--updates 8] [--rounds 3] [--threads 2] [--json FILE]
 
 Each alternative runs in a process of its own, in turns (A B C A B C); what is printed is the median over the
 rounds of each process's median over its updates. CPU seconds are printed beside: they suffer less where other
@@ -94,6 +94,7 @@ def parsed() -> argparse.Namespace:
         help="of loop, grouped, compiled, published, nondeterministic, transformers",
     )
     parser.add_argument("--batch-size", type=int, default=0, help="windows a step; 0: the scale's own")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="KEY=VALUE")
     parser.add_argument("--updates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -107,7 +108,8 @@ def configuration(options: argparse.Namespace) -> RunConfig:
     values = dict({"full": {}, **SCALES}[options.scale])
     values |= {"vocab_size": {"smoke": 4_096, "small": 8_192, "full": 49_152}[options.scale]}
     values |= {"batch_size": options.batch_size} if options.batch_size else {}
-    return RunConfig().with_values(values)
+    assigned = (assignment.partition("=") for assignment in options.assignments)
+    return RunConfig().with_values(values | {key: json.loads(value) for key, _, value in assigned})
 
 
 def spawn(name: str, options: argparse.Namespace) -> dict[str, Any]:
