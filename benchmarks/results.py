@@ -132,8 +132,10 @@ def run(words: list[str], folder: Path) -> int:
 def pack(name: str, commands: list[list[str]], folder: Path, output: Path, database: str = "jobs.db") -> str:
     """Write database, report, figures and commands of a study to `output`; returns what became of it."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
-        whole = Path(temporary) / DATABASE
+    with tempfile.TemporaryDirectory(dir=output.parent) as private:
+        temporary = Path(private) / "kept"  # whose mode is anybody's, as the output's is to be
+        temporary.mkdir()
+        whole = temporary / DATABASE
         done, jobs = copy(folder / database, whole, name)
         report = ["report", "--study", name, "--output", ".", "--db", DATABASE]
         failed = ""
@@ -141,7 +143,7 @@ def pack(name: str, commands: list[list[str]], folder: Path, output: Path, datab
             words = [sys.executable, str(CLI), *report]
             reported = subprocess.run(words, cwd=temporary, check=False, stderr=subprocess.PIPE, text=True)
             failed = reported.stderr.strip().splitlines()[-1] if reported.returncode else ""
-        with lzma.open(Path(temporary) / PACKED, "wb", preset=9) as file:
+        with lzma.open(temporary / PACKED, "wb", preset=9) as file:
             file.write(whole.read_bytes())
         whole.unlink()
         shutil.rmtree(output / "figures", ignore_errors=True)
@@ -188,7 +190,10 @@ def copy(database: Path, target: Path, study: str) -> tuple[int, int]:
 
 
 def drop_others(database: Path, study: str) -> None:
-    """Leave one study in a copied database: what is given away is not another night's too."""
+    """Leave one study in a copied database, which is not another night's too, and no row of a checkpoint.
+
+    Their files stay where they are: a run that was under way begins anew elsewhere.
+    """
 
     def drop(connection: sa.Connection) -> None:
         kept = sa.select(schema.studies.c.id).where(schema.studies.c.name == study)
@@ -199,6 +204,7 @@ def drop_others(database: Path, study: str) -> None:
             elif "study_id" in table.c:
                 connection.execute(sa.delete(table).where(table.c.study_id.not_in(kept)))
         connection.execute(sa.delete(schema.studies).where(schema.studies.c.id.not_in(kept)))
+        connection.execute(sa.delete(schema.checkpoints))
 
     store = open_store(str(database))
     store.write(drop)

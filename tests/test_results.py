@@ -15,6 +15,7 @@ import pytest
 from benchmarks.results import copy
 from runner.design.enqueue import enqueue
 from runner.design.grid_file import load_grid
+from runner.queue import schema
 from runner.queue.sqlite import driver
 from runner.queue.store import Store
 from tests import warm
@@ -85,10 +86,14 @@ def test_what_is_packed_is_of_no_other_study(store: Store, tmp_path: Path) -> No
     (tmp_path / "tiny.toml").write_text(TINY_GRID)
     for name in ("kept", "another-night"):
         store.write(lambda c, name=name: enqueue(c, name, load_grid(str(tmp_path / "tiny.toml"))))
+    saved = {"attempt": 1, "step": 20, "path": "1/a1/step-20.safetensors", "sha256": "0", "size_bytes": 1}
+    row = schema.checkpoints.insert().values(job_id=1, seconds=0.0, created_at=0.0, **saved)
+    store.write(lambda c: c.execute(row))
     assert copy(store.path, tmp_path / "copy.db", "kept") == (0, 4)
     connection = driver().connect(str(tmp_path / "copy.db"))
     assert connection.execute("SELECT name FROM studies").fetchall() == [("kept",)]
     assert connection.execute("SELECT COUNT(*) FROM jobs").fetchone() == (4,)
+    assert connection.execute("SELECT COUNT(*) FROM checkpoints").fetchone() == (0,)  # nor are their files
     connection.close()
     assert b"another-night" not in (tmp_path / "copy.db").read_bytes()
 
