@@ -47,5 +47,5 @@ def test_a_fork_is_waited_for_and_killed_as_a_child(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_where_python_would_start_otherwise_it_starts(tmp_path: Path) -> None:
-    elsewhere = {**environment(), "LC_ALL": "C"}
+    elsewhere = {**environment(), "A_VARIABLE": "that a module may read"}
     assert warm.run([sys.executable, "-c", TOLD], cwd=tmp_path, env=elsewhere, **TEXT).stderr == "False\n"
