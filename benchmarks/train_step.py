@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from benchmarks.alternatives import PHASES, Clock, mixtral, ours  # noqa: E402
 from model.config import RunConfig  # noqa: E402
 from model.engines.cpu_experts import choose  # noqa: E402
-from model.engines.device import precision_of, prepare  # noqa: E402
+from model.engines.device import multiplies_bf16, precision_of, prepare  # noqa: E402
 from model.program import SCALES  # noqa: E402
 from model.training.memory import peak_memory_bytes  # noqa: E402
 from runner.work.process import ALLOCATOR  # noqa: E402
@@ -59,6 +59,8 @@ def main() -> None:
         print(json.dumps(child(options)))
         return
     names = ["fp32", "bf16"] if options.device == "cpu" else ["bf16", "by kernel"]
+    if not multiplies_bf16(torch.device(options.device)):
+        names.remove("bf16")  # minutes an update, and nobody's choice
     against = options.against.split(",")
     loops = LOOP_ALLOCATORS if options.device == "cpu" else LOOP_ALLOCATORS[:1]
     names += loops if "loop" in against else ()

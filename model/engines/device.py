@@ -61,6 +61,15 @@ def precision_of(wanted: str, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 fast; else fp32 has the same values sooner.
+
+    Without AVX-512 torch takes bf16 number by number, 4 to 40 times as long as fp32 (docs/performance.md). A
+    product of two bf16 values is exact in fp32, and both add in fp32: only the order of the sums may differ.
+    """
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def choose_attention(model: ModelConfig, seq_len: int, precision: str, device: torch.device) -> str:
     """Allow a CUDA device one kernel for attention, whose backward pass repeats its bits, and name it.
 

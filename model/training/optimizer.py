@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from model.config import TrainConfig
+from model.engines.device import multiplies_bf16
 from model.network.transformer import LanguageModel
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -108,10 +109,12 @@ def orthogonalize(matrices_GRC: Tensor) -> Tensor:
         x = x.mT
     # The Frobenius norm bounds the spectral norm, which must be at most 1 for the iteration to converge.
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=EPSILON)
+    x = x if multiplies_bf16(x.device) else x.float()
     for _ in range(NEWTON_SCHULZ_ITERATIONS):
-        gram = x @ x.mT
-        polynomial = _add_product(gram, gram, gram, beta=b, alpha=c)
-        x = _add_product(x, polynomial, x, beta=a)
+        gram = _rounded(x @ x.mT)
+        polynomial = _rounded(_add_product(gram, gram, gram, beta=b, alpha=c))
+        x = _rounded(_add_product(x, polynomial, x, beta=a))
+    x = x.bfloat16()
     return x.mT if tall else x
 
 
@@ -233,6 +236,11 @@ def _add_product(x: Tensor, a: Tensor, b: Tensor, *, beta: float, alpha: float =
     """beta · x + alpha · a @ b in one rounding, of matrices or stacks."""
     product = torch.addmm if x.ndim == 2 else torch.baddbmm
     return product(x, a, b, beta=beta, alpha=alpha)
+
+
+def _rounded(product: Tensor) -> Tensor:
+    """The values of bf16, in the type that products are computed in; in place."""
+    return product if product.dtype == torch.bfloat16 else product.copy_(product.bfloat16())
 
 
 def _move(parameter: nn.Parameter, direction: Tensor, rate: float | Tensor, scale: float) -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import ModelConfig, TrainConfig
 from model.network.transformer import LanguageModel, build
@@ -73,12 +74,55 @@ def test_muon_equals_torchs(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(muon.momentum_GRC[shape][0], momentum)
 
 
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
 @pytest.mark.parametrize("shape", [(3, 20, 20), (5, 12, 30), (5, 30, 12)])
-def test_batched_newton_schulz_equals_matrix_by_matrix(shape: tuple[int, ...]) -> None:
+def test_batched_newton_schulz_equals_matrix_by_matrix(
+    shape: tuple[int, ...], capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     stack = normal(*shape)
     for batched, matrix in zip(orthogonalize(stack), stack, strict=True):
+        assert batched.dtype == torch.bfloat16
         difference = (batched - newton_schulz(matrix)).float().norm()
         assert difference < 0.03 * batched.float().norm()
+
+
+def test_products_in_fp32_round_as_those_of_bf16() -> None:
+    """What AVX2 computes: fp32's products of bf16's values, rounded once, as against one in float64."""
+    a, b = normal(3, 40, 60).bfloat16(), normal(3, 60, 40, seed=1).bfloat16()
+    exact = (a.double() @ b.double()).float().bfloat16()
+    in_fp32 = (a.float() @ b.float()).bfloat16()
+    assert (in_fp32 != exact).float().mean() < 0.001  # where a sum lies on the edge between two values
+    torch.testing.assert_close(in_fp32, exact, rtol=2**-7, atol=1e-6)
+
+
+class Products(TorchDispatchMode):
+    """The types of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func.name().removeprefix("aten::").split(".")[0] in ("mm", "addmm", "bmm", "baddbmm"):
+            self.types.add(args[-1].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("AVX512", torch.bfloat16), ("AVX2", torch.float32), ("DEFAULT", torch.float32)],
+)
+def test_no_product_in_bf16_where_the_processor_has_none(
+    capability: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    made = model()
+    optimizers = Optimizers(made, TrainConfig(steps=40, accumulate=4, eval_every=0), "sound")
+    set_gradients(made, 1)
+    with Products() as products:
+        optimizers.step(0, ALL_USED)
+    assert products.types == {expected}
 
 
 def test_singular_values_come_near_one() -> None:
