@@ -24,7 +24,7 @@ from torch import Tensor
 
 from model.config import canonical_json
 from model.engines.device import facts
-from model.processor import processor
+from model.processor import instructions, processor
 
 FORMAT = 1
 """Refused when it differs: raise it when the names or meanings of the contents change."""
@@ -73,6 +73,7 @@ def numeric_environment(
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if cuda else processor(),
         "device_type": device.type,
+        "instructions": instructions(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
         "engine": engine,

@@ -72,6 +72,8 @@ def settle(config: RunConfig, device: torch.device) -> Setting:
     if device.type == "cpu":
         devices.keep_few_products(config.estimated_cpu_bytes)
     precision = devices.precision_of(config.train.precision, device)
+    if precision == "bf16" and not devices.multiplies_bf16(device):
+        remarks.append("train.precision = bf16: without AVX-512 fp32 is many times as fast")
     attention = devices.choose_attention(config.model, config.train.seq_len, precision, device)
     devices.make_deterministic()
     engine, why_not = choice.usable(config.train.engine, device, config.model)

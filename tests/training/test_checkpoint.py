@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model.events import Finished, Request, Resumed
+from model.processor import instructions, processor
 from model.training import checkpoint, state
 from model.training.checkpoint import CheckpointRefused, Facts
 from tests.training_runs import (
@@ -132,8 +133,8 @@ def test_the_file_is_tensors_and_json(written: Path) -> None:
     assert header["step"] == SAVED_STEP
     assert header["config_hash"] == TINY.hash
     assert set(header["environment"]) == {
-        "torch", "device", "device_type", "cpu_capability", "threads", "precision", "engine",
-        "deterministic", "source",
+        "torch", "device", "device_type", "instructions", "cpu_capability", "threads", "precision",
+        "engine", "deterministic", "source",
     }  # fmt: skip
     assert written.name == f"step-{SAVED_STEP}.safetensors"
     assert [p.name for p in written.parent.iterdir()] == [written.name]  # nothing is left beside it
@@ -306,6 +307,20 @@ def test_another_numeric_environment_goes_on_and_is_not_exact_any_more(
     assert isinstance(second[0], Resumed)
     assert (second[0].step, second[0].exact) == (24, False)
     assert isinstance(second[-1], Finished)
+
+
+def test_a_processor_of_the_same_name_with_other_instructions_is_another(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(written)[1].exact is True
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr("model.processor.CPUINFO", told)
+    for key in ("flags\t\t", "Features\t"):
+        told.write_text(f"model name\t: {processor()}\n{key}: fpu sve bf16 avx2 fma\n\n{key}: more\n")
+        assert instructions() == "fma avx2 bf16 sve"
+        assert start(written)[1].exact is False
+    told.unlink()
+    assert instructions() == ""
 
 
 def test_streams_start_anew_on_another_kind_of_device(written: Path, tmp_path: Path) -> None:

@@ -200,6 +200,14 @@ def test_a_t4_runs_fp32_in_pieces_and_says_so(monkeypatch: pytest.MonkeyPatch, c
     assert "12 of a step's 24 windows" in found.remarks[0]
 
 
+def test_a_processor_that_multiplies_no_bf16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = TINY.with_values({"precision": "bf16"})
+    for capability, remarks in (("AVX2", 1), ("AVX512", 0)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda told=capability: told)
+        assert len(setting.settle(asked, CPU).remarks) == remarks
+        assert setting.settle(TINY, CPU).remarks == []
+
+
 @pytest.mark.slow
 def test_without_a_compiler_compiled_falls_back_and_says_so(tmp_path: Path) -> None:
     code = (
