@@ -50,7 +50,7 @@ def precision_of(wanted: str, device: torch.device) -> str:
     Raises:
         ConfigError: bf16 is fixed, and the card is older than that.
     """
-    has_bf16 = device.type != "cuda" or torch.cuda.get_device_capability(device) >= BF16_FROM
+    has_bf16 = device.type != "cuda" or multiplies_bf16(device)
     if wanted == "bf16" and not has_bf16:
         raise ConfigError(
             f"train.precision = bf16: {torch.cuda.get_device_name(device)} has compute capability "
@@ -64,9 +64,12 @@ def precision_of(wanted: str, device: torch.device) -> str:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 fast; else fp32 has the same values sooner.
 
-    Without AVX-512 torch takes bf16 number by number, 4 to 40 times as long as fp32 (docs/performance.md). A
-    product of two bf16 values is exact in fp32, and both add in fp32: only the order of the sums may differ.
+    A CPU without AVX-512 is slow: torch takes bf16 number by number, 4 to 40 times as long as fp32
+    (docs/performance.md). A product of two bf16 values is exact in fp32, and both add in fp32: only the order
+    of the sums may differ.
     """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= BF16_FROM
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 

@@ -52,6 +52,7 @@ def test_bf16_begins_with_capability_8(
     card: Callable[..., None], capability: tuple[int, int], precision: str
 ) -> None:
     card(capability)
+    assert device.multiplies_bf16(CARD) is (precision == "bf16")
     assert device.precision_of("auto", CARD) == precision
     assert device.precision_of("fp32", CARD) == "fp32"
     if precision == "bf16":
