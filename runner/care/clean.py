@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from runner.care import leftovers
 from runner.care.again import KEPT
 from runner.queue.attempts import of_source
+from runner.queue.dialects import highest_id
 from runner.queue.schema import OVER, checkpoints, jobs
 from runner.queue.store import Store, now
 from runner.queue.studies import named
@@ -76,13 +77,18 @@ def removable(
 
 
 def left_by_deleted(store: Store, runs: Path) -> list[File]:
-    """Every file in a folder of a job that is not in the database any more."""
+    """Every file in a folder of a job that is not in the database any more.
+
+    A number above all that it has given is no deleted job's: a backup shares the run folder of the database
+    that went on.
+    """
     folder = runs / store.database_id
     # Before the rows are read: a job that is queued meanwhile has no folder yet.
     numbers = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
     with store.read() as connection:
-        known = set(connection.scalars(sa.select(jobs.c.id)))
-    return [file for number in sorted(numbers) if number not in known for file in left_by(folder, number)]
+        known, highest = set(connection.scalars(sa.select(jobs.c.id))), highest_id(connection, jobs)
+    deleted = [number for number in sorted(numbers) if number not in known and number <= highest]
+    return [file for number in deleted for file in left_by(folder, number)]
 
 
 def left_by(folder: Path, job_id: int) -> Iterator[File]:
@@ -123,13 +129,15 @@ def _forget(connection: sa.Connection, paths: list[str]) -> set[int]:
 
 def _of_jobs(connection: sa.Connection, folder: Path, study: str | None, weights: bool) -> Iterator[File]:
     age = (now() - jobs.c.finished_at).label("age_seconds")
-    finished = sa.select(jobs.c.id, jobs.c.status, age).where(jobs.c.status.in_(OVER))
+    finished = sa.select(jobs.c.id, jobs.c.status, jobs.c.attempt, age).where(jobs.c.status.in_(OVER))
     if study is not None:
         finished = finished.where(jobs.c.study_id == named(connection, study).id)
     for job in connection.execute(finished):
         kept = KEPT if weights else ()
         for path in sorted((folder / str(job.id)).glob("a*/**/*")):
-            own = path.relative_to(folder / str(job.id)).parts[1]
+            attempt, own = path.relative_to(folder / str(job.id)).parts[:2]
+            if not leftovers.is_own(attempt, job.attempt):
+                continue
             kind = "weight" if own in kept else _kind(path)
             if kind and path.is_file() and not path.is_symlink():
                 size_bytes = path.stat().st_size

@@ -12,7 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from runner.queue.backlog import is_dead
-from runner.queue.schema import attempts, checkpoints, workers
+from runner.queue.dialects import highest_id
+from runner.queue.schema import attempts, checkpoints, jobs, workers
 from runner.queue.store import now
 
 HALF_SECONDS = 3600.0
@@ -23,6 +24,7 @@ def checkpoint_files(connection: sa.Connection, folder: Path) -> tuple[list[Path
     """(files that no row points to and none will, paths of rows whose file is gone), below the run folder.
 
     An attempt that has not ended may have written a file whose row comes next: its files are not looked at.
+    Nor are those of jobs and attempts to come: a backup shares the run folder of the database that went on.
     """
     there = {str(path.relative_to(folder)): path for path in folder.glob("*/a*/step-*")}
     # After the files: what was written since then has its row, or belongs to an open attempt.
@@ -34,11 +36,23 @@ def checkpoint_files(connection: sa.Connection, folder: Path) -> tuple[list[Path
     }
     busy = {where.partition("/")[0] for where in open_ones}
     pointed = set(connection.scalars(sa.select(checkpoints.c.path)))
-    strays = [
-        there[path] for path in sorted(there.keys() - pointed) if str(Path(path).parent) not in open_ones
-    ]
+    known = {str(row.id): row.attempt for row in connection.execute(sa.select(jobs.c.id, jobs.c.attempt))}
+    highest = highest_id(connection, jobs)
+
+    def is_stray(path: str) -> bool:
+        job, attempt = Path(path).parts[:2]
+        ours = is_own(attempt, known[job]) if job in known else job.isdecimal() and int(job) <= highest
+        return ours and f"{job}/{attempt}" not in open_ones
+
+    strays = [there[path] for path in sorted(there.keys() - pointed) if is_stray(path)]
     missing = [path for path in sorted(pointed - there.keys()) if path.partition("/")[0] not in busy]
     return strays, missing
+
+
+def is_own(folder: str, attempts_so_far: int) -> bool:
+    """Whether the folder of an attempt, as in a2, is of one that this database knows."""
+    number = folder.removeprefix("a")
+    return not number.isdecimal() or int(number) <= attempts_so_far
 
 
 def worker_logs(connection: sa.Connection, folder: Path) -> Iterator[tuple[Path, str, float]]:

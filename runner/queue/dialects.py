@@ -94,6 +94,12 @@ def spend_ids(connection: sa.Connection, table: sa.Table, ids: Iterable[int]) ->
     connection.execute(meta.insert().values(key=f"spent_{table.name}", value=highest))
 
 
+def highest_id(connection: sa.Connection, table: sa.Table) -> int:
+    """The highest id that this database has given, deleted rows included; what is above is another's."""
+    spent = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"spent_{table.name}"))
+    return max(int(spent or 0), connection.scalar(sa.select(sa.func.max(table.c.id))) or 0)
+
+
 def new_ids(connection: sa.Connection, table: sa.Table, count: int) -> list[dict[str, int]]:
     """For each of `count` new rows its id, on SQLite, or nothing: PostgreSQL's sequence never goes back.
 
@@ -102,8 +108,7 @@ def new_ids(connection: sa.Connection, table: sa.Table, count: int) -> list[dict
     """
     if connection.dialect.name == "postgresql":
         return [{}] * count
-    spent = connection.scalar(sa.select(meta.c.value).where(meta.c.key == f"spent_{table.name}"))
-    first = max(int(spent or 0), connection.scalar(sa.select(sa.func.max(table.c.id))) or 0) + 1
+    first = highest_id(connection, table) + 1
     return [{"id": first + number} for number in range(count)]
 
 

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from model.events import Checkpointed
 from runner.care import doctor
-from runner.queue import jobs, records
+from runner.queue import jobs, records, schema
+from runner.queue.dialects import spend_ids
 from runner.queue.jobs import Lease
 from runner.queue.store import Store
 from tests.conftest import PROJECT, row, rows
@@ -142,6 +143,7 @@ def test_checkpoints_without_jobs_are_found_and_removed(
     young = write_checkpoint(queued, lease, run_folder, 20, pointed=False)
     assert of_database(queued, tmp_path / "runs")["checkpoints"].level == "ok"  # the job still runs
     queued.write(lambda c: jobs.release(c, lease, "signal"))
+    queued.write(lambda c: spend_ids(c, schema.jobs, [99]))
     (run_folder / "99" / "a1").mkdir(parents=True)
     nobodys = run_folder / "99" / "a1" / "step-4.safetensors.part"
     nobodys.write_bytes(b"half")

@@ -17,7 +17,7 @@ from runner.design import grid_file
 from runner.design.enqueue import enqueue
 from runner.queue import jobs, records, schema, studies
 from runner.queue.jobs import Lease, UnknownJob, Worker
-from runner.queue.store import Store, open_store
+from runner.queue.store import Store, backup_store, open_store
 from tests.conftest import both_engines, row, rows
 
 Cli = Callable[..., CompletedProcess[str]]
@@ -25,14 +25,14 @@ RESULT = {"val_loss": 1.0, "val_perplexity": 2.7}
 TABLES = ("jobs", "attempts", "metrics", "expert_counts", "results", "checkpoints")
 
 
-def left_behind(store: Store, lease: Lease, runs: Path) -> None:
+def left_behind(store: Store, lease: Lease, runs: Path, attempt: str = "a1") -> None:
     """A row in every table, and a checkpoint, a log and weights in the run folder."""
-    folder = runs / store.database_id / str(lease.job_id) / "a1"
+    folder = runs / store.database_id / str(lease.job_id) / attempt
     folder.mkdir(parents=True)
     for name in ("step-10.safetensors", "trainer.log", "weights.safetensors"):
         (folder / name).write_text("a few bytes")
     event = Checkpointed(10, "", "0" * 64, 10, 0.1)
-    path = f"{lease.job_id}/a1/step-10.safetensors"
+    path = f"{lease.job_id}/{attempt}/step-10.safetensors"
     store.write(lambda c: records.checkpointed(c, lease, event, path))
     store.write(lambda c: records.record(c, lease, Measured(10, "val", {"loss": 2.0}, [[1, 2]])))
 
@@ -169,6 +169,31 @@ def test_what_a_killed_delete_leaves_is_found_and_removed(mixed: Store, tmp_path
     again = {finding.name: finding.level for finding in doctor.database(str(mixed.path), runs)}
     assert again["checkpoints"] == "ok"
     assert "run folder" not in again
+
+
+def test_a_backup_leaves_what_the_database_did_since(mixed: Store, worker: Worker, tmp_path: Path) -> None:
+    """It has the same run folder, and knows neither later jobs nor later attempts."""
+    runs = tmp_path / "runs"
+    backup_store(str(mixed.path), tmp_path / "monday.db")
+    mixed.write(lambda c: jobs.retry_all(c, [2]))
+    mixed.write(lambda c: jobs.prioritize(c, [2], 9))
+    again = mixed.write(lambda c: jobs.claim(c, worker))
+    assert again is not None
+    left_behind(mixed, again, runs, "a2")
+    later = runs / mixed.database_id / "9" / "a1"
+    later.mkdir(parents=True)
+    for name in ("step-10.safetensors", "weights.safetensors"):
+        (later / name).write_text("a few bytes")
+    before = sorted(runs.rglob("*"))
+    for finding in doctor.database(str(tmp_path / "monday.db"), runs):
+        if finding.mend is not None:
+            finding.mend()
+    assert sorted(runs.rglob("*")) == before
+    monday = open_store(str(tmp_path / "monday.db"))
+    found = clean.removable(monday, runs, weights=True)
+    assert found
+    assert not [file for file in found if file.job_id == 9 or "a2" in file.path.parts]
+    monday.close()
 
 
 def test_clean_removes_it_too(cli: Cli, mixed: Store, tmp_path: Path) -> None:
