@@ -191,7 +191,7 @@ def _extended(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
         "seeds": list(dict.fromkeys(held["seeds"] + wanted["seeds"])),
         "repeats": max(held.get("repeats", 1), wanted["repeats"]),
         "factors": {
-            name: list(dict.fromkeys(levels + wanted["factors"][name]))
+            name: list(dict.fromkeys(levels + wanted["factors"].get(name, [])))
             for name, levels in held["factors"].items()
         },
         **({"levels": _merged(held, wanted)} if "levels" in held else {}),
@@ -217,7 +217,8 @@ def _short(value: Any) -> str:
 
 
 def _merged(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    return {factor: {**levels, **wanted["levels"][factor]} for factor, levels in held["levels"].items()}
+    new = wanted.get("levels", {})
+    return {factor: {**levels, **new.get(factor, {})} for factor, levels in held["levels"].items()}
 
 
 def _refuse_other_looks(study: sa.Row[Any], grid: Grid, held: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -84,6 +84,24 @@ def test_another_declaration_is_not_taken_over_and_said_to_be_so(
         assert row(mine, "studies")["grid"] == before
 
 
+@pytest.mark.parametrize("factors", [{"noise_std": [0.0, 0.1]}, {"top_k": [1, 2], "muon_lr": [0.01, 0.02]}])
+def test_other_factors_are_refused_with_the_remedy(mine: Store, factors: dict[str, Any]) -> None:
+    grid = made(factors=factors, baseline={}, claims=[])
+    said(mine, grid)  # what `enqueue` says first, whatever it is, it says without failing
+    with pytest.raises(ConfigError, match=r"its factors are noise_std, top_k, not .*; start another study"):
+        mine.write(lambda c: enqueue(c, "mine", grid))
+
+
+def test_a_grid_without_the_names_of_levels_is_refused_too(store: Store) -> None:
+    named = {"factors": {"amount": ["none", "much"]}, "baseline": {}, "claims": []}
+    levels = {"amount": {"none": {"noise_std": 0.0}, "much": {"noise_std": 0.5}}}
+    store.write(lambda c: enqueue(c, "mine", made(**named, levels=levels)))
+    grid = made(baseline={}, claims=[])
+    said(store, grid)
+    with pytest.raises(ConfigError, match="start another study"):
+        store.write(lambda c: enqueue(c, "mine", grid))
+
+
 @both_engines
 def test_jobs_that_stay_as_they_are_are_named_with_the_command_that_changes_them(
     mine: Store, worker: Worker
