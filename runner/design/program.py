@@ -231,6 +231,9 @@ def load(path: Path = DEFAULT) -> Program:
         except Exception as error:
             raise ConfigError(f"Config: every field needs a default ({error})") from error
         _require_pace(getattr(module, "PACE", {}), keys)
+        silent = getattr(module, "STALLED_SECONDS", 1)
+        if isinstance(silent, bool) or not isinstance(silent, int | float) or not silent > 0:
+            raise ConfigError(f"STALLED_SECONDS: {silent!r}: write a number of seconds above 0, as in 3600")
         scales = {"full": {}, **getattr(module, "SCALES", {})}
         program = Program(path, root, module, measures, default, keys, scales)
         program.files  # noqa: B018  as they are now: an edit may follow

@@ -24,7 +24,10 @@ from runner.queue.series import chosen
 SPLITS = ("train", "val", "test")
 ALIVE_SECONDS = 0.2
 """Between two signs of life that say no more than the step."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+FULL = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM),
+)
 """A checkpoint that cannot be written for one of these costs the checkpoint, not the run."""
 _PACKAGES = ("numpy", "torch", "jax", "tensorflow", "sklearn", "scipy", "xgboost", "lightgbm")
 """Whose versions are part of the numeric environment, if the program has imported them."""
@@ -135,10 +138,13 @@ class Run:
         """Record how much went to each expert of each layer at a step: counts[layer][expert].
 
         Raises:
-            ValueError: as `log`.
+            ValueError: as `log`, or a count is below 0.
         """
+        told = [[int(number) for number in layer] for layer in counts]
+        if any(number < 0 for layer in told for number in layer):
+            raise ValueError(f"run.count: {told!r}: a count cannot be below 0")
         self._measure("count", step, split)
-        self.tell(Measured(step, split, {}, [[int(number) for number in layer] for layer in counts]))
+        self.tell(Measured(step, split, {}, told))
 
     def _measure(self, what: str, step: int, split: str) -> None:
         began, _ = self.begin()

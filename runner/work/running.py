@@ -24,8 +24,8 @@ from model.events import (
     from_json,
 )
 from runner.queue.attempts import Ending
+from runner.queue.errors import StoreRefused, StoreUnreachable
 from runner.queue.jobs import Lease
-from runner.queue.store import StoreRefused
 from runner.work.options import Night
 from runner.work.outbox import Outbox
 from runner.work.process import TrainerProcess
@@ -47,7 +47,7 @@ class RunningJob:
         program = {"program_sha256": lease.program["hash"]} if lease.program.get("hash") else {}
         self._outbox = Outbox(night, lease, {**night.machine, **device, **program}, trainer.pid)
         self._boundary_at: float | None = None
-        self._update = int(lease.setting(lease.program.get("pace", {}).get("update", ""), 1))
+        self._update = _steps_between(lease)
         self._phase, self._phase_at = Phase.START, time.monotonic()
         self._asked: Request | None = None
 
@@ -74,6 +74,21 @@ class RunningJob:
             source=self.night.machine["source_sha256"],
             log_path=str(workdir / "trainer.log"),
         )
+
+    def attend(self) -> None:
+        """Take what the trainer has sent, write what is due, and end what is silent; without waiting.
+
+        What cannot be taken or written is a bug of this job alone: the worker has others.
+        """
+        try:
+            self.listen()
+            self.flush_if_due()
+            self.watch()
+        except (StoreRefused, StoreUnreachable):
+            raise
+        except Exception as error:
+            self.trainer.kill()
+            self._blame(error)
 
     # --- from the trainer ---------------------------------------------------------------------------------
 
@@ -166,14 +181,17 @@ class RunningJob:
             except StoreRefused:  # damaged: no job is to blame
                 raise
             except Exception as error:  # what cannot be recorded is a bug of this job, not of the queue
-                text = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._outbox.drop()
-                self.ending = Ending("failed", "bug", text, tracebacks.format_exc())
+                self._blame(error)
                 return None
             if not self.lost:
                 return became
             self._end_if_lost()
         return self._outbox.whose()
+
+    def _blame(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        self._outbox.drop()
+        self.ending = Ending("failed", "bug", text, "".join(tracebacks.format_exception(error)))
 
     @property
     def _silent_seconds(self) -> float:
@@ -182,6 +200,12 @@ class RunningJob:
     def _end_if_lost(self) -> None:
         if self.lost and not self.trainer.ended:
             self.trainer.kill()
+
+
+def _steps_between(lease: Lease) -> int:
+    """The steps between two points where it can stop, by the program's PACE; 1 where that is no number."""
+    told = lease.setting(lease.program.get("pace", {}).get("update", ""), 1)
+    return max(1, told) if isinstance(told, int) else 1
 
 
 def _death(exit_code: int) -> str:

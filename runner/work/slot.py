@@ -151,9 +151,7 @@ class Slot:
 
     def _run_on(self, running: RunningJob) -> Concluded | None:
         if running.ending is None and not running.lost:
-            running.listen()
-            running.flush_if_due()
-            running.watch()
+            running.attend()
             if running.ending is None and not running.lost:
                 return None
         became = running.conclude()

@@ -179,6 +179,8 @@ def test_its_weights_are_kept_where_it_writes_some(store: Store, worker: jobs.Wo
         ("import neighbour", "import nobody_s_module", "cannot be imported (ModuleNotFoundError"),
         ("METRICS =", "METRICS == ", "cannot be imported (NameError"),
         ("METRICS", 'PACE = {"size": ("width",)}\nMETRICS', "PACE['size']: 'width' is no key of Config"),
+        ("METRICS", 'STALLED_SECONDS = "30m"\nMETRICS', "STALLED_SECONDS: '30m': write a number of seconds"),
+        ("METRICS", "STALLED_SECONDS = 0\nMETRICS", "STALLED_SECONDS: 0: write a number of seconds"),
         (
             "METRICS",
             'PACE = {"speed": "lr"}\nMETRICS',

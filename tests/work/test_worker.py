@@ -357,6 +357,24 @@ def test_result_that_cannot_be_recorded_is_a_bug_of_its_job(two_jobs: Store, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "send(event='Measured', step=1, split='val', values={}, expert_counts=[[3, -1]]); time.sleep(600)",
+        "send(event='Measured', step=1, split='val', valeus={}); time.sleep(600)",
+    ],
+)
+def test_event_that_cannot_be_recorded_is_a_bug_of_its_job(
+    two_jobs: Store, tmp_path: Path, wrong: str
+) -> None:
+    code, _ = work_on(two_jobs, tmp_path, job=f"if {FIRST}:\n    {wrong}\nfinish()")
+    assert code == DRAINED
+    assert [j["status"] for j in rows(two_jobs, "jobs")] == ["failed", "done"]
+    assert {(a["cause"], a["outcome"]) for a in rows(two_jobs, "attempts", job_id=1)} == {("bug", "failed")}
+    assert rows(two_jobs, "expert_counts") == []
+
+
+@pytest.mark.slow
 def test_replaced_database_is_never_written(two_jobs: Store, tmp_path: Path) -> None:
     swap = tmp_path / "swap.db"
     swap.write_bytes(b"")
