@@ -69,6 +69,7 @@ AGAIN = "Train finished jobs once more, to have their weights."
 CONDITIONS = 'With --study alone: "noise_std in (0.0, 0.1)".'
 KEPT = "Keep those of finished jobs."
 LOOKS = "Seeds at each look, such as 3,6,10,15."
+PRIORITIES = 1_000_000
 MAX_FAILURES = "Failures after which a job is failed; default 3."
 NOTIFY = "Gets the digest on stdin: at a failure, and at the end."
 MEASURED = "Whose measures and keys the columns name; default: the language model."
@@ -168,7 +169,10 @@ def enqueue(
     text_column: Annotated[str | None, typer.Option("--text-column", help="Default: text.")] = None,
     lossy_tokenizer: Annotated[bool, typer.Option("--lossy-tokenizer", help="Let it lose text.")] = False,
     max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help=MAX_FAILURES)] = None,
-    priority: Annotated[int | None, typer.Option("--priority", help="Higher goes first; default 0.")] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option("--priority", min=-PRIORITIES, max=PRIORITIES, help="Higher goes first; default 0."),
+    ] = None,
     where: Annotated[str | None, typer.Option("--where", help=CONDITIONS)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, queue none.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train what another study has, too.")] = False,
@@ -550,7 +554,9 @@ def resume(
 @app.command(rich_help_panel=CHANGING)
 def prioritize(
     job: Jobs = None,
-    priority: Annotated[int, typer.Option("--priority", "-p", help="Higher goes first.")] = 1,
+    priority: Annotated[
+        int, typer.Option("--priority", "-p", min=-PRIORITIES, max=PRIORITIES, help="Higher goes first.")
+    ] = 1,
     study: OfStudy = None,
     where: Where = None,
     yes: Yes = False,
@@ -599,7 +605,7 @@ def delete(
 
 @app.command(rich_help_panel=MORNING)
 def digest(
-    hours: Annotated[float, typer.Option("--hours", min=0.01, help="How far back.")] = 24.0,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, max=87_600, help="How far back.")] = 24.0,
     send: Annotated[str | None, typer.Option("--send", hidden=True)] = None,
     every: Annotated[str | None, typer.Option("--every", hidden=True)] = None,
     until_closed: UntilClosed = False,

@@ -44,6 +44,7 @@ def power(analysis: Analysis) -> Section:
     columns = ("Contrast", "n", "sd of differences", "Detectable difference", *ppl, "Seeds for the margin")
     table = tuple(_row(t.comparison.label, t.contrast, target) for t in rows[:_ROWS])
     margin = "none" if target.margin is None else f"{target.margin:.4g}"
+    another = "0.5percent" if analysis.metric.logarithmic else margin if target.margin else "0.01"
     more = len(rows) - _ROWS
     return Section(
         HEADING,
@@ -53,7 +54,7 @@ def power(analysis: Analysis) -> Section:
             "Detectable difference: the smallest whose corrected interval excludes 0 with 80 % power with "
             "the n at hand, if differences vary as they did here. An sd from few seeds is itself uncertain.",
             f"Seeds for the margin: how many seeds in all find a difference of the margin ({margin}) with 80 "
-            f"% power. For another difference: python cli.py power --study {study} --difference 0.5percent; "
+            f"% power. For another difference: python cli.py power --study {study} --difference {another}; "
             "--half-width plans intervals. Both plan the claims and print the command that adds the seeds.",
             "Decide on the number of seeds before they run: adding seeds until p is small finds an effect "
             "where there is none.",

@@ -81,7 +81,8 @@ def read_results(path: Path, columns: str = "", program: Program | None = None) 
     if missing:
         raise ConfigError(
             f"{path}: no column {' and none '.join(missing)}; it has {listed}; add --columns "
-            f"{','.join(f'{name}=THEIRS' for name in missing)}"
+            f"{','.join(f'{name}=THEIRS' for name in missing)}, or --program FILE where the results are of a "
+            "program of your own"
         )
     if not sheet.rows:
         raise ConfigError(f"{path}: no rows under its header")

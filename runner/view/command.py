@@ -131,7 +131,7 @@ def confirm(question: str) -> None:
         Exit: with 2, nobody is at the terminal.
         Abort: the answer is no.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         say("error: nobody is there to answer; add --yes")
         raise typer.Exit(2)
     typer.confirm(question, abort=True, err=True)

@@ -37,7 +37,7 @@ def digest(connection: sa.Connection, hours: float = 24.0) -> str:
         _finished(connection, tried, since),
         *_failures(connection, since),
         _recovered(tried),
-        _hours(tried),
+        _hours(tried, since),
         "",
         *_studies(connection, overview, since),
     ]
@@ -137,11 +137,12 @@ def _recovered(tried: list[dict[str, Any]]) -> str | None:
     return f"recovered: {len(saved)} ({', '.join(f'{count} after {what}' for what, count in how.items())})"
 
 
-def _hours(tried: list[dict[str, Any]]) -> str:
+def _hours(tried: list[dict[str, Any]], since: float) -> str:
     used = lost = 0.0
     for attempt in tried:
         if attempt["recent"]:
-            seconds = (attempt["ended_at"] or attempt["alive_until"]) - attempt["started_at"]
+            ended = attempt["ended_at"] or attempt["alive_until"]
+            seconds = max(0.0, ended - max(attempt["started_at"], since))
             used += seconds
             lost += seconds * (attempt["outcome"] in _FAILED and attempt["wasted"])
     share = f" ({lost / used:.0%})" if used else ""

@@ -193,7 +193,8 @@ def _needed_bytes(job: tuple[Mapping[str, Any], str]) -> float:
 
 def own_cores() -> int:
     """The cores that are this process's, or that Slurm granted."""
-    cores = len(os.sched_getaffinity(0))
+    bound = getattr(os, "sched_getaffinity", None)  # macOS binds none, and has no such question
+    cores = len(bound(0)) if bound else os.cpu_count() or 1
     # Where Slurm binds no task to its cores, all of the node are in sight, and other workers' too.
     granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
     return max(1, min(cores, int(granted) if granted.isdecimal() else cores))

@@ -155,6 +155,15 @@ def test_time_that_a_later_attempt_went_on_from_is_not_wasted(queued: Store, wor
         assert "Device time: 2m used, 0s of it wasted (0%)" in digest.digest(connection)
 
 
+def test_time_before_the_last_hours_is_not_theirs(queued: Store, worker: jobs.Worker) -> None:
+    lease = claim(queued, worker)
+    queued.write(lambda c: jobs.finish(c, lease, RESULT))
+    queued.write(lambda c: c.execute(sa.text("UPDATE attempts SET started_at = ended_at - 36000")))
+    with queued.read() as connection:
+        assert "Device time: 10h00m used" in digest.digest(connection)
+        assert "Device time: 1h00m used" in digest.digest(connection, hours=1.001)
+
+
 def _wasted(connection: sa.Connection) -> list[bool]:
     study, _ = frames.choose_study(connection)
     return list(frames.load(connection, study).attempts["wasted"].astype(bool))

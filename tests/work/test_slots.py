@@ -215,6 +215,13 @@ def test_slurm_may_grant_fewer_cores_and_says_so_in_words_of_its_own(
     assert own_cores() == cores
 
 
+def test_a_system_that_binds_no_cores_has_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert own_cores() == 6
+
+
 @pytest.mark.parametrize(
     ("devices", "each", "threads", "slots_due", "threads_due"),
     [
