@@ -97,10 +97,14 @@ def attempt(grid: Grid, limit_seconds: float, device: str, threads: int, cache: 
             stop.start()
             results = program.module.train(config, run)
             trial.ended = time.monotonic()
+            if results is None and not asked.was_to_end:
+                raise TypeError("train returned None, though nobody asked it to stop; return the results")
             trial.results = None if results is None else program.checked_results(results)
+            if trial.results is not None and (first := program.measures[0].name) not in trial.results:
+                raise ValueError(f"train returned no {first}, the first of METRICS")
         except ConfigError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
             cause, line = cause_of(error)
             raise TrialFailed(
@@ -120,8 +124,6 @@ def verdict(grid: Grid, trial: Trial) -> list[str]:
         known = [measure for measure in program.measures if measure.name in trial.results]
         told = ", ".join(f"{m.name} {trial.results[m.name]:.{m.decimals}f}" for m in known)
         lines = [f"done in {duration(trial.seconds)}: {told}"]
-        if program.measures[0] not in known:
-            lines.append(f"{program.measures[0].name} is missing: the night would refuse this result")
     each = trial.whole_seconds(total)
     if each is None:
         return [*lines, "what a run costs is not known: it logged too few steps"]

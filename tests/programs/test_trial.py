@@ -78,6 +78,22 @@ def test_an_error_has_its_traceback_and_one_line(cli: Cli, tmp_path: Path) -> No
     assert "line 12, in train" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("pass", "train returned None, though nobody asked it to stop"),
+        ("return {}", "train returned no error, the first of METRICS"),
+        ("raise SystemExit(1)", "SystemExit: 1"),
+    ],
+)
+def test_what_the_night_would_refuse_fails_here_too(cli: Cli, tmp_path: Path, end: str, said: str) -> None:
+    head = ENDLESS.partition("    step = 0\n")[0]
+    done = cli("try", grid_of(tmp_path, f"{head}    {end}\n"))
+    assert done.returncode != 0
+    assert said in done.stderr.splitlines()[-1]
+    assert "a night would record the cause bug" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["9th", "a b", "../up"])
 def test_a_name_is_one_of_a_module(name: str) -> None:
     with pytest.raises(trial.ConfigError, match="letters, digits"):
