@@ -1,7 +1,8 @@
 """What the pages of `page` and `work --page` show: every study, what runs, what failed. Reads only.
 
-Names and messages are given as they are; the template escapes them. No host, process or address is
-shown, and of paths a corpus's alone: the pages may lie where everybody reads them. How they look and where they go: runner/page/pages.py.
+Names and messages are given as they are; the template escapes them. No host, process or address is shown, and
+of paths a corpus's alone: the pages may lie where everybody reads them. How they look and where they go:
+runner/page/pages.py.
 """
 
 from __future__ import annotations
