@@ -1,9 +1,9 @@
 """Never trained twice: a run that another study of the database has, whole and made alike, is taken over.
 
-Made alike is: the same configuration with its seed (its hash), the same program, the same code, and the same
-host, processor and packages, which is what decides the bits (docs/method.md). Where results of several
-numeric environments fit, those of the study's own last run are taken, or where it has none those of the
-newest, so that what is taken over is one thing. The rows are copied, the other study stays as it is; a
+Made alike is: the same configuration with its seed (its hash), the same engine and program, the same code,
+and the same host, processor and packages, which is what decides the bits (docs/method.md). Where results of
+several numeric environments fit, those of the study's own last run are taken, or where it has none those of
+the newest, so that what is taken over is one thing. The rows are copied, the other study stays as it is; a
 copied attempt took no time here and names where it comes from.
 """
 
@@ -83,6 +83,8 @@ def _candidates(connection: sa.Connection, study: str, here: Mapping[str, Any]) 
             results.c.attempt,
             attempts.c.provenance,
             ours.c.program,
+            mine.c.config.label("asked"),
+            jobs.c.config,
         )
         .select_from(mine)
         .join(ours, ours.c.id == mine.c.study_id)
@@ -101,7 +103,13 @@ def _alike(row: Any, here: Mapping[str, Any]) -> bool:
     theirs = json.loads(row.provenance or "{}")
     same = all(theirs.get(name) is not None and theirs[name] == here.get(name) for name in SAME)
     own = json.loads(row.program).get("hash", "")  # of a user's own program: a study may have changed it
-    return same and theirs.get("program_sha256", "") == own
+    engine = bool(own) or _engine(row.asked) == _engine(row.config)
+    return same and engine and theirs.get("program_sha256", "") == own
+
+
+def _engine(config_json: str) -> Any:
+    """Which the hash of the project's own model leaves out, and which decides the bits."""
+    return json.loads(config_json).get("train", {}).get("engine", "auto")
 
 
 def _of_one_environment(

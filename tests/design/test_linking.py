@@ -75,6 +75,16 @@ def again(
     return store.write(lambda c: link(c, "later", here))
 
 
+def test_the_results_of_one_engine_are_not_anothers(trained: Store, tiny_grid: Path) -> None:
+    """The hash leaves it out: the configurations are otherwise the same."""
+    plain = scales.adjust(grid_file.load_grid(str(tiny_grid)), assignments=["engine=plain"])
+    trained.write(lambda c: enqueue(c, "plain", plain))
+    assert trained.write(lambda c: link(c, "plain", HERE)) == {}
+    train(trained)
+    trained.write(lambda c: enqueue(c, "plainly", plain))
+    assert trained.write(lambda c: link(c, "plainly", HERE)) == {"plain": 4}
+
+
 @both_engines
 def test_a_run_made_alike_is_taken_over_whole(trained: Store, tiny_grid: Path) -> None:
     assert again(trained, tiny_grid) == {"tiny": 4}
